@@ -1,0 +1,52 @@
+"""How much a run computes: parameters, samples, tokens and FLOPs.
+
+Names are loaded when first used, so that the plain formulas do not cost the import of torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_scaling.compute.check import selfcheck
+    from lightning_scaling.compute.counting import BatchCounter
+    from lightning_scaling.compute.flops import FlopMeter
+    from lightning_scaling.compute.formulas import attention_flops, dense_flops, flops_per_token, gpt_flops
+    from lightning_scaling.compute.params import ParamCounts, count_params
+
+_HOME = {
+    "BatchCounter": "counting",
+    "FlopMeter": "flops",
+    "ParamCounts": "params",
+    "attention_flops": "formulas",
+    "count_params": "params",
+    "dense_flops": "formulas",
+    "flops_per_token": "formulas",
+    "gpt_flops": "formulas",
+    "selfcheck": "check",
+}
+
+__all__ = [
+    "BatchCounter",
+    "FlopMeter",
+    "ParamCounts",
+    "attention_flops",
+    "count_params",
+    "dense_flops",
+    "flops_per_token",
+    "gpt_flops",
+    "selfcheck",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

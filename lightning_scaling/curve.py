@@ -1,0 +1,302 @@
+"""The loss curve of a live run in bounded memory: exact sums in bins, and a raw window of the last steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_scaling.schedule.plan import Plan
+
+_LOG_RESOLUTION = 32
+_LINEAR_BINS = 256
+_RATE_LEVELS = 64
+_MAX_RATE_EDGES = 512
+_FAR = 1e13
+_WINDOW = 512
+
+# Columns of a bin. Cumulative counters keep the value at the last step of the bin.
+_COUNT, _FIRST, _LAST, _STEP_SUM, _LOSS_SUM, _SQUARES, _LR_SUM, _LR_COUNT, _TOKENS, _FLOPS, _SECONDS = range(11)
+
+
+def bin_edges(plan: Plan | None) -> NDArray[np.float64]:
+    """Last steps of the bins of a run: log-spaced, at most 1/256 of the plan wide, finer where the rate moves.
+
+    Args:
+        plan: What the run intends to do; ``None`` gives log-spaced bins without end.
+
+    Returns:
+        Increasing whole steps, shape ``(k,)``; ``k`` is at most about 1,300 however long the run is.
+    """
+    start = np.arange(1, _LOG_RESOLUTION + 1, dtype=np.float64)
+    growth = 1 + 1 / _LOG_RESOLUTION
+    total = plan.total_steps if plan is not None else None
+    edges = [start]
+    if total is None:
+        edges.append(np.floor(np.geomspace(_LOG_RESOLUTION, _FAR, int(np.log(_FAR) / np.log(growth)))))
+    else:
+        width = max(total / _LINEAR_BINS, 1.0)
+        turn = min(max(width * _LOG_RESOLUTION, _LOG_RESOLUTION), total)
+        if turn > _LOG_RESOLUTION:
+            count = max(int(np.log(turn / _LOG_RESOLUTION) / np.log(growth)), 2)
+            edges.append(np.floor(np.geomspace(_LOG_RESOLUTION, turn, count)))
+        edges.append(np.floor(np.arange(turn, total + width, width)))
+        edges.append(np.array([total], dtype=np.float64))
+        edges.append(np.floor(np.geomspace(total, total * 64, 6 * _LOG_RESOLUTION)))
+    if plan is not None and plan.peak > 0:
+        edges.append(_rate_edges(plan))
+    merged: NDArray[np.float64] = np.unique(np.concatenate(edges))
+    return merged
+
+
+def _rate_edges(plan: Plan) -> NDArray[np.float64]:
+    """Steps at which the planned rate has moved by another 1/64 of its peak."""
+    travel = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(plan.lr)))]) / plan.peak * _RATE_LEVELS
+    count = min(int(travel[-1]), _MAX_RATE_EDGES)
+    if count < 1:
+        return np.empty(0)
+    edges: NDArray[np.float64] = np.floor(np.interp(np.linspace(0, travel[-1], count + 1), travel, plan.steps))
+    return edges
+
+
+@dataclass(frozen=True)
+class Points:
+    """The curve as arrays of one length: one entry per bin.
+
+    Attributes:
+        step: Mean step of the losses in the bin.
+        loss: Mean of the finite losses in the bin.
+        count: How many losses that is.
+        spread: Standard deviation of the losses within the bin; ``nan`` for a single one.
+        lr: Mean learning rate used, ``nan`` where none was recorded.
+        tokens: Cumulative tokens (or samples) at the last step of the bin, ``nan`` where not recorded.
+        flops: Cumulative training FLOPs at the last step of the bin, ``nan`` where not recorded.
+        seconds: Cumulative seconds of training at the last step of the bin, ``nan`` where not recorded.
+        last: Last step of the bin.
+    """
+
+    step: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    count: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    lr: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    flops: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    last: NDArray[np.float64]
+
+
+class Curve:
+    """Loss against progress, bounded in memory whatever the length of the run.
+
+    Losses are summed into bins whose edges depend on the plan and the step alone, so the result does not depend on how
+    the points are cut into blocks. Losses that are not finite are counted and left out of every sum.
+
+    Args:
+        plan: What the run intends to do; it decides where bins end.
+    """
+
+    def __init__(self, plan: Plan | None = None) -> None:
+        self._edges = bin_edges(plan)
+        self._bins = np.empty((256, 11))
+        self._size = 0
+        self._window: NDArray[np.float64] = np.empty((0, 2))
+        self.last_step = -1
+        self.seen = 0
+        self.nonfinite = 0
+        self.nonfinite_tail = 0
+        self.last_nonfinite_step: int | None = None
+        self.segments: list[tuple[int, str]] = []
+
+    def replan(self, plan: Plan) -> None:
+        """Let the bins of the steps to come follow another plan."""
+        self._edges = bin_edges(plan)
+
+    def mark(self, reason: str) -> None:
+        """Begin a new segment after the last step seen."""
+        self.segments.append((self.last_step, reason))
+
+    def add(
+        self,
+        step: ArrayLike,
+        loss: ArrayLike,
+        *,
+        lr: ArrayLike | None = None,
+        tokens: ArrayLike | None = None,
+        flops: ArrayLike | None = None,
+        seconds: ArrayLike | None = None,
+    ) -> None:
+        """Add losses in the order of training.
+
+        Args:
+            step: Optimizer steps, shape ``(n,)``, strictly increasing and beyond every step added before.
+            loss: Losses, shape ``(n,)``.
+            lr: Learning rates used, shape ``(n,)``.
+            tokens: Cumulative tokens or samples, shape ``(n,)``.
+            flops: Cumulative training FLOPs, shape ``(n,)``.
+            seconds: Cumulative seconds of training, shape ``(n,)``.
+
+        Raises:
+            ValueError: If the steps do not increase or the shapes differ.
+        """
+        steps = np.atleast_1d(np.asarray(step, dtype=np.float64))
+        losses = np.atleast_1d(np.asarray(loss, dtype=np.float64))
+        if steps.ndim != 1 or steps.shape != losses.shape:
+            raise ValueError(
+                f"`step` and `loss` must have one equal length, but got shapes {steps.shape} and {losses.shape}."
+            )
+        if steps.size == 0:
+            return
+        if steps[0] <= self.last_step or np.any(np.diff(steps) <= 0):
+            raise ValueError(
+                f"`step` must increase strictly and go beyond step {self.last_step}, but got {steps[:8].tolist()}."
+            )
+        others = [_aligned(name, values, steps) for name, values in _named(lr, tokens, flops, seconds)]
+        self.last_step = int(steps[-1])
+        self.seen += steps.size
+        finite = np.isfinite(losses)
+        self._count_nonfinite(steps, finite)
+        if not finite.all():
+            steps, losses = steps[finite], losses[finite]
+            others = [column[finite] for column in others]
+            if steps.size == 0:
+                return
+        self._window = np.concatenate([self._window, np.stack([steps, losses], 1)])[-_WINDOW:]
+        self._sum(steps, losses, *others)
+
+    def _count_nonfinite(self, steps: NDArray[np.float64], finite: NDArray[np.bool_]) -> None:
+        bad = np.flatnonzero(~finite)
+        if bad.size == 0:
+            self.nonfinite_tail = 0
+            return
+        good = np.flatnonzero(finite)
+        self.nonfinite += int(bad.size)
+        self.last_nonfinite_step = int(steps[bad[-1]])
+        tail = steps.size - 1 - int(good[-1]) if good.size else steps.size
+        self.nonfinite_tail = tail if good.size else self.nonfinite_tail + tail
+
+    def _sum(
+        self,
+        steps: NDArray[np.float64],
+        losses: NDArray[np.float64],
+        lr: NDArray[np.float64],
+        tokens: NDArray[np.float64],
+        flops: NDArray[np.float64],
+        seconds: NDArray[np.float64],
+    ) -> None:
+        owner = np.searchsorted(self._edges, steps, side="left")
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1])
+        ends = np.concatenate([starts[1:], [steps.size]]) - 1
+        known = np.isfinite(lr)
+        rows = np.empty((starts.size, 11))
+        rows[:, _COUNT] = ends - starts + 1
+        rows[:, _FIRST] = steps[starts]
+        rows[:, _LAST] = steps[ends]
+        for column, values in (
+            (_STEP_SUM, steps),
+            (_LOSS_SUM, losses),
+            (_LR_SUM, np.where(known, lr, 0.0)),
+            (_LR_COUNT, known.astype(np.float64)),
+        ):
+            rows[:, column] = np.add.reduceat(values, starts)
+        # Squares about the bin's own mean: a sum of plain squares would lose the small spread of a large loss.
+        centred = losses - np.repeat(rows[:, _LOSS_SUM] / rows[:, _COUNT], ends - starts + 1)
+        rows[:, _SQUARES] = np.add.reduceat(centred**2, starts)
+        rows[:, _TOKENS], rows[:, _FLOPS], rows[:, _SECONDS] = tokens[ends], flops[ends], seconds[ends]
+        if self._size and self._owner(self._size - 1) == owner[0] and not self._broken(rows[0, _FIRST]):
+            open_bin = self._bins[self._size - 1]
+            apart = open_bin[_LOSS_SUM] / open_bin[_COUNT] - rows[0, _LOSS_SUM] / rows[0, _COUNT]
+            open_bin[_SQUARES] += apart**2 * open_bin[_COUNT] * rows[0, _COUNT] / (open_bin[_COUNT] + rows[0, _COUNT])
+            for column in (_COUNT, _STEP_SUM, _LOSS_SUM, _SQUARES, _LR_SUM, _LR_COUNT):
+                open_bin[column] += rows[0, column]
+            for column in (_LAST, _TOKENS, _FLOPS, _SECONDS):
+                open_bin[column] = rows[0, column]
+            rows = rows[1:]
+        if self._size + len(rows) > len(self._bins):
+            grown = np.empty((2 * (self._size + len(rows)), 11))
+            grown[: self._size] = self._bins[: self._size]
+            self._bins = grown
+        self._bins[self._size : self._size + len(rows)] = rows
+        self._size += len(rows)
+
+    def _owner(self, index: int) -> int:
+        return int(np.searchsorted(self._edges, self._bins[index, _LAST], side="left"))
+
+    def _broken(self, first: float) -> bool:
+        """Whether a segment begins between the open bin and this step."""
+        return bool(self.segments) and self._bins[self._size - 1, _LAST] <= self.segments[-1][0] < first
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def points(self) -> Points:
+        """The bins as arrays."""
+        bins = self._bins[: self._size]
+        count = bins[:, _COUNT]
+        loss = bins[:, _LOSS_SUM] / count
+        with np.errstate(invalid="ignore", divide="ignore"):
+            variance = bins[:, _SQUARES] / (count - 1)
+            lr = np.where(bins[:, _LR_COUNT] > 0, bins[:, _LR_SUM] / bins[:, _LR_COUNT], np.nan)
+        return Points(
+            step=bins[:, _STEP_SUM] / count,
+            loss=loss,
+            count=count.copy(),
+            spread=np.where(count > 1, np.sqrt(np.maximum(variance, 0.0)), np.nan),
+            lr=lr,
+            tokens=bins[:, _TOKENS].copy(),
+            flops=bins[:, _FLOPS].copy(),
+            seconds=bins[:, _SECONDS].copy(),
+            last=bins[:, _LAST].copy(),
+        )
+
+    @property
+    def recent(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Steps and losses of the last finite points, at most 512 of each, oldest first."""
+        return self._window[:, 0], self._window[:, 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curve as builtins."""
+        return {
+            "edges": self._edges[self._edges > self.last_step].tolist(),
+            "bins": self._bins[: self._size].tolist(),
+            "window": self._window.tolist(),
+            "last_step": self.last_step,
+            "seen": self.seen,
+            "nonfinite": self.nonfinite,
+            "nonfinite_tail": self.nonfinite_tail,
+            "last_nonfinite_step": self.last_nonfinite_step,
+            "segments": [[step, reason] for step, reason in self.segments],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned."""
+        self._bins = np.array(state["bins"], dtype=np.float64).reshape(-1, 11)
+        self._size = len(self._bins)
+        past = self._bins[:-1, _LAST] if self._size else np.empty(0)
+        self._edges = np.unique(np.concatenate([past, np.array(state["edges"], dtype=np.float64)]))
+        self._window = np.array(state["window"], dtype=np.float64).reshape(-1, 2)
+        self.last_step = state["last_step"]
+        self.seen = state["seen"]
+        self.nonfinite = state["nonfinite"]
+        self.nonfinite_tail = state["nonfinite_tail"]
+        self.last_nonfinite_step = state["last_nonfinite_step"]
+        self.segments = [(int(step), str(reason)) for step, reason in state["segments"]]
+
+
+def _named(
+    lr: ArrayLike | None, tokens: ArrayLike | None, flops: ArrayLike | None, seconds: ArrayLike | None
+) -> list[tuple[str, ArrayLike | None]]:
+    return [("lr", lr), ("tokens", tokens), ("flops", flops), ("seconds", seconds)]
+
+
+def _aligned(name: str, values: ArrayLike | None, steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    if values is None:
+        return np.full(steps.shape, np.nan)
+    column = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    if column.shape != steps.shape:
+        raise ValueError(f"`{name}` must have one value per step, shape {steps.shape}, but got {column.shape}.")
+    return column

@@ -1,0 +1,7 @@
+"""Evidence that a run has left the forecast made for it."""
+
+from lightning_scaling.deviation.detector import Block, DeviationDetector
+from lightning_scaling.deviation.faults import Divergence, DivergenceWatch
+from lightning_scaling.deviation.result import Deviation
+
+__all__ = ["Block", "Deviation", "DeviationDetector", "Divergence", "DivergenceWatch"]

@@ -1,0 +1,46 @@
+"""The verdict on a run against the forecasts made for it earlier."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Direction = Literal["above", "below"]
+Verdict = Literal["on track", "deviating", "undecidable"]
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far the run is from the path forecast for it, and how strong the evidence.
+
+    Attributes:
+        alarm: Whether the evidence has reached ``1 / alpha`` and the run has not come back since.
+        e_value: Evidence against "the run follows its forecast", by an e-process: under that hypothesis it exceeds
+            ``1 / alpha`` at any time of the run with probability at most ``alpha``.
+        direction: ``"above"`` or ``"below"`` the forecast; ``None`` without an alarm.
+        since_step: The forecast made at this step is the one the run has left; ``None`` without an alarm.
+        verdict: ``"on track"``, ``"deviating"``, or ``"undecidable"`` while there is no forecast to hold the run to.
+        excess: Loss now minus the loss forecast for now; ``nan`` where there is no forecast.
+        expected: The loss forecast for now; ``nan`` where there is no forecast.
+    """
+
+    alarm: bool
+    e_value: float
+    direction: Direction | None
+    since_step: int | None
+    verdict: Verdict
+    excess: float = math.nan
+    expected: float = math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as builtins."""
+        return {
+            "alarm": self.alarm,
+            "e_value": self.e_value,
+            "direction": self.direction,
+            "since_step": self.since_step,
+            "verdict": self.verdict,
+            "excess": self.excess,
+            "expected": self.expected,
+        }

@@ -1,0 +1,270 @@
+"""The schedule-aware forecaster: a grid of Multi-Power shapes, solved exactly and averaged by evidence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import median_filter
+
+from lightning_scaling.curve import Points
+from lightning_scaling.fitting import GridFit, fit_grid
+from lightning_scaling.forecast.prior import PUBLISHED, ShapePrior, log_density
+from lightning_scaling.forecast.result import Forecast, Trust
+from lightning_scaling.schedule.plan import Plan
+from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
+
+_ALPHAS = np.geomspace(0.08, 1.2, 12)
+_KAPPAS = np.geomspace(0.2, 4.0, 9)
+_BURN_IN = 0.04
+_RECENCY = 3.0
+_MIN_POINTS = 4
+_FEW_POINTS = 6
+_EVIDENCE = 0.4
+_MAX_EVIDENCE = 100.0
+_KEPT = 1e-4
+_HAMPEL = 7
+_SPIKE = 8.0
+# Scale of the forecast error: maximum likelihood of a Student t on recorded runs (benchmarks/forecast.py --calibrate).
+_OF_MIXTURE = 0.5
+_OF_CHANGE = 0.12
+_OF_NOISE = 0.45
+
+_EARLY = 0.1
+_DECAY_AHEAD = 0.1
+_DECAY_SEEN = 0.15
+_DECAY_HELD = 0.05
+_DECAY_SHOWS = 0.03
+_OPEN_HORIZON = 2
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Weighted shapes of the law, with the scale of the error around their mean."""
+
+    progress: Progress
+    alpha: NDArray[np.float64]
+    speed: NDArray[np.intp]
+    kappa: NDArray[np.float64]
+    offset: NDArray[np.float64]
+    slope: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    now: float
+    noise: float
+    share_of_spread: float
+
+    def __call__(self, steps: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Medians and scales at the given steps."""
+        mean, spread = self._moments(steps)
+        reference = self._moments(np.array([self.now]))[0]
+        scale = np.sqrt(
+            (self.share_of_spread * spread) ** 2
+            + (_OF_CHANGE * (reference - mean)) ** 2
+            + (_OF_NOISE * self.noise) ** 2
+        )
+        return mean, scale
+
+    def spread(self, step: float) -> tuple[float, float]:
+        """Disagreement of the shapes at a step, and the change forecast from now to then."""
+        mean, spread = self._moments(np.array([step, self.now]))
+        return float(spread[0]), float(mean[1] - mean[0])
+
+    def _moments(self, steps: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        log_progress = np.log(self.progress.progress(steps))
+        gain = self.progress.annealing(steps)[self.speed]
+        shape = np.exp(-self.alpha[:, None] * log_progress) - (self.kappa * self.alpha)[:, None] * gain
+        values = self.offset[:, None] + self.slope[:, None] * shape
+        mean = self.weight @ values
+        return mean, np.sqrt(self.weight @ (values - mean) ** 2)
+
+
+class Forecaster:
+    r"""Forecasts of one run under its plan.
+
+    The law is the Multi-Power Law (Luo et al. 2025, arXiv 2503.12811) in units of the peak rate and of the whole
+    plan, ``L(s) = L0 + A * (P(s) ** -alpha - kappa * alpha * LD_C(s))``, with ``P`` and ``LD_C`` of
+    :class:`Progress`. Tying the gain of annealing to ``alpha * A``, the slope of the loss per unit of log progress,
+    makes ``kappa`` alike for runs of very different losses (about 1 to 2.7 on public runs). ``L0`` and ``A`` are
+    solved exactly for every shape ``(alpha, C, kappa)`` of a grid, and the shapes averaged by prior times evidence,
+    with the number of points deflated by their autocorrelation.
+
+    The error around that mean is a Student t whose squared scale adds the disagreement of the shapes, a share of the
+    change forecast from now to then (the law itself is wrong by about that share), and the noise of the losses.
+
+    Args:
+        plan: What the run intends to do.
+        prior: Beliefs about the shape.
+    """
+
+    law = "multi-power"
+
+    def __init__(self, plan: Plan, prior: ShapePrior = PUBLISHED) -> None:
+        self.plan = plan
+        self.prior = prior
+        alpha_prior = np.array([log_density(a, prior.alpha, prior.alpha_spread) for a in _ALPHAS])
+        kappa_prior = np.array([log_density(k, prior.kappa, prior.kappa_spread) for k in _KAPPAS])
+        self._shape_prior = (alpha_prior[:, None] + kappa_prior[None, :])[:, None, :]
+        self._share = _ALPHAS[:, None] * _KAPPAS[None, :]
+        self._progress: Progress | None = None
+
+    def horizon(self, step: int) -> int:
+        """Step of the final loss: the end of the plan, or twice the present progress where there is no end ahead."""
+        total = self.plan.total_steps
+        return total if total is not None and total >= step else _OPEN_HORIZON * max(step, 1)
+
+    def fallen(self, step: int) -> float:
+        """How much of its peak the planned rate has given up by a step, summed over all falls."""
+        return self._progress_to(self.horizon(0) if self.plan.total_steps is None else self.plan.total_steps).fallen(
+            step
+        )
+
+    def fit(self, points: Points, step: int) -> Forecast:
+        """The forecast from the losses seen so far.
+
+        Args:
+            points: The curve.
+            step: The present step.
+
+        Returns:
+            The forecast; its trust is ``"none"`` and its path empty while there is too little to fit.
+        """
+        horizon = self.horizon(step)
+        progress = self._progress_to(horizon)
+        usable = (points.last > self._burn_in(step)) & ~_spikes(points.loss)
+        if int(usable.sum()) < _MIN_POINTS:
+            why = f"fewer than {_MIN_POINTS} points after the warm-up"
+            return Forecast(step, horizon, self.law, "none", why)
+        at, loss, count = points.step[usable], points.loss[usable], points.count[usable]
+        reach = progress.progress(at)
+        weights = (reach / reach[-1]) ** _RECENCY * _precision(count, points.spread[usable], loss)
+        base = np.exp(-_ALPHAS[:, None] * np.log(reach))
+        fit = fit_grid(base, progress.annealing(at), self._share, loss, weights)
+        weight, evidence = self._weigh(fit, loss)
+        kept = weight > _KEPT * weight.max()
+        a, c, k = np.nonzero(kept)
+        share = weight[kept] / weight[kept].sum()
+        # Five parameters were found from these points: with few of them the residuals are too small.
+        freedom = at.size / max(at.size - 5, 1)
+        noise = math.sqrt(float(fit.weights @ fit.residual**2) * freedom)
+        mixture = Mixture(
+            progress,
+            _ALPHAS[a],
+            c,
+            _KAPPAS[k],
+            fit.offset[kept],
+            fit.slope[kept],
+            share,
+            float(step),
+            noise,
+            1.0 if self._unseen(step, progress) else _OF_MIXTURE,
+        )
+        trust, why = self._trust(step, progress)
+        if at.size < _FEW_POINTS:
+            trust, why = "none", f"only {at.size} points after the warm-up"
+        params = {
+            "L0": float(share @ fit.offset[kept]),
+            "A": float(share @ fit.slope[kept]),
+            "alpha": float(np.exp(share @ np.log(_ALPHAS[a]))),
+            "kappa": float(np.exp(share @ np.log(_KAPPAS[k]))),
+            "C": float(np.exp(share @ np.log(np.array(ANNEAL_RATES)[c]))),
+            "noise": noise,
+            "points": float(usable.sum()),
+            "effective_points": evidence,
+            "burn_in_step": float(self._burn_in(step)),
+        }
+        falling = fit.slope.flat[fit.best] > 0
+        if not falling:
+            trust, why = "low", "the curve is not falling, so the law says only that it stays where it is"
+        return Forecast(
+            step,
+            horizon,
+            self.law,
+            trust,
+            why,
+            params=params,
+            path=mixture,
+            falling=falling,
+            ends=horizon == self.plan.total_steps,
+            valid_until=self._valid_until(step, progress),
+        )
+
+    def _progress_to(self, horizon: int) -> Progress:
+        if self._progress is None or self._progress.horizon != horizon:
+            self._progress = Progress(self.plan, horizon)
+        return self._progress
+
+    def _burn_in(self, step: int) -> float:
+        """The warm-up, and at least 4 % of the plan (Choshen et al. 2024, arXiv 2410.11840, drop the first tenth)."""
+        total = self.plan.total_steps if self.plan.total_steps is not None else step
+        return min(max(_BURN_IN * total, self.plan.warmup_end), 0.5 * step)
+
+    def _weigh(self, fit: GridFit, loss: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+        residual = fit.residual - fit.residual.mean()
+        power = float(residual @ residual)
+        lag = float(residual[1:] @ residual[:-1]) / power if power > 0 else 0.0
+        deflated = loss.size * _EVIDENCE * (1 - max(lag, 0.0)) / (1 + max(lag, 0.0)) * 2
+        evidence = min(max(deflated, _MIN_POINTS), _MAX_EVIDENCE)
+        level = max(abs(float(loss.mean())), float(loss.std()), 1e-300)
+        slope = np.maximum(_ALPHAS[:, None, None] * fit.slope / level, 1e-9)
+        slope_prior = -0.5 * ((np.log(slope) - math.log(self.prior.slope)) / self.prior.slope_spread) ** 2
+        floor = np.minimum(fit.offset / level, 0.0) * 50 if loss.min() > 0 else 0.0
+        score = self._shape_prior + slope_prior + floor - 0.5 * evidence * np.log(fit.sse / fit.sse.min())
+        weight = np.exp(score - score.max())
+        return weight / weight.sum(), evidence
+
+    @staticmethod
+    def _unseen(step: int, progress: Progress) -> bool:
+        """Whether most of a fall of the rate has yet to show in the losses: its gain is then all prior."""
+        shown = progress.fallen(step - _DECAY_SHOWS * progress.horizon)
+        return progress.fallen(progress.horizon) - shown > _DECAY_AHEAD and shown < _DECAY_SEEN
+
+    def _valid_until(self, step: int, progress: Progress) -> float:
+        if not self._unseen(step, progress):
+            return progress.horizon
+        shown = progress.fallen(step - _DECAY_SHOWS * progress.horizon)
+        return max(progress.reaches(shown + _DECAY_HELD), float(step))
+
+    def _trust(self, step: int, progress: Progress) -> tuple[Trust, str]:
+        plan = self.plan
+        if plan.total_steps is None or plan.total_steps < step:
+            reason = plan.why if plan.total_steps is None and plan.why else "the run has no planned end ahead"
+            return "low", f"{reason}; the forecast is for twice the present progress"
+        if not plan.known:
+            return "low", plan.why or "the learning rate ahead is not known"
+        if step <= plan.warmup_end:
+            return "low", "the warm-up is not over"
+        if step < _EARLY * plan.total_steps:
+            return "low", f"less than {_EARLY:.0%} of the run has been seen"
+        if self._unseen(step, progress):
+            return "low", (
+                f"the learning rate has hardly begun to fall: what its decay gains is taken from {self.prior.source}"
+            )
+        return "ok", ""
+
+
+def _spikes(loss: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Isolated outliers by Hampel's rule: far from the running median, by the running spread and by 1 % of the loss.
+
+    Three bins in a row are no outliers: what lasts is part of the curve.
+    """
+    if loss.size < _HAMPEL:
+        return np.zeros(loss.shape, dtype=bool)
+    distance = np.abs(loss - median_filter(loss, _HAMPEL, mode="reflect"))
+    spread = 1.4826 * float(np.median(distance[-64:]))
+    outlying: NDArray[np.bool_] = distance > np.maximum(_SPIKE * spread, 0.01 * np.abs(loss))
+    outlying[: _HAMPEL // 2] = False  # the steep beginning has no neighbours on its left to be compared with
+    return outlying
+
+
+def _precision(
+    count: NDArray[np.float64], spread: NDArray[np.float64], loss: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Inverse variance of a bin's mean, up to a factor: noise over its count, plus what no law follows."""
+    known = spread[np.isfinite(spread)]
+    if known.size == 0:
+        return np.ones_like(count)
+    noise = float(np.median(known[-64:])) ** 2
+    law = (5e-4 * float(np.median(np.abs(loss)))) ** 2
+    return 1.0 / (noise / count + law + 1e-300)

@@ -1,0 +1,427 @@
+"""The engine: from losses as they arrive to forecast, deviation and advice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_scaling.advice import Advice, Adviser, Situation
+from lightning_scaling.curve import Curve
+from lightning_scaling.deviation import Deviation, DeviationDetector, DivergenceWatch
+from lightning_scaling.deviation.detector import block_of
+from lightning_scaling.forecast import Forecast, Forecaster, family_prior
+from lightning_scaling.pending import Pending
+from lightning_scaling.run import Run, RunHistory
+from lightning_scaling.schedule.plan import Plan
+
+_UPDATES = 100
+_OPEN_GROWTH = 1.05
+_MIN_GAP = 4
+_START = 0.06
+_NONFINITE_ALARM = 20
+_NOISE_MEMORY = 20
+_MAX_LOG = 1000
+_LEVEL = 0.9
+LAWS = ("auto", "multi-power")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the monitor says at one moment of a run.
+
+    Attributes:
+        step: Optimizer steps done.
+        fraction: ``step`` over the planned total; ``None`` without a planned end.
+        loss: Mean of the losses since the update before, outliers reined in; ``nan`` if none was finite.
+        forecast: Where the loss is going to land.
+        deviation: The verdict against the forecasts made before.
+        advice: What to do.
+    """
+
+    step: int
+    fraction: float | None
+    loss: float
+    forecast: Forecast
+    deviation: Deviation
+    advice: Advice
+
+    def to_dict(self) -> dict[str, Any]:
+        """The update as builtins."""
+        return {
+            "step": self.step,
+            "fraction": self.fraction,
+            "loss": self.loss,
+            "forecast": self.forecast.to_dict(),
+            "deviation": self.deviation.to_dict(),
+            "advice": self.advice.to_dict(),
+        }
+
+
+class Monitor:
+    """Follows one run: capture, forecast, test, advise. Knows neither Lightning nor MLflow.
+
+    Updates fall due at fixed steps, every 1 % of the plan (every 5 % of the present progress when the plan has no end),
+    so what is said does not depend on how the losses are cut into blocks.
+
+    Args:
+        plan: What the run intends to do; ``None`` when nothing is known of it.
+        alpha: Probability of a false alarm over the whole run, in ``(0, 1)``.
+        target: Loss the user wants to reach, or ``None``.
+        law: Law of the curve: ``"auto"`` or ``"multi-power"``.
+        history: Finished runs of the same family; their shapes replace the published prior.
+        params: Number of parameters, for the record.
+        skip: Asked with the step before each update; ``True`` leaves that update out.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> monitor = Monitor(Plan.constant(total_steps=1000))
+        >>> updates = monitor.observe(range(1, 501), [5 * s ** -0.1 for s in range(1, 501)])
+        >>> updates[-1].forecast.trust
+        'ok'
+    """
+
+    def __init__(
+        self,
+        plan: Plan | None,
+        *,
+        alpha: float = 0.01,
+        target: float | None = None,
+        law: str = "auto",
+        history: RunHistory | None = None,
+        params: int | None = None,
+        skip: Callable[[int], bool] | None = None,
+    ) -> None:
+        if not (isinstance(alpha, float | int) and 0 < alpha < 1):
+            raise ValueError(f"`alpha` is a probability and must lie strictly between 0 and 1, but got {alpha!r}.")
+        if target is not None and not math.isfinite(target):
+            raise ValueError(f"`target` must be a finite loss or None, but got {target!r}.")
+        if law not in LAWS:
+            raise ValueError(f"`law` must be one of {', '.join(map(repr, LAWS))}, but got {law!r}.")
+        self.plan = plan or Plan.constant(known=False, why="no plan is known")
+        self.alpha = float(alpha)
+        self.target = target
+        self.params = params
+        self._prior = family_prior(history, params)
+        self._skip = skip
+        self._forecaster = Forecaster(self.plan, self._prior)
+        self._detector = DeviationDetector(self.alpha)
+        self._watch = DivergenceWatch()
+        self._adviser = Adviser()
+        self._pending = Pending()
+        self._noise: list[float] = []
+        self.curve = Curve(self.plan)
+        self.forecast = Forecast(0, self._forecaster.horizon(0), self._forecaster.law, "none", "no losses yet")
+        self.deviation = Deviation(False, 1.0, None, None, "undecidable")
+        self.advice = Advice("continue", "No losses have been seen yet.")
+        self.advice_log: list[Advice] = []
+        self.ledger: list[dict[str, Any]] = []
+        self.next_update = self._due_after(0)
+
+    def observe(
+        self,
+        step: ArrayLike,
+        loss: ArrayLike,
+        *,
+        lr: ArrayLike | None = None,
+        tokens: ArrayLike | None = None,
+        flops: ArrayLike | None = None,
+        seconds: ArrayLike | None = None,
+    ) -> list[Update]:
+        """Take the next losses of the run.
+
+        Args:
+            step: Optimizer steps completed at each loss, shape ``(n,)``, strictly increasing.
+            loss: Losses, shape ``(n,)``; those not finite are counted, never averaged.
+            lr: Learning rates used, shape ``(n,)``.
+            tokens: Cumulative tokens or samples, shape ``(n,)``.
+            flops: Cumulative training FLOPs, shape ``(n,)``.
+            seconds: Cumulative seconds of training, shape ``(n,)``.
+
+        Returns:
+            The updates that fell due, in order.
+
+        Raises:
+            ValueError: If the steps do not increase or the shapes differ.
+        """
+        steps = np.atleast_1d(np.asarray(step, dtype=np.float64))
+        losses = np.atleast_1d(np.asarray(loss, dtype=np.float64))
+        others = {
+            name: None if values is None else np.atleast_1d(np.asarray(values, dtype=np.float64))
+            for name, values in (("lr", lr), ("tokens", tokens), ("flops", flops), ("seconds", seconds))
+        }
+        updates: list[Update] = []
+        start = 0
+        while start < steps.size:
+            end = self._cut(steps, losses, start)
+            part = slice(start, end)
+            self.curve.add(
+                steps[part],
+                losses[part],
+                **{name: None if values is None else values[part] for name, values in others.items()},
+            )
+            self._pending.add(steps[part], losses[part])
+            self._compare_rates(steps[part], others["lr"], part)
+            start = end
+            now = int(steps[end - 1])
+            alarm = self.curve.nonfinite_tail == _NONFINITE_ALARM
+            if now >= self.next_update or alarm:
+                self.next_update = self._due_after(now)
+                if alarm or self._skip is None or not self._skip(now):
+                    updates.append(self.update(now))
+        return updates
+
+    def _cut(self, steps: NDArray[np.float64], losses: NDArray[np.float64], start: int) -> int:
+        """End of the part that may be added before the next update falls due."""
+        end = min(start + int(np.searchsorted(steps[start:], self.next_update, side="left")) + 1, steps.size)
+        finite = np.isfinite(losses[start:end])
+        if finite.all():
+            return end
+        # A loss that stays non-finite is worth an update at once: cut where the run of them reaches its length.
+        tail = self.curve.nonfinite_tail
+        for offset, good in enumerate(finite):
+            tail = 0 if good else tail + 1
+            if tail == _NONFINITE_ALARM:
+                return start + offset + 1
+        return end
+
+    def _compare_rates(self, steps: NDArray[np.float64], lr: NDArray[np.float64] | None, part: slice) -> None:
+        if lr is None:
+            return
+        planned = self.plan.at(steps)
+        used = lr[part]
+        sound = np.isfinite(used) & (planned > 0.01 * self.plan.peak)
+        if sound.any():
+            self._pending.rates.append(float(np.median(used[sound] / planned[sound])))
+
+    def update(self, step: int | None = None) -> Update:
+        """Refit, test and advise now, whether or not an update is due.
+
+        Args:
+            step: The present step, if it is beyond the last loss.
+
+        Returns:
+            The update, also kept in :attr:`forecast`, :attr:`deviation`, :attr:`advice` and :attr:`ledger`.
+        """
+        now = max(self.curve.last_step, 0) if step is None else step
+        ratio = float(np.median(self._pending.rates)) if self._pending.rates else math.nan
+        if math.isfinite(ratio) and abs(ratio - 1) > 0.05 and not self._binding:
+            self._follow_rates()
+            ratio = math.nan
+        forecast = self._forecaster.fit(self.curve.points, now)
+        # The noise of fits made before this block, and their median: a fault must not raise the bar it is held to.
+        block = block_of(*self._pending.means, float(np.median(self._noise)) if self._noise else 0.0)
+        if "noise" in forecast.params and not self.deviation.alarm:
+            self._noise = [*self._noise, forecast.params["noise"]][-_NOISE_MEMORY:]
+        self.deviation = self._detector.update(block, forecast, settled=self._settled(now) and forecast.falling)
+        self.forecast = self._doubt(forecast, ratio)
+        situation = Situation(
+            step=now,
+            fraction=self._fraction(now),
+            loss=block.loss if block is not None else math.nan,
+            forecast=self.forecast,
+            deviation=self.deviation,
+            divergence=self._watch.update(block),
+            nonfinite_tail=self.curve.nonfinite_tail,
+            nonfinite=self._pending.nonfinite,
+            rate_ratio=ratio,
+            target=self.target,
+        )
+        before = self.advice
+        self.advice = self._adviser.advise(situation)
+        if not self.advice_log or before.action != self.advice.action:
+            self.advice_log = [*self.advice_log, self.advice][-_MAX_LOG:]
+        self._pending.clear()
+        update = Update(now, situation.fraction, situation.loss, self.forecast, self.deviation, self.advice)
+        self.ledger.append(_ledger_row(update))
+        return update
+
+    @property
+    def _binding(self) -> bool:
+        """Whether the plan says what the rates will be, so that other rates are news."""
+        return self.plan.known and self.plan.source != "constant"
+
+    def _follow_rates(self) -> None:
+        """Without a schedule the rate used is the plan: what it was, and constant from here."""
+        points = self.curve.points
+        known = np.isfinite(points.lr)
+        if not known.any():
+            return
+        why = "the learning rate is set by hand or by what happens, so its future is not known"
+        total = self.plan.total_steps
+        self.replan(Plan(points.last[known], points.lr[known], total_steps=total, known=False, why=why))
+
+    def _doubt(self, forecast: Forecast, ratio: float) -> Forecast:
+        if forecast.trust == "none":
+            return forecast
+        if math.isfinite(ratio) and abs(ratio - 1) > 0.05:
+            return replace(forecast, trust="low", why="the learning rate used is not the planned one")
+        if self.deviation.alarm:
+            why = f"the run has left the path forecast at step {self.deviation.since_step:,}"
+            return replace(forecast, trust="low", why=why)
+        return forecast
+
+    def _settled(self, step: int) -> bool:
+        """Whether the start is over: the warm-up and a quarter of it, and the first 6 % of the plan."""
+        return step >= max(_START * (self.plan.total_steps or 0), 1.25 * self.plan.warmup_end, 10 * _MIN_GAP)
+
+    def _fraction(self, step: int) -> float | None:
+        return None if self.plan.total_steps is None else step / self.plan.total_steps
+
+    def _due_after(self, step: int) -> int:
+        total = self.plan.total_steps
+        if total is None or step >= total:
+            return max(math.ceil(step * _OPEN_GROWTH), step + 5 * _MIN_GAP)
+        gap = max(total / _UPDATES, _MIN_GAP)
+        return min(math.ceil((math.floor(step / gap + 1e-9) + 1) * gap), max(total, step + 1))
+
+    def mark(self, reason: str) -> None:
+        """Announce a change, such as a resume or new data: the test against earlier forecasts begins anew."""
+        self.curve.mark(reason)
+        self._detector.reset()
+        self.deviation = Deviation(False, 1.0, None, None, "undecidable")
+
+    def replan(self, plan: Plan) -> None:
+        """Take a new plan from here on."""
+        self.plan = plan
+        self.curve.replan(plan)
+        self._forecaster = Forecaster(plan, self._prior)
+        self._detector.reset()
+        self.next_update = self._due_after(max(self.curve.last_step, 0))
+
+    def finish(self) -> list[Update]:
+        """Close the run: a last update if losses came since the one before, and the outcomes of all forecasts.
+
+        Returns:
+            The last update, if there was one to make.
+        """
+        updates = [self.update()] if len(self._pending) or self._pending.nonfinite else []
+        points = self.curve.points
+        for row in self.ledger:
+            outcome = _outcome(points.last, points.loss, points.count, row["horizon"], self.curve.last_step)
+            row["outcome"] = outcome
+            final = row["final"]
+            row["error"] = None if outcome is None or final is None or outcome == 0 else (final - outcome) / outcome
+        return updates
+
+    def run(self, **known: Any) -> Run:
+        """The run recorded so far, one point per bin of the curve.
+
+        Args:
+            **known: Further arguments of :class:`Run`, such as ``name``.
+
+        Raises:
+            ValueError: If no finite loss has been seen yet.
+        """
+        points = self.curve.points
+        steps = np.maximum(np.rint(points.step), 1)
+        keep = np.concatenate([np.diff(steps) > 0, [True]]) if steps.size else np.empty(0, dtype=bool)
+        lr = points.lr[keep]
+        settings: dict[str, Any] = {
+            "total_steps": self.plan.total_steps or max(self.curve.last_step, 1),
+            "planned_lr": (self.plan.steps, self.plan.lr),
+            "params": self.params,
+        }
+        settings.update(known)
+        return Run(steps[keep], points.loss[keep], lr if np.isfinite(lr).all() and lr.size else None, **settings)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs, as builtins."""
+        return {
+            "version": 1,
+            "plan": self.plan.to_dict(),
+            "curve": self.curve.state_dict(),
+            "pending": self._pending.state_dict(),
+            "watch": self._watch.state_dict(),
+            "adviser": self._adviser.state_dict(),
+            "noise": list(self._noise),
+            "ledger": [dict(row) for row in self.ledger],
+            "advice_log": [advice.to_dict() for advice in self.advice_log],
+            "next_update": self.next_update,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned; the plan of this monitor holds for the steps to come.
+
+        Raises:
+            ValueError: If the state was written by a later, incompatible version.
+        """
+        if state.get("version") != 1:
+            raise ValueError(f"The saved monitor state has version {state.get('version')!r}; this version reads 1.")
+        self.curve.load_state_dict(state["curve"])
+        self._pending.load_state_dict(state["pending"])
+        self._watch.load_state_dict(state["watch"])
+        self._adviser.load_state_dict(state["adviser"])
+        self._noise = list(state["noise"])
+        self.ledger = [dict(row) for row in state["ledger"]]
+        self.advice_log = [Advice(**advice) for advice in state["advice_log"]]
+        self.replan(_joined(Plan.from_dict(state["plan"]), self.plan, self.curve.last_step))
+        if state["plan"]["total_steps"] == self.plan.total_steps:
+            self.next_update = state["next_update"]
+        if len(self.curve):
+            self.forecast = self._forecaster.fit(self.curve.points, self.curve.last_step)
+        if self.advice_log:
+            self.advice = self.advice_log[-1]
+
+
+def _joined(past: Plan, future: Plan, step: int) -> Plan:
+    """The old plan up to a step, the new one after it."""
+    if future.steps[0] <= 1 or future.source == "constant":
+        return future
+    old, new = past.steps <= step, future.steps > step
+    if not old.any() or not new.any():
+        return future
+    return Plan(
+        np.concatenate([past.steps[old], future.steps[new]]),
+        np.concatenate([past.lr[old], future.lr[new]]),
+        total_steps=future.total_steps,
+        known=future.known,
+        why=future.why,
+        source=future.source,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _ledger_row(update: Update) -> dict[str, Any]:
+    forecast = update.forecast
+    prediction = forecast.landing
+    lower, upper = prediction.interval(_LEVEL)
+    return {
+        "step": update.step,
+        "fraction": update.fraction,
+        "horizon": forecast.horizon,
+        "final": _finite(float(prediction)),
+        "lower": _finite(lower),
+        "upper": _finite(upper),
+        "level": _LEVEL,
+        "trust": forecast.trust,
+        "why": forecast.why,
+        "law": forecast.law,
+        "loss": _finite(update.loss),
+        "verdict": update.deviation.verdict,
+        "e_value": update.deviation.e_value,
+        "action": update.advice.action,
+        "outcome": None,
+        "error": None,
+    }
+
+
+def _outcome(
+    last: NDArray[np.float64], loss: NDArray[np.float64], count: NDArray[np.float64], horizon: int, reached: int
+) -> float | None:
+    """Mean loss over the last 1 % before the horizon, if the run came that far."""
+    if reached < 0.995 * horizon or not last.size:
+        return None
+    window = (last > 0.99 * horizon) & (last <= max(1.01 * horizon, horizon + 1))
+    if not window.any():
+        window = last == last[last <= horizon].max() if (last <= horizon).any() else window
+    return float(np.average(loss[window], weights=count[window])) if window.any() else None

@@ -1,0 +1,5 @@
+"""What a run intends to do: its length and the learning rate of every future step."""
+
+from lightning_scaling.schedule.plan import Plan
+
+__all__ = ["Plan"]

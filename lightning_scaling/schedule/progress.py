@@ -1,0 +1,103 @@
+"""What the plan contributes to the loss: progress made by the rate, and what its fall gains."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_scaling.schedule.plan import Plan
+
+ANNEAL_RATES = (0.003, 0.01, 0.03, 0.1)
+"""Speeds ``C`` at which a fall of the rate takes effect, per step at the peak rate (Luo et al. 2025 fit 0.11)."""
+
+_GRID = 320
+_QUANTA = 160
+_FLOOR = 1e-3
+
+
+class Progress:
+    r"""Progress and annealing of a plan, on a grid of steps; rates are relative to the peak, so no unit is involved.
+
+    Progress is ``P(s) = sum_{i<=s} r_i ** q`` with ``r`` the rate over its peak. The gain of annealing follows the form
+    of the Multi-Power Law (Luo et al. 2025, arXiv 2503.12811, section 3):
+    ``LD_C(s) = sum_k (r_{k-1} - r_k) * G(r_k ** -gamma * S_k(s))``, ``G(x) = 1 - (1 + C x) ** -beta``,
+    ``S_k(s) = sum_{i=k..s} r_i``. Rises of the rate after the warm-up count negative; the warm-up does not count.
+
+    Args:
+        plan: What the run intends to do.
+        horizon: Step at which the forecasts end; progress is relative to its value there.
+        power: The exponent ``q`` of progress.
+        beta: The exponent of ``G`` (Luo et al. 2025 fit .58 to .60).
+        gamma: How much a low rate slows the effect of its fall (Luo et al. 2025 fit .64 to .66 in absolute rates).
+    """
+
+    def __init__(
+        self, plan: Plan, horizon: float, *, power: float = 0.75, beta: float = 0.59, gamma: float = 1.0
+    ) -> None:
+        self.horizon = float(horizon)
+        knots = plan.steps[(plan.steps > 0) & (plan.steps < horizon)]
+        if knots.size > _GRID:
+            knots = knots[np.linspace(0, knots.size - 1, _GRID).astype(int)]
+        grid = np.unique(
+            np.concatenate([[0.0], np.linspace(0, horizon, _GRID + 1), np.geomspace(1, max(horizon, 2), 100), knots])
+        )
+        self._grid = grid[grid <= horizon]
+        peak = plan.peak
+        rate = plan.at(self._grid) / peak if peak > 0 else np.ones_like(self._grid)
+        self._progress = _integral(self._grid, rate**power)
+        self._annealing = self._anneal(rate, plan, beta, gamma)
+        reach = np.interp(horizon, self._grid, self._progress)
+        self._progress /= max(float(reach), 1e-300)
+        self._rate = rate
+
+    def _anneal(self, rate: NDArray[np.float64], plan: Plan, beta: float, gamma: float) -> NDArray[np.float64]:
+        grid = self._grid
+        plain = _integral(grid, rate)
+        falls = -np.diff(rate)
+        falls[grid[1:] <= plan.warmup_end] = 0.0
+        moved = np.flatnonzero(np.abs(falls) > 1e-9)
+        self.travel = np.concatenate([[0.0], np.cumsum(np.maximum(falls, 0.0))])
+        if moved.size == 0:
+            return np.zeros((len(ANNEAL_RATES), grid.size))
+        # Neighbouring falls are merged into quanta of equal travel: a cosine needs no more than ~160 of them.
+        order = np.cumsum(np.abs(falls[moved]))
+        group = np.minimum((order / order[-1] * _QUANTA).astype(int), _QUANTA - 1)
+        weight = np.bincount(group, np.abs(falls[moved])) + 1e-300
+        size = np.bincount(group, falls[moved])
+        middle = (plain[moved] + plain[moved + 1]) / 2
+        level = np.maximum((rate[moved] + rate[moved + 1]) / 2, _FLOOR)
+        at = np.bincount(group, np.abs(falls[moved]) * middle) / weight
+        slow = np.bincount(group, np.abs(falls[moved]) * level) / weight
+        used = size != 0
+        at, slow, size = at[used], np.maximum(slow[used], _FLOOR), size[used]
+        distance = np.maximum(plain[:, None] - at, 0.0) * slow**-gamma
+        return np.stack([(1 - (1 + c * distance) ** -beta) @ size for c in ANNEAL_RATES])
+
+    def progress(self, step: ArrayLike) -> NDArray[np.float64]:
+        """Progress up to a step over progress up to the horizon, in ``(0, 1]``, shape of ``step``."""
+        value: NDArray[np.float64] = np.interp(np.asarray(step, dtype=np.float64), self._grid, self._progress)
+        bounded: NDArray[np.float64] = np.maximum(value, 1e-12)
+        return bounded
+
+    def annealing(self, step: ArrayLike) -> NDArray[np.float64]:
+        """``LD_C`` at steps of shape ``(n,)`` for every ``C`` of :data:`ANNEAL_RATES`, shape ``(4, n)``."""
+        at = np.asarray(step, dtype=np.float64)
+        return np.stack([np.interp(at, self._grid, row) for row in self._annealing])
+
+    def fallen(self, step: float) -> float:
+        """How much of the peak rate has been given up on the way to a step, summed over all falls."""
+        return float(np.interp(step, self._grid, self.travel))
+
+    def reaches(self, travel: float) -> float:
+        """The last step by which the rate has fallen by no more than ``travel`` of its peak."""
+        return float(self._grid[int(np.searchsorted(self.travel, travel, side="right")) - 1])
+
+    def rate(self, step: float) -> float:
+        """Planned rate at a step over the peak rate."""
+        return float(np.interp(step, self._grid, self._rate))
+
+
+def _integral(grid: NDArray[np.float64], rate: NDArray[np.float64]) -> NDArray[np.float64]:
+    total: NDArray[np.float64] = np.concatenate([[0.0], np.cumsum(np.diff(grid) * (rate[1:] + rate[:-1]) / 2)])
+    started: NDArray[np.float64] = total + rate[0]
+    return started

@@ -1,0 +1,268 @@
+"""Copies of live schedulers, bound to a stand-in optimizer of one number per parameter group."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import random
+import sys
+import types
+import warnings
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+_ATOMS = (
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bool,
+    type(None),
+    type,
+    types.ModuleType,
+    types.BuiltinFunctionType,
+    np.generic,
+)
+_FOREIGN = {"torch", "numpy", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "mlflow"}
+_MOST_OBJECTS = 20_000
+_SMALL = 4096
+
+
+class CannotCopyError(Exception):
+    """A scheduler holds something that cannot be copied safely; the message says what."""
+
+
+class StandIn(torch.optim.Optimizer):
+    """An optimizer with the same parameter groups, each of a single number, whose step does nothing."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        groups = []
+        for live in optimizer.param_groups:
+            group = {key: _plain(value) for key, value in live.items() if key != "params"}
+            groups.append({"params": [torch.zeros(1)], **group})
+        super().__init__(groups, {key: _plain(value) for key, value in optimizer.defaults.items()})
+        self._opt_called = True
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Do nothing."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return float(value.detach()) if value.numel() == 1 else value
+    if type(value) in (list, tuple):
+        return type(value)(_plain(item) for item in value)
+    return value
+
+
+class Replica:
+    """Schedulers that can be stepped at will: no attribute of the live ones, or of their optimizer, is ever written.
+
+    Args:
+        optimizer: The live optimizer.
+        schedulers: The live schedulers bound to it.
+        group: Index of the parameter group whose rate is read.
+        deadline: Value of ``time.perf_counter()`` after which asking the schedulers stops.
+
+    Raises:
+        CannotCopyError: If a scheduler holds what cannot be copied.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, schedulers: Sequence[Any], group: int, deadline: float
+    ) -> None:
+        self.optimizer = StandIn(optimizer)
+        self.group = group
+        self.deadline = deadline
+        copier = _Copier({id(optimizer): self.optimizer})
+        self.schedulers = [copier.copy(scheduler, root=True) for scheduler in schedulers]
+        for scheduler in self.schedulers:
+            for part in parts(scheduler):
+                if getattr(part, "optimizer", self.optimizer) is not self.optimizer:
+                    raise CannotCopyError(f"{type(part).__name__} is bound to another optimizer")
+                if isinstance(getattr(part, "base_lrs", None), list):
+                    part.base_lrs = _plain(part.base_lrs)
+                if hasattr(part, "verbose"):
+                    part.verbose = False
+
+    @property
+    def rate(self) -> float:
+        """The learning rate that the next optimizer step would use."""
+        return float(self.optimizer.param_groups[self.group]["lr"])
+
+    def rewind(self) -> None:
+        """Put the schedulers back to where they began, as their constructors did."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
+        for scheduler in self.schedulers:
+            _begin(scheduler, self.optimizer)
+
+
+def parts(scheduler: Any) -> Iterator[Any]:
+    """The scheduler itself, or those it is made of, however deep."""
+    inner = getattr(scheduler, "_schedulers", None)
+    if inner is None:
+        yield scheduler
+    else:
+        for part in inner:
+            yield from parts(part)
+
+
+def _begin(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
+    inner = getattr(scheduler, "_schedulers", None)
+    if inner is None:
+        scheduler.last_epoch = -1
+        base = getattr(scheduler, "base_lrs", None)
+        if isinstance(scheduler, torch.optim.lr_scheduler.CyclicLR):
+            # Its constructor takes the first step before it sets its own base rates.
+            scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        scheduler._initial_step()
+        if base is not None:
+            scheduler.base_lrs = base
+        return
+    for part in inner:
+        _begin(part, optimizer)
+    if not hasattr(scheduler, "_milestones"):
+        return
+    # SequentialLR undoes what the constructors of its parts did, then begins with the first part alone.
+    scheduler.last_epoch = 0
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"]
+    for part in parts(scheduler) if hasattr(scheduler, "recursive_undo") else inner:  # all of them since torch 2.5
+        part.last_epoch -= 1
+    inner[sum(milestone <= 0 for milestone in scheduler._milestones)]._initial_step()
+
+
+class _Copier:
+    """Copies schedulers and the small objects they own; models, data and library objects stay shared.
+
+    ``copy.deepcopy`` would follow a bound method such as ``LambdaLR(opt, self.warmup)`` into the whole model.
+    """
+
+    def __init__(self, known: dict[int, Any]) -> None:
+        self._done = dict(known)
+        self._alive: list[Any] = []
+
+    def copy(self, value: Any, *, root: bool = False) -> Any:
+        if isinstance(value, _ATOMS):
+            return value
+        if id(value) in self._done:
+            return self._done[id(value)]
+        if len(self._alive) > _MOST_OBJECTS:
+            raise CannotCopyError("it holds too many objects to copy")
+        self._alive.append(value)
+        made = self._make(value, root)
+        self._done[id(value)] = made
+        return made
+
+    def _make(self, value: Any, root: bool) -> Any:
+        kind = type(value)
+        if kind in (list, tuple, set, frozenset, deque):
+            if all(isinstance(item, _ATOMS) for item in value):
+                return kind(value)
+            return kind([self.copy(item) for item in value])
+        if kind in (dict, Counter, OrderedDict, defaultdict):
+            return self._fill(value.copy(), value)
+        if isinstance(value, torch.Tensor):
+            return value.detach().clone() if value.numel() <= _SMALL else value
+        if isinstance(value, np.ndarray):
+            return value.copy() if value.size <= _SMALL else value
+        if kind is types.MethodType:
+            return types.MethodType(value.__func__, self.copy(value.__self__))
+        if kind is functools.partial:
+            return functools.partial(
+                self.copy(value.func), *self.copy(value.args), **{k: self.copy(v) for k, v in value.keywords.items()}
+            )
+        if kind is types.FunctionType:
+            return self._function(value)
+        if root or isinstance(value, torch.optim.lr_scheduler.LRScheduler) or _owned(value):
+            made = object.__new__(kind)
+            self._done[id(value)] = made
+            made.__dict__.update(self._fill({}, vars(value)))
+            return made
+        if isinstance(value, torch.optim.Optimizer):
+            return StandIn(value)
+        if isinstance(value, (random.Random, np.random.Generator, np.random.RandomState)):
+            return copy.deepcopy(value)
+        if isinstance(value, Iterator):
+            try:
+                return copy.copy(value)
+            except TypeError:
+                raise CannotCopyError(f"it draws from a {kind.__name__}, which cannot be rewound") from None
+        if hasattr(value, "param_groups"):
+            raise CannotCopyError(f"it holds an optimizer of the unknown kind {kind.__name__}")
+        return value
+
+    def _fill(self, made: Any, items: Any) -> Any:
+        for key, item in items.items():
+            made[key] = self.copy(item)
+        return made
+
+    def _function(self, value: types.FunctionType) -> Any:
+        if not value.__closure__ and not value.__dict__ and not value.__defaults__:
+            return value
+        cells = tuple(types.CellType() for _ in value.__closure__ or ())
+        made = types.FunctionType(value.__code__, value.__globals__, value.__name__, None, cells)
+        self._done[id(value)] = made
+        made.__defaults__ = self.copy(value.__defaults__)
+        made.__kwdefaults__ = self.copy(value.__kwdefaults__)
+        made.__dict__.update(self._fill({}, value.__dict__))
+        for cell, live in zip(cells, value.__closure__ or (), strict=True):
+            try:
+                cell.cell_contents = self.copy(live.cell_contents)
+            except ValueError:
+                continue  # a cell that is still empty
+        return made
+
+
+def _owned(value: Any) -> bool:
+    """Whether an object is a plain one of the user's: state in ``__dict__``, no library class behind it."""
+    for base in type(value).__mro__[:-1]:
+        home = base.__module__.partition(".")[0]
+        if home in ("abc", "typing"):
+            continue
+        if home in _FOREIGN or home in sys.stdlib_module_names or "__slots__" in vars(base):
+            return False
+    return hasattr(value, "__dict__")
+
+
+def impure(replica: Replica) -> str:
+    """Why the callables of the schedulers cannot be asked ahead of time; empty when they can."""
+    for scheduler in replica.schedulers:
+        for part in parts(scheduler):
+            epoch = int(getattr(part, "last_epoch", 0))
+            for function in callables(part, replica.group):
+                try:
+                    asked = [float(function(epoch + ahead)) for ahead in (1, 2, 1)]
+                except Exception:
+                    continue  # the simulation will meet it at its own step, if at all
+                if asked[0] != asked[2]:
+                    return f"the function given to {type(part).__name__} gives different rates for the same epoch"
+    return ""
+
+
+def callables(part: Any, group: int) -> list[Callable[[int], Any]]:
+    """The user's functions that a scheduler asks for the rate of a parameter group."""
+    lambdas = getattr(part, "lr_lambdas", None)
+    scale = getattr(part, "_scale_fn_custom", None)
+    return [*([lambdas[group]] if lambdas else []), *([scale] if scale is not None else [])]
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep the random states as they are, and the warnings of a simulation to itself."""
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lightning_scaling.deviation import Block, DeviationDetector, DivergenceWatch
+from lightning_scaling.forecast import Forecast
+
+TOTAL = 1000
+NOISE = 0.01
+
+
+def path(steps):
+    steps = np.asarray(steps, dtype=float)
+    return 3 - 0.5 * steps / TOTAL, np.full(steps.shape, 0.004)
+
+
+def forecast(step):
+    return Forecast(step, TOTAL, "multi-power", "ok", "", path=path)
+
+
+def judged(losses, alpha=0.01):
+    """Verdicts on block losses, one block per 1 % of the run."""
+    detector = DeviationDetector(alpha)
+    return [
+        detector.update(Block(step, loss, NOISE), forecast(step))
+        for step, loss in zip(range(10, TOTAL + 1, 10), losses, strict=True)
+    ]
+
+
+def healthy(seed):
+    steps = np.arange(10, TOTAL + 1, 10)
+    return path(steps)[0] + np.random.default_rng(seed).normal(0, NOISE, steps.size)
+
+
+def test_false_alarms_stay_below_alpha_over_the_whole_run():
+    alarms = sum(any(v.alarm for v in judged(healthy(seed), alpha=0.05)) for seed in range(120))
+    assert alarms <= 10  # 120 * .05 = 6 expected at the most; 11 or more has probability below .05
+
+
+@pytest.mark.parametrize(("shift", "direction"), [(0.1, "above"), (-0.12, "below")])
+def test_a_shift_is_found_within_four_blocks_and_stays_found(shift, direction):
+    losses = healthy(1)
+    losses[50:] += shift
+    verdicts = judged(losses)
+    assert not any(v.alarm for v in verdicts[:50])
+    assert any(v.alarm for v in verdicts[50:54])
+    assert verdicts[-1].alarm
+    assert verdicts[-1].direction == direction
+    assert 450 <= verdicts[-1].since_step <= 510
+    assert verdicts[-1].excess == pytest.approx(shift, abs=4 * NOISE)
+    assert verdicts[-1].e_value >= 100
+
+
+def test_a_slow_drift_is_found():
+    losses = healthy(2)
+    losses[50:] += 0.2 * np.arange(50) / 50
+    verdicts = judged(losses)
+    assert any(v.alarm for v in verdicts[50:75])
+
+
+def test_a_single_bad_block_is_no_alarm_and_no_yardstick():
+    losses = healthy(3)
+    losses[50] *= 1.5
+    assert not any(v.alarm for v in judged(losses))
+
+
+def test_a_run_that_comes_back_is_on_track_again():
+    losses = healthy(4)
+    losses[50:60] += 0.1
+    verdicts = judged(losses)
+    assert any(v.alarm for v in verdicts[50:60])
+    assert verdicts[-1].verdict == "on track"
+
+
+def test_an_effect_too_small_to_matter_is_no_alarm():
+    losses = path(np.arange(10, TOTAL + 1, 10))[0]
+    losses[50:] += 0.012
+    assert not any(v.alarm for v in judged(losses))
+
+
+def test_without_a_forecast_nothing_can_be_decided():
+    detector = DeviationDetector()
+    nothing = Forecast(10, TOTAL, "multi-power", "none", "too early")
+    assert detector.update(Block(10, 3.0, NOISE), nothing).verdict == "undecidable"
+    assert detector.update(None, nothing).verdict == "undecidable"
+
+
+def test_forecasts_are_not_held_beyond_what_they_know():
+    detector = DeviationDetector()
+    limited = Forecast(100, TOTAL, "multi-power", "low", "decay ahead", path=path, valid_until=150)
+    detector.update(Block(100, 2.95, NOISE), limited)
+    for step in range(160, 300, 10):
+        verdict = detector.update(Block(step, 2.0, NOISE), Forecast(step, TOTAL, "multi-power", "none", ""))
+    assert verdict.verdict == "undecidable"
+
+
+def watched(losses):
+    watch = DivergenceWatch()
+    return [watch.update(Block(10 * i, loss, 0.02)) for i, loss in enumerate(losses, 1)]
+
+
+def test_a_blow_up_is_told_from_a_bad_block_and_from_one_that_lasts():
+    fall = [10 - 6 * i / 20 for i in range(20)]
+    assert not any(watched([*fall, 8.0, 4.0, 4.0]))
+    short = watched([*fall, 8.0, 8.0, 6.0, 4.1, 4.0])
+    assert short[21].lost == pytest.approx((8 - 4.3) / 5.7, rel=0.01)
+    assert short[21].since_step == 210
+    assert not any(d.lasting for d in short if d)
+    assert short[-1] is None
+    lasting = watched([*fall, *[8.0] * 6])
+    assert lasting[-1].lasting
+
+
+def test_the_watch_survives_a_round_trip():
+    first, second = DivergenceWatch(), DivergenceWatch()
+    for loss in [10.0, 5.0, 4.0, 8.0]:
+        first.update(Block(1, loss, 0.02))
+    second.load_state_dict(first.state_dict())
+    assert second.update(Block(2, 8.0, 0.02)) == first.update(Block(2, 8.0, 0.02))

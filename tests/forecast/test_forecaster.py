@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from lightning_scaling.curve import Curve
+from lightning_scaling.forecast import PUBLISHED, Forecast, Forecaster, Prediction, family_prior
+from lightning_scaling.run import Run, RunHistory
+from lightning_scaling.schedule import Plan
+from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
+
+
+def fitted(run, fraction):
+    curve = Curve(run.plan)
+    part = run.step <= fraction * run.total_steps
+    curve.add(run.step[part], run.loss[part])
+    return Forecaster(run.plan).fit(curve.points, int(fraction * run.total_steps))
+
+
+def test_a_noiseless_curve_is_followed_to_its_end(make_run):
+    run = make_run("cosine", noise=0.0)
+    ahead = run.step > 2000
+    medians, _ = fitted(run, 0.5).curve(run.step[ahead])
+    np.testing.assert_allclose(medians, run.loss[ahead], rtol=0.005)
+
+
+def test_the_interval_narrows_as_losses_arrive(make_run):
+    run = make_run("cosine")
+    widths = [np.diff(fitted(run, f).interval(0.9))[0] for f in (0.15, 0.3, 0.6, 0.9)]
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_trust_says_what_is_missing(make_run):
+    run = make_run("wsd")
+    assert fitted(run, 0.001).trust == "none"
+    assert "less than 10%" in fitted(run, 0.08).why
+    assert "hardly begun to fall" in fitted(run, 0.5).why
+    assert fitted(run, 0.95).trust == "ok"
+    assert "warm-up" in fitted(make_run("wsd"), 0.015).why
+
+
+def test_an_isolated_spike_does_not_move_the_forecast(make_run):
+    run = make_run("cosine")
+    loss = run.loss.copy()
+    loss[len(run) // 2 - 1] *= 1.5
+    spiked = Run(run.step, loss, run.lr, total_steps=run.total_steps, planned_lr=run.planned_lr)
+    assert fitted(spiked, 0.5).final == pytest.approx(fitted(run, 0.5).final, rel=2e-3)
+
+
+def test_a_forecast_can_be_read_at_any_step_and_pickled(make_run):
+    forecast = pickle.loads(pickle.dumps(fitted(make_run("cosine"), 0.5)))
+    at = forecast.at(3000)
+    assert forecast.final < at < forecast.at(2100)
+    assert at.interval(0.5)[0] > at.interval(0.9)[0]
+    assert at.quantile(0.5) == pytest.approx(float(at))
+    assert at.below(float(at)) == pytest.approx(0.5)
+    medians, scales = forecast.curve([2100, 3000])
+    assert medians[1] == pytest.approx(float(at))
+    assert scales[1] == pytest.approx(at.scale)
+    assert pickle.loads(pickle.dumps(at)).interval() == at.interval()
+
+
+@pytest.mark.parametrize("bad", [0, 1, -0.1])
+def test_levels_outside_the_unit_interval_are_refused(bad):
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        Prediction(1.0, 0.1, 4).interval(bad)
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        Prediction(1.0, 0.1, 4).quantile(bad)
+
+
+def test_a_step_that_is_no_step_is_refused():
+    with pytest.raises(ValueError, match="positive number of optimizer steps"):
+        Forecast(1, 10, "multi-power", "none", "").at(-3)
+
+
+def test_progress_counts_low_rates_less_and_annealing_follows_the_fall():
+    plan = Plan([1, 800, 1000], [1.0, 1.0, 0.0], total_steps=1000)
+    progress = Progress(plan, 1000)
+    assert progress.progress(1000) == pytest.approx(1)
+    assert progress.progress(900) - progress.progress(800) > progress.progress(1000) - progress.progress(900)
+    gain = progress.annealing([700, 900, 1000])
+    assert gain.shape == (len(ANNEAL_RATES), 3)
+    assert np.all(gain[:, 0] == 0)
+    assert np.all(np.diff(gain[:, 1:], axis=1) > 0)
+    assert progress.fallen(800) == pytest.approx(0, abs=1e-9)
+    assert progress.fallen(1000) == pytest.approx(1)
+    assert progress.rate(900) == pytest.approx(0.5, abs=0.01)
+
+
+def test_warm_up_is_no_annealing():
+    progress = Progress(Plan([1, 100, 1000], [0.0, 1.0, 1.0], total_steps=1000), 1000)
+    assert np.all(progress.annealing([50, 1000]) == 0)
+
+
+def test_too_few_or_unfinished_relatives_leave_the_published_prior(make_run):
+    assert family_prior(None) is PUBLISHED
+    assert family_prior(RunHistory([make_run()])) is PUBLISHED
+    run = make_run()
+    half = run.step <= 2000
+    unfinished = Run(run.step[half], run.loss[half], run.lr[half], total_steps=4000, planned_lr=run.planned_lr)
+    assert family_prior(RunHistory([unfinished] * 5)) is PUBLISHED
+    learned = family_prior(RunHistory([make_run(kappa=2.0, seed=s) for s in range(4)]))
+    assert learned.source == "4 finished runs of the family"
+    assert learned.kappa > PUBLISHED.kappa
