@@ -116,6 +116,7 @@ class Monitor:
         self._adviser = Adviser()
         self._pending = Pending()
         self._noise: list[float] = []
+        self._follows = False
         self.curve = Curve(self.plan)
         self.forecast = Forecast(0, self._forecaster.horizon(0), self._forecaster.law, "none", "no losses yet")
         self.deviation = Deviation(False, 1.0, None, None, "undecidable")
@@ -245,7 +246,7 @@ class Monitor:
     @property
     def _binding(self) -> bool:
         """Whether the plan says what the rates will be, so that other rates are news."""
-        return self.plan.known and self.plan.source != "constant"
+        return self.plan.known and self.plan.source != "constant" and not self._follows
 
     def _follow_rates(self) -> None:
         """Without a schedule the rate used is the plan: what it was, and constant from here."""
@@ -281,9 +282,16 @@ class Monitor:
         gap = max(total / _UPDATES, _MIN_GAP)
         return min(math.ceil((math.floor(step / gap + 1e-9) + 1) * gap), max(total, step + 1))
 
-    def mark(self, reason: str) -> None:
-        """Announce a change, such as a resume or new data: the test against earlier forecasts begins anew."""
+    def mark(self, reason: str, *, follow_rates: bool = False) -> None:
+        """Announce a change, such as a resume or new data: the test against earlier forecasts begins anew.
+
+        Args:
+            reason: What has changed.
+            follow_rates: Whether the learning rate leaves the plan from now on: the rates used are then the plan,
+                constant from the present.
+        """
         self.curve.mark(reason)
+        self._follows = self._follows or follow_rates
         self._detector.reset()
         self.deviation = Deviation(False, 1.0, None, None, "undecidable")
 
@@ -341,6 +349,7 @@ class Monitor:
             "watch": self._watch.state_dict(),
             "adviser": self._adviser.state_dict(),
             "noise": list(self._noise),
+            "follows": self._follows,
             "ledger": [dict(row) for row in self.ledger],
             "advice_log": [advice.to_dict() for advice in self.advice_log],
             "next_update": self.next_update,
@@ -359,6 +368,7 @@ class Monitor:
         self._watch.load_state_dict(state["watch"])
         self._adviser.load_state_dict(state["adviser"])
         self._noise = list(state["noise"])
+        self._follows = bool(state["follows"])
         self.ledger = [dict(row) for row in state["ledger"]]
         self.advice_log = [Advice(**advice) for advice in state["advice_log"]]
         self.replan(_joined(Plan.from_dict(state["plan"]), self.plan, self.curve.last_step))

@@ -138,6 +138,18 @@ def test_another_learning_rate_than_planned_is_said_first(make_run):
     assert "learning rate used is 3 times the planned one" in first.advice.reason
 
 
+def test_announced_rates_are_followed(make_run):
+    run = make_run("cosine")
+    half = len(run) // 2
+    monitor = Monitor(run.plan)
+    monitor.observe(run.step[:half], run.loss[:half], lr=run.lr[:half])
+    monitor.mark("learning rate halved by hand", follow_rates=True)
+    updates = monitor.observe(run.step[half:], run.loss[half:], lr=run.lr[half:] / 2)
+    assert not any("times the planned one" in update.advice.reason for update in updates)
+    assert monitor.forecast.trust == "low"
+    assert monitor.curve.segments[0][1] == "learning rate halved by hand"
+
+
 def test_rates_set_by_hand_without_a_schedule_are_followed_with_low_trust():
     steps = np.arange(1, 1001)
     lr = np.where(steps <= 600, 1e-3, 2e-4)

@@ -167,7 +167,8 @@ def _rate(s: Situation) -> Advice | None:
     return Advice(
         "investigate",
         f"At step {s.step:,} the learning rate used is {s.rate_ratio:.3g} times the planned one, so the forecast no "
-        "longer applies; if the change was meant, announce it with `monitor.mark(...)`, otherwise mend the schedule.",
+        "longer applies; if the change was meant, announce it with `mark(reason, follow_rates=True)`, otherwise mend "
+        "the schedule.",
         {"rate_ratio": s.rate_ratio},
         confidence=0.99,
         step=s.step,

@@ -85,7 +85,7 @@ def situation(**changes):
             {"rate_ratio": 3.0},
             "investigate",
             "At step 500 the learning rate used is 3 times the planned one, so the forecast no longer applies; if the "
-            "change was meant, announce it with `monitor.mark(...)`, otherwise mend the schedule.",
+            "change was meant, announce it with `mark(reason, follow_rates=True)`, otherwise mend the schedule.",
         ),
         (
             {"deviation": Deviation(True, 250.0, "above", 400, "deviating", 0.062, 3.1), "loss": 3.162},
