@@ -37,7 +37,7 @@ class Update:
     Attributes:
         step: Optimizer steps done.
         fraction: ``step`` over the planned total; ``None`` without a planned end.
-        loss: Mean of the losses since the update before, outliers reined in; ``nan`` if none was finite.
+        loss: Mean of the losses since the update before, outliers reined in; ``nan`` if none of them was finite.
         forecast: Where the loss is going to land.
         deviation: The verdict against the forecasts made before.
         advice: What to do.
@@ -117,6 +117,7 @@ class Monitor:
         self._pending = Pending()
         self._noise: list[float] = []
         self._follows = False
+        self._loss = math.nan
         self.curve = Curve(self.plan)
         self.forecast = Forecast(0, self._forecaster.horizon(0), self._forecaster.law, "none", "no losses yet")
         self.deviation = Deviation(False, 1.0, None, None, "undecidable")
@@ -222,10 +223,14 @@ class Monitor:
             self._noise = [*self._noise, forecast.params["noise"]][-_NOISE_MEMORY:]
         self.deviation = self._detector.update(block, forecast, settled=self._settled(now) and forecast.falling)
         self.forecast = self._doubt(forecast, ratio)
+        if block is not None:
+            self._loss = block.loss
+        elif self._pending.nonfinite:
+            self._loss = math.nan
         situation = Situation(
             step=now,
             fraction=self._fraction(now),
-            loss=block.loss if block is not None else math.nan,
+            loss=self._loss,
             forecast=self.forecast,
             deviation=self.deviation,
             divergence=self._watch.update(block),
