@@ -15,6 +15,7 @@ from lightning_scaling.curve import Curve
 from lightning_scaling.deviation import Deviation, DeviationDetector, DivergenceWatch
 from lightning_scaling.deviation.detector import block_of
 from lightning_scaling.forecast import Forecast, Forecaster, family_prior
+from lightning_scaling.ledger import ledger_row, settle
 from lightning_scaling.pending import Pending
 from lightning_scaling.run import Run, RunHistory
 from lightning_scaling.schedule.plan import Plan
@@ -26,7 +27,6 @@ _START = 0.06
 _NONFINITE_ALARM = 20
 _NOISE_MEMORY = 20
 _MAX_LOG = 1000
-_LEVEL = 0.9
 LAWS = ("auto", "multi-power")
 
 
@@ -245,7 +245,9 @@ class Monitor:
             self.advice_log = [*self.advice_log, self.advice][-_MAX_LOG:]
         self._pending.clear()
         update = Update(now, situation.fraction, situation.loss, self.forecast, self.deviation, self.advice)
-        self.ledger.append(_ledger_row(update))
+        self.ledger.append(
+            ledger_row(now, update.fraction, update.loss, self.forecast, self.deviation, self.advice.action)
+        )
         return update
 
     @property
@@ -315,12 +317,7 @@ class Monitor:
             The last update, if there was one to make.
         """
         updates = [self.update()] if len(self._pending) or self._pending.nonfinite else []
-        points = self.curve.points
-        for row in self.ledger:
-            outcome = _outcome(points.last, points.loss, points.count, row["horizon"], self.curve.last_step)
-            row["outcome"] = outcome
-            final = row["final"]
-            row["error"] = None if outcome is None or final is None or outcome == 0 else (final - outcome) / outcome
+        settle(self.ledger, self.curve.points, self.curve.last_step)
         return updates
 
     def run(self, **known: Any) -> Run:
@@ -400,43 +397,3 @@ def _joined(past: Plan, future: Plan, step: int) -> Plan:
         why=future.why,
         source=future.source,
     )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _ledger_row(update: Update) -> dict[str, Any]:
-    forecast = update.forecast
-    prediction = forecast.landing
-    lower, upper = prediction.interval(_LEVEL)
-    return {
-        "step": update.step,
-        "fraction": update.fraction,
-        "horizon": forecast.horizon,
-        "final": _finite(float(prediction)),
-        "lower": _finite(lower),
-        "upper": _finite(upper),
-        "level": _LEVEL,
-        "trust": forecast.trust,
-        "why": forecast.why,
-        "law": forecast.law,
-        "loss": _finite(update.loss),
-        "verdict": update.deviation.verdict,
-        "e_value": update.deviation.e_value,
-        "action": update.advice.action,
-        "outcome": None,
-        "error": None,
-    }
-
-
-def _outcome(
-    last: NDArray[np.float64], loss: NDArray[np.float64], count: NDArray[np.float64], horizon: int, reached: int
-) -> float | None:
-    """Mean loss over the last 1 % before the horizon, if the run came that far."""
-    if reached < 0.995 * horizon or not last.size:
-        return None
-    window = (last > 0.99 * horizon) & (last <= max(1.01 * horizon, horizon + 1))
-    if not window.any():
-        window = last == last[last <= horizon].max() if (last <= horizon).any() else window
-    return float(np.average(loss[window], weights=count[window])) if window.any() else None
