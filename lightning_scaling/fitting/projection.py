@@ -43,8 +43,8 @@ def fit_grid(
 
     Golub and Pereyra's variable projection (SIAM J. Numer. Anal. 10(2), 1973): given the shape the law is linear, so
     its linear parameters are solved, not searched. Because the regressor is itself a sum of two parts, the moments of
-    the parts give those of all combinations. Two rounds of Huber weights, from the residuals of the best shape, bound the
-    pull of outliers.
+    the parts give those of all combinations. Two rounds of Huber weights, from the residuals of the best shape, bound
+    the pull of outliers.
 
     Args:
         base: First part of the regressor, shape ``(a, n)``.

@@ -1,0 +1,299 @@
+"""Capture of what training really had: losses, learning rates and counters, read from the device in blocks.
+
+Nothing here imports Lightning: the Trainer is used through what it offers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_scaling.callbacks.intake import Columns, Intake
+from lightning_scaling.callbacks.ranks import Ranks
+from lightning_scaling.callbacks.reading import CaptureError, read_numbers
+from lightning_scaling.callbacks.tally import (
+    COUNT,
+    HIGH,
+    LOSS,
+    LOW,
+    SAMPLES,
+    TOKENS,
+    Array,
+    BatchSize,
+    Block,
+    Rows,
+    kept,
+    running,
+    running_flops,
+)
+
+_MOST_BATCHES = 1024
+_BETWEEN_FLUSHES = 5.0
+_STATE_VERSION = 1
+_COUNTERS = (
+    "micro_batches",
+    "optimizer_steps",
+    "steps",
+    "skipped",
+    "samples",
+    "tokens",
+    "flops",
+    "seconds",
+    "own_seconds",
+)
+_FAILED, _ELAPSED, _OWN, _SKIPPED = range(4)
+
+
+class Capture:
+    """Own counters and pending values of one training run.
+
+    Args:
+        size: What a batch holds.
+        metric: Name of a logged metric to follow; ``None`` follows the loss that ``training_step`` returns.
+        clock: Monotonic clock in seconds.
+
+    Attributes:
+        intake: What is called at every batch; from :meth:`attach` on.
+        micro_batches: Batches that each rank has trained on.
+        optimizer_steps: Calls of ``optimizer.step`` of all optimizers together.
+        steps: Batches, or groups of accumulated batches, after which at least one optimizer stepped.
+        skipped: Micro-batches of all ranks without a loss (``training_step`` returned ``None``).
+        samples: Samples of all ranks; ``None`` when they cannot be counted.
+        tokens: Tokens of all ranks; ``None`` when they are not counted.
+        flops: Training FLOPs of all ranks; ``None`` when they are not known.
+        seconds: Wall time spent in training, earlier fits included; up to date at flushes.
+        own_seconds: The part of ``seconds`` that went into monitoring, as told by the caller; rank 0's after a flush.
+    """
+
+    def __init__(
+        self,
+        size: Callable[[Any], BatchSize],
+        *,
+        metric: str | None = None,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self.metric = metric
+        self.micro_batches = 0
+        self.optimizer_steps = 0
+        self.steps = 0
+        self.skipped = 0
+        self.samples: int | None = 0
+        self.tokens: int | None = 0
+        self.flops: int | None = 0
+        self.seconds = 0.0
+        self.own_seconds = 0.0
+        self._size = size
+        self._clock = clock
+        self._partial = (0.0, 0)
+        self._given = 0
+        self._broken: BaseException | None = None
+
+    def attach(self, trainer: Any, module: Any) -> None:
+        """Begin, or go on, with this Trainer; called when training starts and everything has been restored."""
+        self.intake = Intake(trainer, module, self._size, self.metric)
+        self._trainer = trainer
+        self._ranks = Ranks(trainer)
+        self._done = self.intake.progress.completed
+        if not self.intake.manual:
+            self.steps = self.optimizer_steps = self._done
+        elif self.optimizer_steps != self._done:
+            stepped = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", self._done)
+            self.steps, self.optimizer_steps = min(self._done, int(stepped)), self._done
+        self.begin()
+
+    def detach(self) -> None:
+        """Let go of the Trainer and of all that belongs to it; the counters stay."""
+        del self.intake, self._trainer, self._ranks
+
+    def begin(self) -> None:
+        """Start the clock; the next batch is flushed at once."""
+        self._since = self._clock()
+        self._begun_at = (self.micro_batches, self.seconds)
+        self.intake.make_room(1)
+
+    def aim(self, next_update: int | None = None) -> None:
+        """Set the next flush: after some seconds' worth of batches, or earlier so that an update is made in time.
+
+        Under several ranks only numbers that they share decide, so that all flush together whatever their engines say.
+
+        Args:
+            next_update: Step at which the engine wants an update.
+        """
+        block = _MOST_BATCHES
+        taken, elapsed = self.micro_batches - self._begun_at[0], self.seconds - self._begun_at[1]
+        if taken and elapsed > 0:
+            block = int(min(_BETWEEN_FLUSHES * taken / elapsed, block))
+        if next_update is not None and next_update > self.steps and self.alone:
+            group = 1 if self.intake.manual else int(self._trainer.accumulate_grad_batches)
+            block = min(block, (next_update - self.steps) * group - self._partial[1])
+        self.intake.make_room(max(block, 1))
+
+    def break_off(self, error: BaseException) -> bool:
+        """Stop taking values because of an error on this rank.
+
+        Returns:
+            Whether the other ranks have to be told at the next flush, until which :meth:`Intake.limp` takes over.
+        """
+        self._broken = error
+        return not self.alone
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything waits to be read; alike on all ranks."""
+        return self.intake.pending > 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is the only rank."""
+        return self._ranks.world == 1
+
+    @property
+    def stepless(self) -> bool:
+        """Whether no optimizer has been seen to step, as when optimizers are used behind Lightning's back."""
+        return self.intake.manual and self.intake.progress.completed == 0
+
+    @property
+    def lossless(self) -> bool:
+        """Whether not one of the batches so far had a loss."""
+        return self.metric is None and 0 < self.micro_batches * self._ranks.world <= self.skipped
+
+    def counters(self) -> dict[str, float]:
+        """Rate and counters as of the last flush, by name; what is not known is left out."""
+        found = {"samples": self.samples, "tokens": self.tokens, "flops": self.flops, "seconds": self.seconds}
+        found["lr"] = float(read_numbers([self.intake.rate])[0])
+        return {name: float(value) for name, value in found.items() if value is not None}
+
+    def totals(self) -> dict[str, Any]:
+        """All counters as of the last flush, by name."""
+        return {name: getattr(self, name) for name in _COUNTERS if name != "own_seconds"}
+
+    def flush(self, *, looking: bool = False, closing: bool = False) -> Block:
+        """Read what is pending in one transfer, add it up over the ranks and bring the counters up to date.
+
+        Args:
+            looking: Whether the followed metric may have a new value here, measured at the present step.
+            closing: Whether an epoch or the training ends here.
+
+        Raises:
+            CaptureError: If this or another rank could not go on.
+        """
+        every_batch = self.stepless and self.pending and (closing or self.intake.pending >= _MOST_BATCHES)
+        if every_batch:
+            self.intake.count_batches()
+        elif self.stepless and self.metric is None:
+            nothing = np.zeros((1, 6))
+            nothing[0, [LOSS, COUNT]] = np.multiply(self._partial, self._ranks.world)
+            return self._block(nothing, [None], self.steps, self.seconds)
+        columns = self.intake.drain()
+        batches = len(columns.done)
+        done = np.arange(1, batches + 1) if every_batch else np.array(columns.done, dtype=np.int64)
+        ends = np.flatnonzero(np.diff(done, prepend=self._done)) + 1
+        now = self._clock()
+        elapsed, self._since = now - self._since, now
+        header = np.zeros(4)
+        if self._ranks.first:
+            header[[_ELAPSED, _OWN]] = elapsed, self.own_seconds
+        try:
+            if self._broken is not None:
+                raise self._broken
+            value = self.intake.look_between() if looking else None
+            rows = self._rows(columns, ends, value, header)
+        except Exception as error:
+            self._broken = error
+            header[_FAILED] = 1.0
+            rows = np.zeros((ends.size + 1, 6))
+        if not self.alone:
+            summed = self._ranks.total(np.concatenate([header, rows.ravel()]))
+            header, rows = summed[:4], summed[4:].reshape(rows.shape)
+        before = (self.steps, self.seconds)
+        self.steps += ends.size
+        self.micro_batches += batches
+        if batches:
+            self.optimizer_steps += int(done[-1]) - self._done
+            self._done = self.intake.progress.completed if every_batch else int(done[-1])
+        self.skipped += round(header[_SKIPPED])
+        self.seconds += float(header[_ELAPSED])
+        self.own_seconds = float(header[_OWN])
+        if header[_FAILED]:
+            raise CaptureError(str(self._broken or f"it failed on {round(header[_FAILED])} other rank(s)"))
+        rates = columns.rates if ends.size == batches else [columns.rates[end - 1] for end in ends]
+        return self._block(rows, [*rates, self.intake.rate], *before)
+
+    def _rows(self, columns: Columns, ends: NDArray[np.intp], value: Tensor | None, header: Array) -> Array:
+        """The rows of this rank, see :class:`Rows`; notes the skipped micro-batches in the header."""
+        rows = Rows(ends, len(columns.sizes))
+        rows.add_sizes(columns.sizes)
+        values = rows.values
+        read, present = columns.read()
+        if self.metric is not None:
+            now = read_numbers([value])
+            values[:, LOSS] = np.append(read[ends - 1], now)
+            values[:, COUNT] = np.append(present[ends - 1], value is not None)
+            values[values[:, COUNT] == 0, LOSS] = 0.0
+            return values
+        if present.all():
+            values[:, COUNT] = rows.lengths
+            rows.add(LOSS, read)
+        else:
+            header[_SKIPPED] = present.size - int(present.sum())
+            rows.add(COUNT, present.astype(np.float64))
+            rows.add(LOSS, np.where(present, read, 0.0))
+        values[0, [LOSS, COUNT]] += self._partial
+        rows.average()
+        return values
+
+    def _block(self, rows: Array, rates: list[Any], steps_before: int, seconds_before: float) -> Block:
+        steps = len(rows) - 1
+        share, world = self._ranks.share, self._ranks.world
+        if self.metric is None:
+            # Every rank goes on with the mean over ranks of the open group: the group's mean comes out the same.
+            self._partial = (float(rows[-1, LOSS]) / world, round(rows[-1, COUNT] / world))
+            rows[-1, COUNT] = 0.0
+        samples, self.samples = running(self.samples, rows[:, SAMPLES], share)
+        tokens, self.tokens = running(self.tokens, rows[:, TOKENS], share)
+        flops, self.flops = running_flops(self.flops, rows[:, LOW], rows[:, HIGH], share)
+        step = np.append(np.arange(1, steps + 1), steps)
+        seconds = seconds_before + step * ((self.seconds - seconds_before) / max(steps, 1))
+        seconds[-1] = self.seconds
+        step += steps_before
+        keep = (rows[:, COUNT] > 0) & (step > self._given)
+        if keep[-1] and steps:
+            keep[-2] = False
+        chosen = step[keep]
+        if chosen.size:
+            self._given = int(chosen[-1])
+        return Block(
+            step=chosen,
+            loss=rows[keep, LOSS] / rows[keep, COUNT],
+            lr=read_numbers(rates)[keep],
+            samples=kept(samples, keep),
+            tokens=kept(tokens, keep),
+            flops=kept(flops, keep),
+            seconds=seconds[keep],
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counters as builtins; flush first."""
+        counters = {name: getattr(self, name) for name in _COUNTERS}
+        return {"version": _STATE_VERSION, **counters, "partial": list(self._partial), "given": self._given}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the counters that :meth:`state_dict` described.
+
+        Raises:
+            ValueError: If a newer version of the package wrote them.
+        """
+        if state["version"] > _STATE_VERSION:
+            raise ValueError(
+                f"the saved counters have version {state['version']}, but this version of lightning-scaling reads up "
+                f"to {_STATE_VERSION}; update the package"
+            )
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        self._partial = (float(state["partial"][0]), int(state["partial"][1]))
+        self._given = int(state["given"])

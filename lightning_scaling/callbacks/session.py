@@ -1,0 +1,336 @@
+"""One fit under observation: from what is captured to the engine, from the engine to the record and the console."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from lightning_scaling.callbacks.capture import Capture
+from lightning_scaling.callbacks.console import Console
+from lightning_scaling.callbacks.reading import CaptureError
+from lightning_scaling.callbacks.record import Record
+from lightning_scaling.callbacks.settings import Settings
+from lightning_scaling.callbacks.sizes import Sizes
+from lightning_scaling.callbacks.tally import Block
+from lightning_scaling.monitor import Monitor, Update
+from lightning_scaling.schedule import Plan
+from lightning_scaling.schedule.horizon import plan_from_trainer
+
+if TYPE_CHECKING:
+    from lightning_scaling.compute import ParamCounts
+
+_SAMPLES = 16
+_GRACE = 0.01
+_MARGIN = 0.9
+_UPDATE_SECONDS = 0.005
+
+
+class Session:
+    """Everything that lives from the start of training to its end, on one rank.
+
+    Args:
+        settings: The arguments of the callback.
+        console: Where to say things.
+        counts: Parameters counted before the model was sharded.
+        clock: Monotonic clock in seconds; ``time.perf_counter`` unless given.
+
+    Attributes:
+        engine: The engine; ``None`` until :meth:`start`.
+        setup_seconds: Time spent once, before and at the first step: counting, measuring, planning.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        console: Console,
+        counts: ParamCounts | None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.engine: Monitor | None = None
+        self.setup_seconds = 0.0
+        self._closed = False
+        self._settings = settings
+        self._console = console
+        self._counts = counts
+        self._clock = clock or perf_counter
+        self._samples: list[float] = []
+        self._per_batch = 0.0
+        self._introduced = False
+        self._validated = False
+        self._lead = 1
+        self._action = "continue"
+        self._unbooked = 0.0
+        self._flushing: float | None = None
+        self._made = 0
+        self._mark = ""
+
+    def start(self, trainer: Any, module: Any, state: Mapping[str, Any] | None) -> None:
+        """Begin, or go on from the state of a checkpoint; training is about to start and everything is restored."""
+        begun = self._clock()
+        settings = self._settings
+        self._trainer = trainer
+        self._console.open(trainer)
+        self.sizes = Sizes(settings.count, settings.flops, module)
+        self.capture = Capture(self.sizes.reader(), metric=settings.monitor, clock=self._clock)
+        if state is not None:
+            self.capture.load_state_dict(state["capture"])
+            self.sizes.load_state_dict(state["sizes"])
+        self.capture.attach(trainer, module)
+        counted = None if self._counts is None else self._counts.total
+        engine = Monitor(
+            self._plan(),
+            alpha=settings.alpha,
+            target=settings.target,
+            law=settings.law,
+            history=settings.history,
+            params=settings.params or counted,
+            skip=None if settings.max_overhead >= 1 else _Budget(self),
+        )
+        if state is not None:
+            engine.load_state_dict(state["engine"])
+            self._action = engine.advice.action
+        if state is not None or self.capture.steps:
+            self._mark = f"resumed at step {self.capture.steps}"
+            engine.mark(self._mark)
+        self.record = Record(settings, trainer, self._console, None if state is None else state["record"])
+        self.engine = engine
+        self.setup_seconds = self._clock() - begun
+        self.capture.begin()
+
+    def _plan(self) -> Plan:
+        """The plan, as rank zero sees it."""
+        trainer = self._trainer
+        try:
+            plan = plan_from_trainer(trainer, step=self.capture.steps)
+        except Exception as error:
+            self._console.once(
+                "plan",
+                f"The learning-rate schedule could not be worked out ({type(error).__name__}: {error}); it is taken as "
+                "constant, and the forecasts are to be trusted little.",
+            )
+            total = trainer.max_steps if isinstance(trainer.max_steps, int) and trainer.max_steps > 0 else None
+            plan = Plan.constant(total_steps=total, known=False, why="the schedule could not be worked out")
+        return plan if trainer.world_size == 1 else Plan.from_dict(trainer.strategy.broadcast(plan.to_dict()))
+
+    def _replan(self) -> None:
+        """Ask again where the module steps its own schedulers: how often, only the run can show."""
+        assert self.engine is not None
+        if self.capture.intake.manual and not self.engine.plan.known:
+            plan = self._plan()
+            if plan.known:
+                self.engine.replan(plan)
+
+    # ----------------------------------------------------------------- batches
+
+    def sample(self, seconds: float) -> None:
+        """Note what one batch took: the sample from which the cost of all is estimated."""
+        self._samples = [*self._samples[1 - _SAMPLES :], seconds]
+        self._per_batch = median(self._samples)
+
+    def broken(self, error: BaseException, *, in_batch: bool) -> bool:
+        """Give up after an error.
+
+        Returns:
+            Whether this rank has to limp on until it meets the others, who know nothing of the error yet.
+        """
+        if isinstance(error, CaptureError) or self.engine is None or self._closed or not self.capture.break_off(error):
+            return False
+        if in_batch and self.capture.intake.limp():
+            with suppress(CaptureError):
+                self.capture.flush()
+            return False
+        return True
+
+    # ------------------------------------------------------------------ flushes
+
+    def flush(self, *, looking: bool = False, closing: bool = False, at_batch: bool = False) -> None:
+        """Read what is pending and let the engine have it.
+
+        Args:
+            looking: Whether the followed metric may have a new value here.
+            closing: Whether an epoch or the training ends here.
+            at_batch: Whether this is the end of a batch.
+
+        Raises:
+            CaptureError: If capture had to be given up, on all ranks alike.
+        """
+        assert self.engine is not None
+        begun = self._clock()
+        capture, engine = self.capture, self.engine
+        before = capture.micro_batches
+        capture.own_seconds += self._unbooked
+        self._unbooked = 0.0
+        block = capture.flush(looking=looking, closing=closing)
+        if at_batch:
+            stepped = getattr(self._trainer.fit_loop.epoch_loop, "_batches_that_stepped", capture.steps - 1)
+            self._lead = capture.steps - stepped
+        if not self._introduced and capture.steps:
+            self._introduced = True
+            self._replan()
+            self.record.introduce(self.sizes, self._counts, engine, capture)
+            if self._mark:
+                self.record.mark(self._mark, capture.steps)
+            self.setup_seconds += self._clock() - begun
+            begun = self._clock()
+        self._flushing, self._made = begun, 0
+        if len(block):
+            updates = engine.observe(
+                block.step,
+                block.loss,
+                lr=block.lr,
+                tokens=block.samples if block.tokens is None else block.tokens,
+                flops=block.flops,
+                seconds=block.seconds,
+            )
+            self.record.points(block)
+            self._report(updates, block)
+        if capture.lossless:
+            self._console.once(
+                "lossless",
+                "No loss has been seen, because `training_step` returns none: return it (a tensor, or a dict with the "
+                "key 'loss'), or name a logged metric with `monitor=`.",
+            )
+        self._flushing = None
+        self._unbooked = self._clock() - begun + self._per_batch * (capture.micro_batches - before)
+        capture.aim(None if self.over_budget(engine.next_update) else engine.next_update)
+
+    def over_budget(self, step: int) -> bool:
+        """Whether an update now would take more of the training time than the monitor may use.
+
+        Several ranks have to answer alike, so they reckon with rank zero's time and a usual cost of an update.
+        """
+        capture = self.capture
+        spent = capture.own_seconds + self._unbooked
+        if self._flushing is not None:
+            spent += self._clock() - self._flushing if capture.alone else self._made * _UPDATE_SECONDS
+            self._made += 1
+        return spent > _GRACE + _MARGIN * self._settings.max_overhead * capture.seconds
+
+    @property
+    def overhead(self) -> float:
+        """Own time as a fraction of the training time, setup not included; up to date at flushes."""
+        return self.capture.own_seconds / max(self.capture.seconds, 1e-9)
+
+    def _report(self, updates: list[Update], block: Block | None) -> None:
+        assert self.engine is not None
+        for update in updates:
+            found = {} if block is None else block.at(update.step)
+            counters = {**(found or self.capture.counters()), "overhead": self.overhead}
+            self.record.update(update, counters, update.step - self._lead, self.engine)
+            if update.advice.action != self._action:
+                self._action = update.advice.action
+                self.record.advice(update.advice)
+
+    # ------------------------------------------------------------------ the rest
+
+    def validated(self) -> None:
+        """A validation within the fit has ended."""
+        self._validated = True
+        if self.capture.metric is not None or self.capture.pending:
+            self.flush(looking=True)
+
+    def epoch(self, *, ended: bool) -> None:
+        """An epoch has begun or ended: the two moments at which metrics of whole epochs turn up."""
+        capture = self.capture
+        if capture.metric is not None or (ended and capture.stepless):
+            self.flush(looking=True, closing=ended)
+        if not ended and capture.micro_batches:
+            self._replan()
+            self.sizes.refresh()
+            self._miss_metric(final=False)
+
+    def _miss_metric(self, *, final: bool) -> None:
+        metric = self.capture.metric
+        if metric is None or self.capture.intake.metric_seen:
+            return
+        if not final and not self._validated and getattr(self._trainer, "enable_validation", False):
+            return
+        names = ", ".join(sorted(self._trainer.callback_metrics)) or "none at all"
+        self._console.once(
+            "metric",
+            f"The metric `{metric}` that `monitor=` names has not been logged; available: {names}. Nothing can be "
+            "forecast until it is.",
+        )
+
+    def finish(self) -> None:
+        """Training has ended in order."""
+        assert self.engine is not None
+        self.flush(looking=True, closing=True)
+        self._miss_metric(final=True)
+        self._conclude()
+
+    def abort(self) -> None:
+        """Training was interrupted, on this rank at least: keep what can be had without the others."""
+        if self.capture.alone:
+            self.flush(closing=True)
+            self._conclude()
+
+    def _conclude(self) -> None:
+        assert self.engine is not None
+        self.capture.own_seconds += self._unbooked
+        self._unbooked = 0.0
+        self._report(self.engine.finish(), None)
+
+    def close(self, deadline: float) -> None:
+        """Write the artifacts, send what waits for at most ``deadline`` seconds, and let go of the Trainer."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self.engine is not None:
+                self.record.close(self.engine, self.known(), self.overhead, self.setup_seconds, deadline)
+        finally:
+            self._console.close()
+            self._trainer = None
+            self.capture.detach()
+            self.sizes.detach()
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps seen, up to date at flushes."""
+        return self.capture.steps
+
+    def known(self) -> dict[str, Any]:
+        """What is known of the run besides its curve, as arguments of :class:`~lightning_scaling.run.Run`."""
+        capture = self.capture
+        seen = capture.samples if self.sizes.unit == "samples" else capture.tokens
+        return {
+            "name": self._settings.name,
+            "tokens_per_step": seen / capture.steps if seen and capture.steps else None,
+            "flops_per_step": capture.flops / capture.steps if capture.flops and capture.steps else None,
+            "meta": {"unit": self.sizes.unit, "flops": self.sizes.provenance},
+        }
+
+    def state_dict(self, *, flush: bool) -> dict[str, Any]:
+        """Everything needed to go on, as builtins."""
+        assert self.engine is not None
+        if flush and self.capture.pending:
+            self.flush()
+        return {
+            "capture": self.capture.state_dict(),
+            "sizes": self.sizes.state_dict(),
+            "engine": self.engine.state_dict(),
+            "record": self.record.state_dict(),
+        }
+
+
+class _Budget:
+    """Asks a session whether to leave an update out, without keeping it alive or being pickled with it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = ref(session)
+
+    def __call__(self, step: int) -> bool:
+        session = self._session()
+        return session is not None and session.over_budget(step)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_unlimited, ())
+
+
+def _unlimited() -> None:
+    """What becomes of a budget in another process: none."""

@@ -1,0 +1,85 @@
+"""The arguments of the monitor, checked when it is made: the run must not begin with a mistake in them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_scaling.monitor import LAWS
+from lightning_scaling.run import RunHistory
+
+_ON_ADVICE = ("warn", "log", "ignore")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked arguments of :class:`~lightning_scaling.callbacks.ScalingLawMonitor`, under the same names.
+
+    Raises:
+        TypeError: If an argument has a type that it cannot have.
+        ValueError: If it has a value that it cannot have.
+    """
+
+    monitor: str | None
+    history: RunHistory | None
+    law: str
+    target: float | None
+    alpha: float
+    on_advice: str | Callable[[Any], object] | None
+    count: str | int | Callable[[Any], Any]
+    flops: str | float | Callable[[Any], Any] | None
+    params: int | None
+    max_overhead: float
+    journal: bool | str | Path | None
+    name: str | None
+
+    def __post_init__(self) -> None:
+        for what, value in (("monitor", self.monitor), ("name", self.name)):
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"`{what}` must be a string or None, but got {value!r}.")
+            if value is not None and not value.strip():
+                raise ValueError(f"`{what}` must not be empty; leave it out or give a name.")
+        if self.history is not None and not isinstance(self.history, RunHistory):
+            raise TypeError(
+                f"`history` must be a RunHistory or None, but got {type(self.history).__name__}; wrap runs as "
+                "`RunHistory([...])`."
+            )
+        if self.law not in LAWS:
+            raise ValueError(f"`law` must be one of {', '.join(map(repr, LAWS))}, but got {self.law!r}.")
+        if self.target is not None and not _is_number(self.target):
+            raise TypeError(f"`target` must be a finite loss or None, but got {self.target!r}.")
+        self._check_share("alpha", self.alpha, "the chance of a false alarm over the whole run")
+        self._check_share("max_overhead", self.max_overhead, "the fraction of the training time the monitor may use")
+        if self.params is not None and not _is_count(self.params):
+            raise ValueError(f"`params` must be a positive whole number or None, but got {self.params!r}.")
+        if not (self.on_advice is None or self.on_advice in _ON_ADVICE or callable(self.on_advice)):
+            raise ValueError(
+                f'`on_advice` must be "warn", "log", "ignore", None or a function of the advice, but got '
+                f"{self.on_advice!r}."
+            )
+        if self.journal is not None and not isinstance(self.journal, bool | str | os.PathLike):
+            raise TypeError(f"`journal` must be a folder, True, False or None, but got {self.journal!r}.")
+
+    def _check_share(self, what: str, value: Any, meaning: str) -> None:
+        if not _is_number(value):
+            raise TypeError(f"`{what}` must be a number, but got {value!r}; it is {meaning}.")
+        if not 0 < value < 1 and not (what == "max_overhead" and value == 1):
+            raise ValueError(f"`{what}` must lie between 0 and 1, but got {value}; it is {meaning}.")
+
+    def journal_folder(self, root: str | os.PathLike[str]) -> Path | None:
+        """Where journals of a Trainer with this root folder go; ``None`` for no journal."""
+        if self.journal is None or self.journal is False:
+            return None
+        return Path(root) / "scaling_journals" if self.journal is True else Path(self.journal)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

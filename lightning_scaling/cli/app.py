@@ -1,0 +1,24 @@
+"""The command `lightning-scaling` and its subcommands; each loads what it needs only when it runs."""
+
+from __future__ import annotations
+
+import click
+
+from lightning_scaling import __version__
+from lightning_scaling.cli.doctor import doctor
+from lightning_scaling.cli.replay import replay
+from lightning_scaling.cli.sync import sync
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lightning-scaling")
+def main() -> None:
+    """Where a training run is going to land: forecasts, deviations and advice.
+
+    Every command exits with 0 when it worked, 1 when the work failed and 2 when its usage or input was wrong.
+    """
+
+
+main.add_command(replay)
+main.add_command(doctor)
+main.add_command(sync)

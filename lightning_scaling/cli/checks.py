@@ -1,0 +1,198 @@
+"""What `lightning-scaling doctor` looks at: each check returns findings and never raises."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from lightning_scaling import __version__
+
+Status = Literal["ok", "note", "warning", "failure"]
+
+PACKAGES = ("torch", "lightning", "pytorch-lightning", "mlflow", "numpy", "scipy", "matplotlib")
+OPTIONAL = {"lightning"}
+MALICIOUS = {("lightning", "2.6.2"), ("lightning", "2.6.3")}
+ADVISORY = "GHSA-w37p-236h-pfx3"
+SERVER_TIMEOUT = 3.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report.
+
+    Attributes:
+        check: What was looked at.
+        status: ``"ok"``, ``"note"`` (nothing to do), ``"warning"`` (look at it) or ``"failure"`` (does not work).
+        detail: What was found and, unless all is well, what to do.
+    """
+
+    check: str
+    status: Status
+    detail: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The finding as builtins."""
+        return asdict(self)
+
+
+def examine(journals: Path) -> Iterator[Finding]:
+    """All checks, in the order in which a reader wants them.
+
+    Args:
+        journals: Folder below which journals are looked for.
+    """
+    checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+        ("versions", versions),
+        ("MLflow", mlflow_reachable),
+        ("FLOP counting", flop_counting),
+        ("journals", lambda: journals_waiting(journals)),
+    )
+    for name, check in checks:
+        try:
+            yield from check()
+        except Exception as error:
+            yield Finding(name, "failure", f"The check itself failed with {type(error).__name__}: {error}")
+
+
+def versions() -> Iterator[Finding]:
+    """Versions of Python and of what this package stands on, without importing any of it."""
+    yield Finding("lightning-scaling", "ok", __version__)
+    yield Finding("python", "ok", platform.python_version())
+    for package in PACKAGES:
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            if package in OPTIONAL:
+                yield Finding(package, "note", "not installed (optional)")
+            else:
+                yield Finding(package, "failure", f"not installed; `pip install {package}`")
+            continue
+        if (package, found) in MALICIOUS or (package == "pytorch-lightning" and found in {"2.6.2", "2.6.3"}):
+            yield Finding(
+                package,
+                "failure",
+                f"{found} is a malicious upload ({ADVISORY}); remove it, change every password and token that this "
+                "environment could read, and install 2.6.6 or newer",
+            )
+        else:
+            yield Finding(package, "ok", found)
+
+
+def mlflow_reachable() -> Iterator[Finding]:
+    """Whether the tracking store named in the environment answers, within a timeout of our own."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        yield Finding(
+            "MLflow",
+            "note",
+            "MLFLOW_TRACKING_URI is not set; give MLFlowLogger a tracking_uri such as sqlite:///mlflow.db",
+        )
+        return
+    parts = urlsplit(uri)
+    if parts.scheme in {"http", "https"}:
+        yield _server(uri)
+        yield from _patience()
+    elif parts.scheme == "sqlite":
+        yield _sqlite(uri)
+    elif parts.scheme in {"", "file"}:
+        yield Finding(
+            "MLflow",
+            "warning",
+            f"{uri} is a plain-file store, which recent MLflow refuses; use sqlite:///mlflow.db or a server",
+        )
+    else:
+        yield Finding("MLflow", "note", f"{parts.scheme}:// stores are not tried")
+
+
+def _server(uri: str) -> Finding:
+    from urllib.error import HTTPError, URLError
+    from urllib.request import urlopen
+
+    shown = _without_password(uri)
+    try:
+        with urlopen(shown.rstrip("/") + "/health", timeout=SERVER_TIMEOUT) as answer:
+            return Finding("MLflow", "ok", f"{shown} answers ({answer.status})")
+    except HTTPError as error:
+        if error.code in {401, 403}:
+            return Finding("MLflow", "warning", f"{shown} answers, but refuses without credentials ({error.code})")
+        return Finding("MLflow", "warning", f"{shown} answers {error.code} to /health; is it an MLflow server?")
+    except (URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return Finding(
+            "MLflow",
+            "failure",
+            f"{shown} does not answer within {SERVER_TIMEOUT:g} s ({reason}); start it, or correct MLFLOW_TRACKING_URI",
+        )
+
+
+def _patience() -> Iterator[Finding]:
+    """MLflow's own calls block for minutes on a dead server unless two variables say otherwise."""
+    names = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+    if not all(os.environ.get(name) for name in names):
+        yield Finding(
+            "MLflow patience",
+            "note",
+            "a plain MLFlowLogger blocks for minutes when its server dies; "
+            f"{names[0]}=1 {names[1]}=5 bound that to seconds",
+        )
+
+
+def _sqlite(uri: str) -> Finding:
+    import sqlite3
+
+    text = uri.removeprefix("sqlite:///")
+    if not text:
+        return Finding("MLflow", "warning", f"{uri} keeps everything in memory; name a file: sqlite:///mlflow.db")
+    file = Path(text)
+    if not file.exists():
+        folder = file.absolute().parent
+        if folder.is_dir() and os.access(folder, os.W_OK):
+            return Finding("MLflow", "ok", f"{uri} does not exist yet and can be created")
+        return Finding("MLflow", "failure", f"{uri} cannot be created: there is no writable folder {folder}")
+    try:
+        with sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=SERVER_TIMEOUT) as connection:
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        connection.close()
+    except sqlite3.Error as error:
+        return Finding("MLflow", "failure", f"{uri} cannot be read as a database: {error}")
+    if tables and "experiments" not in tables:
+        return Finding("MLflow", "failure", f"{uri} is a database, but not one of MLflow")
+    return Finding("MLflow", "ok", f"{uri} can be read")
+
+
+def _without_password(uri: str) -> str:
+    parts = urlsplit(uri)
+    host = parts.hostname or ""
+    return parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host).geturl()
+
+
+def flop_counting() -> Iterator[Finding]:
+    """Whether the counter finds the FLOPs of a small attention model that can be counted by hand."""
+    from lightning_scaling.compute import selfcheck
+
+    ok, detail = selfcheck()
+    yield Finding("FLOP counting", "ok" if ok else "failure", detail)
+
+
+def journals_waiting(folder: Path) -> Iterator[Finding]:
+    """Journals whose rows have not all reached MLflow."""
+    from lightning_scaling.tracking import pending_journals
+
+    pending = pending_journals(folder)
+    if not pending:
+        yield Finding("journals", "ok", f"none below {folder} waits to be sent")
+    for journal in pending:
+        if journal.live:
+            yield Finding("journals", "note", f"{journal.path}: being written now, {journal.rows} rows not sent yet")
+        else:
+            yield Finding(
+                "journals",
+                "warning",
+                f"{journal.path}: {journal.rows} rows not sent; `lightning-scaling sync {journal.path}`",
+            )

@@ -1,0 +1,35 @@
+"""Writes a run to its journal, to MLflow and to other loggers, without ever holding it up."""
+
+from lightning_scaling.tracking import names
+from lightning_scaling.tracking.detect import Target, find_targets
+from lightning_scaling.tracking.journal import Journal, new_journal_path
+from lightning_scaling.tracking.logger_target import LoggerTarget
+from lightning_scaling.tracking.mlflow_target import MLflowTarget
+from lightning_scaling.tracking.outcome import TargetReport, TrackerReport
+from lightning_scaling.tracking.reading import JournalContents, Segment, read_journal
+from lightning_scaling.tracking.sink import Breaker, Sink
+from lightning_scaling.tracking.sync import JournalSync, PendingJournal, SyncReport, pending_journals, sync
+from lightning_scaling.tracking.tracker import Tracker
+
+__all__ = [
+    "Breaker",
+    "Journal",
+    "JournalContents",
+    "JournalSync",
+    "LoggerTarget",
+    "MLflowTarget",
+    "PendingJournal",
+    "Segment",
+    "Sink",
+    "SyncReport",
+    "Target",
+    "TargetReport",
+    "Tracker",
+    "TrackerReport",
+    "find_targets",
+    "names",
+    "new_journal_path",
+    "pending_journals",
+    "read_journal",
+    "sync",
+]

@@ -1,0 +1,350 @@
+"""The journal of a run: an append-only JSONL file that holds all that is sent anywhere, and the curve itself.
+
+Each line is one JSON object with ``op`` (what it is), ``n`` (its number within its segment) and ``t`` (milliseconds
+since 1970). A segment begins with a ``header``; a resumed run appends a new one to the same file. Lines are written
+whole, with one system call for all that is ready, straight to the file descriptor: what a killed process had written
+stays, and a forked child holds no buffer that it could write a second time.
+
+| `op` | fields |
+|---|---|
+| `header` | `format`, `version`, `segment`, `pid`, `targets`, `data` (what the run is) |
+| `points` | `step`, `loss`, and where known `lr`, `tokens`, `flops`, `seconds`: columns of one length |
+| `update` | `data`: an update of the monitor |
+| `mark` | `reason`, `step`, `data`: something that happened |
+| `metrics` | `step`, `values` |
+| `params`, `tags` | `values` |
+| `note` | `text` |
+| `artifact` | `path`, `bytes`; the file lies in the folder `<name>.files` beside the journal |
+| `end` | what was known at the end |
+
+A column is a list, or ``{"from", "by", "count"}``: whole numbers that rise evenly, or one float over and over.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import logging
+import math
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover  (Windows: no advisory locks; file names are unique all the same)
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = "lightning-scaling-journal"
+VERSION = 1
+COLUMNS = ("step", "loss", "lr", "tokens", "flops", "seconds")
+
+_HELD_BACK = 4 * 2**20
+_TAKEN = {errno.EACCES, errno.EAGAIN}
+_logger = logging.getLogger(__name__)
+
+
+def new_journal_path(folder: Path | str, name: str = "scaling") -> Path:
+    """A path for a new journal in a folder, different for every process and call: ``<name>-<UTC time>-<id>.jsonl``."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    plain = re.sub(r"[^\w.-]+", "-", name)[:80].strip("-.") or "scaling"
+    return Path(folder) / f"{plain}-{stamp}-{uuid.uuid4().hex[:8]}.jsonl"
+
+
+def builtins_of(value: Any) -> Any:
+    """The value made of what JSON can hold: a number that is not finite becomes ``None``, any other object its text."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): builtins_of(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [builtins_of(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return builtins_of(value.tolist())
+    return str(value)
+
+
+def _packed(column: ArrayLike) -> Any:
+    """A column as a list; as ``{"from", "by", "count"}`` when whole numbers rise evenly or a float stays the same."""
+    values = np.asarray(column)
+    listed = values.tolist()
+    if values.dtype.kind == "f":
+        if len(listed) > 2 and math.isfinite(listed[0]) and bool(np.all(values == values[0])):
+            return {"from": listed[0], "by": 0.0, "count": len(listed)}
+        return listed if bool(np.isfinite(values).all()) else [v if math.isfinite(v) else None for v in listed]
+    if len(listed) > 2 and all(type(v) is int for v in listed):
+        by = listed[1] - listed[0]
+        if all(b - a == by for a, b in itertools.pairwise(listed)):
+            return {"from": listed[0], "by": by, "count": len(listed)}
+    return builtins_of(listed)
+
+
+class Journal:
+    """Writes the journal of one run. Never raises: a disk that fails is reported once, and tried again at each flush.
+
+    Args:
+        path: The file. An existing one is continued with a new segment; when another process is writing it, a file
+            beside it with a name of its own is used instead (see :attr:`path` after the first write).
+        header: What a reader needs to understand the run (plan, law, counts, ...), builtins.
+        targets: Where the rows are sent, as ``describe()`` of each target gives it, without secrets.
+        max_bytes: Size beyond which no more curve points are written; all else goes on. ``None`` sets no limit.
+        say: Called with one sentence when something goes wrong; by default a warning in the log.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        header: Mapping[str, Any] | None = None,
+        targets: list[dict[str, Any]] | None = None,
+        max_bytes: int | None = 64 * 2**20,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.path = Path(path).absolute()
+        self.header = dict(header or {})
+        self.targets = list(targets or [])
+        self.max_bytes = max_bytes
+        self.segment = uuid.uuid4().hex[:8]
+        self.error = ""
+        self.nonfinite = 0
+        self.lost = 0
+        self.points_left_out = 0
+        self._say = say or _logger.warning
+        self._pid = os.getpid()
+        self._fd: int | None = None
+        self._n = 0
+        self._size = 0
+        self._torn = False
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._closed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("path", "header", "targets", "max_bytes")
+        return {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def rows(self) -> int:
+        """Rows made so far in this segment, the header included."""
+        return self._n
+
+    def write(self, op: str, fields: Mapping[str, Any]) -> tuple[int, int]:
+        """Make a row ready; :meth:`flush` puts it on disk.
+
+        Args:
+            op: What the row is.
+            fields: Its contents. Numbers that are not finite are written as ``null`` and counted.
+
+        Returns:
+            The number of the row in this segment, and its time in milliseconds since 1970.
+        """
+        if self._n == 0 and op != "header":
+            self._write_header()
+        n, now = self._n, time.time_ns() // 1_000_000
+        self._n += 1
+        row = {"op": op, "n": n, "t": now, **fields}
+        try:
+            text = json.dumps(row, separators=(",", ":"), allow_nan=False)
+        except (TypeError, ValueError):
+            clean = builtins_of(row)
+            self.nonfinite += _nones(clean) - _nones(row)
+            text = json.dumps(clean, separators=(",", ":"), allow_nan=False)
+        self._hold(text.encode() + b"\n")
+        return n, now
+
+    def points(
+        self,
+        step: ArrayLike,
+        loss: ArrayLike,
+        *,
+        lr: ArrayLike | None = None,
+        tokens: ArrayLike | None = None,
+        flops: ArrayLike | None = None,
+        seconds: ArrayLike | None = None,
+    ) -> None:
+        """Write a block of curve points, exactly as a replay needs them.
+
+        Args:
+            step: Optimizer steps, shape ``(k,)``, strictly increasing.
+            loss: Loss of each step, shape ``(k,)``; values that are not finite come back as NaN.
+            lr: Learning rate used, shape ``(k,)``.
+            tokens: Tokens (or samples) seen up to each step, shape ``(k,)``.
+            flops: Floating-point operations spent up to each step, shape ``(k,)``.
+            seconds: Training time up to each step in seconds, shape ``(k,)``.
+        """
+        count = int(np.size(np.asarray(step)))
+        if count == 0:
+            return
+        if self.max_bytes is not None and self._size + self._held_bytes > self.max_bytes:
+            if self.points_left_out == 0:
+                sentence = (
+                    f"The journal {self.path} has reached {self.max_bytes} bytes: no more curve points are written to "
+                    "it from here on. Metrics and updates go on."
+                )
+                self.write("mark", {"reason": "points-stopped", "step": int(np.asarray(step).flat[0]), "data": {}})
+                self._say(sentence)
+            self.points_left_out += count
+            return
+        columns = dict(zip(COLUMNS, (step, loss, lr, tokens, flops, seconds), strict=True))
+        packed = {name: _packed(column) for name, column in columns.items() if column is not None}
+        self.nonfinite += sum(item is None for column in packed.values() if isinstance(column, list) for item in column)
+        self.write("points", packed)
+
+    def store(self, path: str, content: bytes) -> bool:
+        """Keep an artifact beside the journal, in ``<name>.files/``; the last version of a path is the one kept."""
+        target = self.files / path
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content)
+            os.replace(part, target)
+        except OSError as error:
+            self._failed(error)
+            return False
+        return True
+
+    @property
+    def files(self) -> Path:
+        """The folder of the artifacts."""
+        return self.path.with_suffix(".files")
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not on disk (a disk that fails), those given up included."""
+        return len(self._held) + self.lost
+
+    def flush(self) -> bool:
+        """Put all rows that are ready on disk; ``True`` when that worked."""
+        if os.getpid() != self._pid:
+            self._held, self._held_bytes = [], 0
+            return False
+        if self._closed and self._fd is None and not self._held:
+            return True
+        try:
+            if self._fd is None:
+                self._fd = self._open()
+            self._write_held(self._fd)
+            if self.lost:
+                lost, self.lost = self.lost, 0
+                self.write("mark", {"reason": "rows-lost", "step": None, "data": {"rows": lost}})
+                self._write_held(self._fd)
+        except OSError as error:
+            self._failed(error)
+            return False
+        return True
+
+    def close(self, **end: Any) -> None:
+        """Write the ``end`` row and let go of the file."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        if self._n:
+            self.write("end", builtins_of(end))
+            self.flush()
+        self._closed = True
+        self._release()
+
+    def _release(self) -> None:
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            try:
+                if fcntl is not None:  # a forked worker may hold the same open file, and with it the lock
+                    fcntl.flock(fd, fcntl.LOCK_UN)
+                os.close(fd)
+            except OSError:
+                pass
+
+    def _write_header(self) -> None:
+        fields = {"format": FORMAT, "version": VERSION, "segment": self.segment, "pid": self._pid}
+        self.write("header", {**fields, "targets": builtins_of(self.targets), "data": builtins_of(self.header)})
+
+    def _hold(self, line: bytes) -> None:
+        if self._held_bytes > _HELD_BACK:
+            self.lost += 1
+            return
+        self._held.append(line)
+        self._held_bytes += len(line)
+
+    def _open(self) -> int:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        fd = os.open(self.path, flags, 0o644)
+        if not _lock(fd):
+            os.close(fd)
+            self.path = self.path.with_name(f"{self.path.stem}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl")
+            fd = os.open(self.path, flags, 0o644)
+            _lock(fd)
+        self._size = os.fstat(fd).st_size
+        if self._size:
+            os.lseek(fd, -1, os.SEEK_END)
+            self._torn = os.read(fd, 1) != b"\n"
+        return fd
+
+    def _write_held(self, fd: int) -> None:
+        data = (b"\n" if self._torn else b"") + b"".join(self._held)
+        done = 0
+        try:
+            while done < len(data):
+                done += os.write(fd, data[done:])
+        finally:
+            self._size += done
+            if done:
+                self._forget(done - (1 if self._torn else 0))
+
+    def _forget(self, written: int) -> None:
+        """Drop the lines of which all bytes were written; a line cut short is written again on a line of its own."""
+        while self._held and len(self._held[0]) <= written:
+            written -= len(self._held[0])
+            self._held_bytes -= len(self._held[0])
+            del self._held[0]
+        self._torn = written > 0
+
+    def _failed(self, error: OSError) -> None:
+        reason = error.strerror or type(error).__name__
+        first = not self.error
+        self.error = f"The journal {self.path} cannot be written ({reason})."
+        if first:
+            self._say(f"{self.error} Training goes on; make room or choose another folder for it.")
+
+
+def being_written(path: Path) -> bool:
+    """Whether a process holds the journal open for writing; ``False`` where locks do not exist."""
+    if fcntl is None:  # pragma: no cover
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _TAKEN
+    return False
+
+
+def _lock(fd: int) -> bool:
+    """Whether this process is now the only one writing the file; ``True`` where locks do not exist."""
+    if fcntl is None:  # pragma: no cover
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _TAKEN
+    return True
+
+
+def _nones(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(_nones(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return sum(_nones(item) for item in value)
+    return int(value is None)

@@ -1,0 +1,126 @@
+"""The names under which a run appears in MLflow and in other loggers.
+
+| name | what it holds |
+|---|---|
+| `scaling/loss` | smoothed training loss |
+| `scaling/lr` | learning rate used |
+| `scaling/samples`, `scaling/tokens` | seen so far, all ranks together |
+| `scaling/flops`, `scaling/log10_flops` | floating-point operations spent so far; logarithm for a chart's x-axis |
+| `scaling/seconds` | training time so far, in seconds |
+| `scaling/forecast/final`, `.../lower`, `.../upper` | median and 90 % interval of the loss at the end of the plan |
+| `scaling/deviation/e_value`, `scaling/deviation/log10_e` | evidence against the forecast, and its logarithm |
+| `scaling/overhead` | share of the wall time that the monitor itself takes |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+LOSS = "scaling/loss"
+LR = "scaling/lr"
+TOKENS = "scaling/tokens"
+SAMPLES = "scaling/samples"
+FLOPS = "scaling/flops"
+LOG10_FLOPS = "scaling/log10_flops"
+SECONDS = "scaling/seconds"
+FORECAST_FINAL = "scaling/forecast/final"
+FORECAST_LOWER = "scaling/forecast/lower"
+FORECAST_UPPER = "scaling/forecast/upper"
+E_VALUE = "scaling/deviation/e_value"
+LOG10_E = "scaling/deviation/log10_e"
+OVERHEAD = "scaling/overhead"
+
+TAG_VERDICT = "scaling.verdict"
+TAG_ADVICE = "scaling.advice"
+TAG_REASON = "scaling.reason"
+TAG_TRUST = "scaling.trust"
+
+PARAM_PREFIX = "scaling."
+
+ARTIFACT_CURVE = "scaling/curve.csv"
+ARTIFACT_LEDGER = "scaling/ledger.json"
+ARTIFACT_LAW = "scaling/law.json"
+ARTIFACT_FORECAST = "scaling/forecast.png"
+ARTIFACT_COMPUTE = "scaling/loss_vs_compute.png"
+
+_COUNTERS = {
+    "lr": LR,
+    "tokens": TOKENS,
+    "samples": SAMPLES,
+    "flops": FLOPS,
+    "seconds": SECONDS,
+    "overhead": OVERHEAD,
+}
+
+
+def finite(value: object) -> float | None:
+    """The number as a finite float, or ``None`` when it is not a number or not finite."""
+    if value is None or isinstance(value, (str, bytes)):
+        return None
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def metrics_of(update: Mapping[str, Any], counters: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """The metrics that one update and the counters of that moment amount to.
+
+    Args:
+        update: An update as builtins (``Update.to_dict()``): ``loss``; ``forecast`` with ``final`` and ``lower`` and
+            ``upper`` (or ``interval``, a pair); ``deviation`` with ``e_value`` (or ``log10_e``).
+        counters: Any of ``lr``, ``tokens``, ``samples``, ``flops`` (floating-point operations), ``seconds`` and
+            ``overhead`` (fraction of wall time).
+
+    Returns:
+        Metric names and finite values. What is missing or not finite is left out.
+    """
+    found: dict[str, object] = {LOSS: update.get("loss")}
+    forecast = _mapping(update.get("forecast"))
+    interval = forecast.get("interval")
+    low, high = interval if isinstance(interval, (list, tuple)) and len(interval) == 2 else (None, None)
+    found[FORECAST_FINAL] = forecast.get("final")
+    found[FORECAST_LOWER] = forecast.get("lower", low)
+    found[FORECAST_UPPER] = forecast.get("upper", high)
+
+    deviation = _mapping(update.get("deviation"))
+    evidence = finite(deviation.get("e_value"))
+    found[E_VALUE] = evidence
+    log10_e = finite(deviation.get("log10_e"))
+    if log10_e is None and evidence is not None and evidence > 0:
+        log10_e = math.log10(evidence)
+    found[LOG10_E] = log10_e
+
+    for key, value in (counters or {}).items():
+        if key in _COUNTERS:
+            found[_COUNTERS[key]] = value
+    flops = finite(found.get(FLOPS))
+    if flops is not None and flops > 0:
+        found[LOG10_FLOPS] = math.log10(flops)
+    values = {name: finite(value) for name, value in found.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def tags_of(update: Mapping[str, Any]) -> dict[str, str]:
+    """The tags that show the state of a run at a glance: verdict, advice, its reason, and trust in the forecast."""
+    advice = _mapping(update.get("advice"))
+    found = {
+        TAG_VERDICT: _mapping(update.get("deviation")).get("verdict"),
+        TAG_ADVICE: advice.get("action"),
+        TAG_REASON: advice.get("reason"),
+        TAG_TRUST: _mapping(update.get("forecast")).get("trust"),
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def params_of(values: Mapping[str, Any]) -> dict[str, str]:
+    """Run parameters under their ``scaling.`` names, values as text; a value of ``None`` is left out."""
+    named = {key if key.startswith(PARAM_PREFIX) else PARAM_PREFIX + key: value for key, value in values.items()}
+    return {key: str(value) for key, value in named.items() if value is not None}
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,355 @@
+"""The writing side of a run: everything goes to the journal, and from there to the targets, never waiting for them."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import posixpath
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+from numpy.typing import ArrayLike
+
+from lightning_scaling.tracking.detect import Target
+from lightning_scaling.tracking.journal import Journal
+from lightning_scaling.tracking.logger_target import LoggerTarget
+from lightning_scaling.tracking.names import finite, params_of
+from lightning_scaling.tracking.outcome import TargetReport, TrackerReport
+from lightning_scaling.tracking.sent import SentRecord
+from lightning_scaling.tracking.sink import Op, Sink, SinkTarget
+
+_P = ParamSpec("_P")
+_logger = logging.getLogger(__name__)
+_LARGEST_STEP = 2**63 - 1
+_SLOW_AFTER = 30.0
+_AT_EXIT = 5.0
+
+
+@dataclass
+class _Inline:
+    target: LoggerTarget
+    sent: int = 0
+    dropped: int = 0
+    error: str = ""
+
+
+def _safely(method: Callable[Concatenate[Tracker, _P], None]) -> Callable[Concatenate[Tracker, _P], None]:
+    """Do nothing in a tracker that is closed or was forked; turn an exception into one sentence."""
+
+    @functools.wraps(method)
+    def wrapped(self: Tracker, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        if self._report is not None or os.getpid() != self._pid:
+            return
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:
+            self._left_out += 1
+            self._error = f"Tracker.{method.__name__} left something out: {type(error).__name__}: {error}"
+            self._once(method.__name__, self._error)
+
+    return wrapped
+
+
+class Tracker:
+    """Writes a run to its journal and its targets. No method raises, and none waits for a target.
+
+    Metrics reach a Lightning logger at once, in the calling thread; all else reaches MLflow from a daemon thread.
+    Create it on rank zero only. Nothing is opened and no thread started before the first row, so a tracker can be
+    pickled and sent to another process; there it begins a new segment of the journal.
+
+    Args:
+        targets: Where to write besides the journal, for example from :func:`find_targets`.
+        journal: Path of the journal, or ``None`` for none (see :func:`new_journal_path`).
+        header: What the journal says of the run (plan, counts, versions, ...), builtins.
+        interval: Shortest time between two batches to a target, in seconds.
+        limit: Most rows that wait in memory for one target.
+        max_bytes: Size of the journal beyond which no more curve points are written.
+        deadline: Time that :meth:`close` gives to the targets, in seconds. A tracker that nobody closed is closed when
+            the interpreter exits, within 5 s.
+        say: Called with one sentence when something goes wrong, also from another thread; by default a warning in the
+            log, and in a copy that was pickled always that.
+
+    Example:
+        >>> tracker = Tracker([], journal=None)
+        >>> tracker.metrics({"scaling/loss": 2.5}, step=10)
+        >>> tracker.close().waiting
+        0
+    """
+
+    def __init__(
+        self,
+        targets: Iterable[Target] = (),
+        *,
+        journal: Path | str | None = None,
+        header: Mapping[str, Any] | None = None,
+        interval: float = 5.0,
+        limit: int = 2000,
+        max_bytes: int | None = 64 * 2**20,
+        deadline: float = 5.0,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.targets = list(targets)
+        self._settings: dict[str, Any] = {
+            "journal": journal,
+            "header": dict(header or {}),
+            "interval": interval,
+            "limit": limit,
+            "max_bytes": max_bytes,
+            "deadline": deadline,
+            "say": say,
+        }
+        self._say = say or _logger.warning
+        self._deadline = deadline
+        self._pid = os.getpid()
+        self._journal: Journal | None = None
+        if journal is not None:
+            described = [target.describe() for target in self.targets]
+            self._journal = Journal(journal, header=header, targets=described, max_bytes=max_bytes, say=self._say)
+        self._sent: SentRecord | None = None
+        self._inline = [_Inline(one) for one in self.targets if isinstance(one, LoggerTarget)]
+        self._sinks = [self._sink(one, interval, limit) for one in self.targets if not isinstance(one, LoggerTarget)]
+        self._n = 0
+        self._nonfinite = 0
+        self._left_out = 0
+        self._error = ""
+        self._told: set[str] = set()
+        self._report: TrackerReport | None = None
+        _open_trackers.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"targets": self.targets, **self._settings, "say": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def journal_path(self) -> Path | None:
+        """The journal as it is named once it is open, or ``None`` without one."""
+        return None if self._journal is None else self._journal.path
+
+    @_safely
+    def metrics(self, values: Mapping[str, Any], step: int) -> None:
+        """Write metrics of one optimizer step. Values that are not finite are left out and counted."""
+        at = int(step)
+        if at != step or not -_LARGEST_STEP <= at <= _LARGEST_STEP:
+            self._left_out += len(values)
+            return
+        kept = {str(key): finite(value) for key, value in values.items()}
+        numbers = {key: value for key, value in kept.items() if value is not None}
+        if len(numbers) < len(values):
+            self._count_missing(values)
+        n, now = self._write("metrics", {"step": at, "values": kept})
+        if not numbers:
+            return
+        self._put(Op(n, "metrics", now, numbers, at))
+        for inline in self._inline:
+            self._log_inline(inline, numbers, at)
+
+    @_safely
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Write parameters of the run, as ``scaling.<key>``. The first value of a key stays; ``None`` is left out."""
+        named = params_of({str(key): value for key, value in values.items()})
+        self._text_row("params", named)
+
+    @_safely
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Write tags of the run; the last value of a key stays; ``None`` is left out."""
+        self._text_row("tags", {str(key): str(value) for key, value in values.items() if value is not None})
+
+    @_safely
+    def note(self, markdown: str) -> None:
+        """Write the description of the run; one that somebody else wrote is left alone."""
+        n, now = self._write("note", {"text": str(markdown)})
+        self._put(Op(n, "note", now, {"text": str(markdown)}))
+
+    @_safely
+    def artifact(self, path: str, content: str | bytes) -> None:
+        """Write a file of the run; a later one of the same path replaces it.
+
+        Args:
+            path: Where it belongs under the run, for example ``"scaling/curve.csv"``.
+            content: Text (stored as UTF-8) or bytes.
+        """
+        place = posixpath.normpath(str(path))
+        if place.startswith(("/", "..")) or place == ".":
+            raise ValueError(f"the path of an artifact is relative and stays within the run, but got {path!r}")
+        data = content.encode() if isinstance(content, str) else bytes(content)
+        if self._journal is not None:
+            self._journal.store(place, data)
+        n, now = self._write("artifact", {"path": place, "bytes": len(data)})
+        self._put(Op(n, "artifact", now, {"path": place, "content": data}))
+
+    @_safely
+    def points(
+        self,
+        step: ArrayLike,
+        loss: ArrayLike,
+        *,
+        lr: ArrayLike | None = None,
+        tokens: ArrayLike | None = None,
+        flops: ArrayLike | None = None,
+        seconds: ArrayLike | None = None,
+    ) -> None:
+        """Write curve points to the journal only; arguments as :meth:`Journal.points`."""
+        if self._journal is not None:
+            self._journal.points(step, loss, lr=lr, tokens=tokens, flops=flops, seconds=seconds)
+            self._journal.flush()
+
+    @_safely
+    def update(self, update: Mapping[str, Any]) -> None:
+        """Write an update of the monitor (``Update.to_dict()``) to the journal only."""
+        self._write("update", {"data": dict(update)})
+
+    @_safely
+    def mark(self, reason: str, step: int | None = None, data: Mapping[str, Any] | None = None) -> None:
+        """Write an event to the journal only: a resume, a change of data, a new plan."""
+        self._write("mark", {"reason": reason, "step": step, "data": dict(data or {})})
+
+    def status(self) -> TrackerReport:
+        """What has been written so far."""
+        if self._report is not None:
+            return self._report
+        reports = [self._of_sink(sink) for sink in self._sinks]
+        reports += [
+            TargetReport(one.target.name, "logger", one.sent, 0, one.dropped, one.error) for one in self._inline
+        ]
+        journal = self._journal
+        errors = [one.error for one in reports if one.error]
+        errors += [journal.error] if journal is not None and journal.error else []
+        errors += [self._error] if self._error else []
+        return TrackerReport(
+            targets=tuple(reports),
+            journal=None if journal is None else str(journal.path),
+            rows=0 if journal is None else journal.rows,
+            unwritten=0 if journal is None else journal.waiting,
+            nonfinite=self._nonfinite + (0 if journal is None else journal.nonfinite),
+            left_out=self._left_out,
+            error=errors[-1] if errors else "",
+        )
+
+    def close(self, deadline: float | None = None, **end: Any) -> TrackerReport:
+        """End the run: send what waits, until the deadline; what is left stays in the journal.
+
+        Args:
+            deadline: Seconds given to all targets together; by default that of the tracker.
+            end: What the last row of the journal says, builtins.
+
+        Returns:
+            What was sent and what was not. A second call returns the same.
+        """
+        if self._report is not None or os.getpid() != self._pid:
+            return self.status()
+        _open_trackers.discard(self)
+        until = time.monotonic() + (self._deadline if deadline is None else deadline)
+        try:
+            if self._journal is not None:
+                self._journal.close(**end)
+            for sink in self._sinks:
+                sink.close(until - time.monotonic())
+        except Exception as error:
+            self._error = f"The tracker could not be closed in order: {type(error).__name__}: {error}"
+        self._report = self.status()
+        if self._report.message:
+            self._tell(self._report.message)
+        return self._report
+
+    def _sink(self, target: SinkTarget, interval: float, limit: int) -> Sink:
+        def on_sent(rows: list[int]) -> None:
+            journal = self._journal
+            if journal is None:
+                return
+            if self._sent is None:
+                self._sent = SentRecord(journal.path)
+            self._sent.add(target.key, journal.segment, rows)
+
+        return Sink(target, interval=interval, limit=limit, on_sent=on_sent, on_trouble=self._trouble)
+
+    def _write(self, op: str, fields: Mapping[str, Any]) -> tuple[int, int]:
+        if self._journal is None:
+            self._n += 1
+            return self._n, time.time_ns() // 1_000_000
+        row = self._journal.write(op, fields)
+        self._journal.flush()
+        return row
+
+    def _put(self, op: Op) -> None:
+        for sink in self._sinks:
+            sink.put(op)
+            if sink.blocked() > _SLOW_AFTER:
+                self._once(
+                    f"slow {sink.target.key}",
+                    f"{sink.target.name} has not answered for {_SLOW_AFTER:.0f} s.{self._comfort('failure')}",
+                )
+
+    def _log_inline(self, inline: _Inline, values: Mapping[str, float], step: int) -> None:
+        if inline.error:
+            inline.dropped += 1
+            return
+        try:
+            inline.target.metrics(values, step)
+        except Exception as error:
+            inline.dropped += 1
+            inline.error = f"{inline.target.name} failed ({type(error).__name__}: {error})."
+            self._tell(f"{inline.error} It is given no more metrics in this run; training goes on.")
+        else:
+            inline.sent += 1
+
+    def _text_row(self, kind: str, values: dict[str, str]) -> None:
+        if values:
+            n, now = self._write(kind, {"values": values})
+            self._put(Op(n, kind, now, values))
+
+    def _count_missing(self, values: Mapping[str, Any]) -> None:
+        for value in values.values():
+            if finite(value) is None:
+                if hasattr(value, "__float__"):
+                    self._nonfinite += 1
+                else:
+                    self._left_out += 1
+
+    def _of_sink(self, sink: Sink) -> TargetReport:
+        waiting, dropped = sink.waiting, sink.refused
+        if self._journal is not None and not self._journal.waiting:
+            waiting += sink.overflowed
+        else:
+            dropped += sink.overflowed
+        blocked = sink.blocked()
+        silent = f"{sink.target.name} has not answered for {blocked:.1f} s." if waiting and blocked > 0.1 else ""
+        return TargetReport(sink.target.name, "mlflow", sink.sent, waiting, dropped, sink.error or silent)
+
+    def _trouble(self, kind: str, sentence: str) -> None:
+        self._tell(sentence + self._comfort(kind))
+
+    def _comfort(self, kind: str) -> str:
+        if kind == "refused":
+            return " The other rows are sent; training goes on."
+        kept = "in memory" if self._journal is None else f"in {self._journal.path}"
+        later = "until they can be sent" if kind == "gone" else "and sent when it answers"
+        return f" Training goes on; rows are kept {kept} {later}."
+
+    def _once(self, what: str, sentence: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self._tell(sentence)
+
+    def _tell(self, sentence: str) -> None:
+        try:
+            self._say(sentence)
+        except Exception:
+            _logger.debug("say() failed", exc_info=True)
+
+
+_open_trackers: weakref.WeakSet[Tracker] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_open_trackers() -> None:
+    until = time.monotonic() + _AT_EXIT
+    for tracker in list(_open_trackers):
+        tracker.close(until - time.monotonic())

@@ -1,0 +1,40 @@
+"""With an MLFlowLogger everything arrives in its run."""
+
+import mlflow
+import pytest
+
+from lightning_scaling.callbacks import ScalingLawMonitor
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def test_metrics_params_tags_description_and_artifacts(pl, module, fit, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    logger = pl.loggers.MLFlowLogger("runs", tracking_uri=uri, artifact_location=str(tmp_path / "artifacts"))
+    monitor = ScalingLawMonitor(count=3, max_overhead=1, name="tiny")
+    fit(pl, monitor, module(pl), logger=logger, max_epochs=8, log_every_n_steps=1)
+
+    client = mlflow.MlflowClient(uri)
+    run = client.get_run(logger.run_id)
+    last = run.data.metrics
+    assert last["scaling/tokens"] == 8 * 66
+    assert last["scaling/samples"] == 8 * 22
+    assert last["scaling/flops"] == monitor.counters["flops"]
+    assert last["scaling/lr"] == 0.01
+    assert last["scaling/forecast/lower"] < last["scaling/forecast/final"] < last["scaling/forecast/upper"]
+    assert 0 < last["scaling/overhead"] < 1
+    history = client.get_metric_history(logger.run_id, "scaling/loss")
+    assert len(history) == len(monitor.ledger)
+    assert max(point.step for point in history) == 47
+
+    params = run.data.params
+    assert params["scaling.unit"] == "tokens"
+    assert params["scaling.flops.provenance"] == "counter"
+    assert params["scaling.plan.total_steps"] == "48"
+    assert params["scaling.params.total"] == str(4 * 8 + 8 + 8 * 2 + 2)
+    assert "scaling.versions.torch" in params
+    assert run.data.tags["scaling.advice"] == "continue"
+    assert "counting tokens" in run.data.tags["mlflow.note.content"].lower()
+    stored = {item.path for item in client.list_artifacts(logger.run_id, "scaling")}
+    names = ("curve.csv", "ledger.json", "law.json", "forecast.png", "loss_vs_compute.png")
+    assert stored == {f"scaling/{name}" for name in names}
