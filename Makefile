@@ -56,5 +56,5 @@ wheel: $(STAMP)
 	@PYTHON=$(BIN)/python CONSTRAINTS=$(CONSTRAINTS) .ci/wheel
 
 clean:
-	rm -rf build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist demo-output mlruns .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -73,7 +73,7 @@ def rows_of(item: Recorded, fractions: tuple[float, ...]) -> list[dict]:
                 "ms": took * 1e3,
                 "mixture": mixture * relative,
                 "change": change * relative,
-                "noise": forecast.params["noise"] * relative,
+                "doubt": forecast.path.doubt * relative,
             }
         )
     return rows
@@ -101,17 +101,17 @@ def calibrate(table: pd.DataFrame) -> dict[str, float]:
     """Constants of the forecast error's scale by maximum likelihood of a Student t, every source counting the same."""
     table = table.dropna(subset=["error"])
     weight = 1 / table.groupby("source").error.transform("size").to_numpy()
-    error, mixture, change, noise = (table[c].to_numpy() for c in ("error", "mixture", "change", "noise"))
+    error, mixture, change, doubt = (table[c].to_numpy() for c in ("error", "mixture", "change", "doubt"))
 
     def loss(x: np.ndarray) -> float:
-        scale = np.sqrt((np.exp(x[0]) * mixture) ** 2 + (np.exp(x[1]) * change) ** 2 + (np.exp(x[2]) * noise) ** 2)
+        scale = np.sqrt((np.exp(x[0]) * mixture) ** 2 + (np.exp(x[1]) * change) ** 2 + (np.exp(x[2]) * doubt) ** 2)
         return -float(np.sum(weight * (stats.t.logpdf(error / scale, 1 + np.exp(x[3])) - np.log(scale))))
 
-    found = optimize.minimize(loss, [np.log(0.5), np.log(0.1), np.log(0.4), 1.0], method="Nelder-Mead").x
+    found = optimize.minimize(loss, [np.log(0.5), np.log(0.1), np.log(1.5), 1.0], method="Nelder-Mead").x
     return {
         "of_mixture": float(np.exp(found[0])),
         "of_change": float(np.exp(found[1])),
-        "of_noise": float(np.exp(found[2])),
+        "of_doubt": float(np.exp(found[2])),
         "df": float(1 + np.exp(found[3])),
     }
 

@@ -2,8 +2,8 @@
 
 A tiny model trains on one CPU thread under each configuration. All of them train at once in one process and take turns
 of 100 steps, so that whatever else the machine does strikes them alike; costs are means over all steps, refits and
-writes included. ``wall`` is the time that the turns took, ``cpu`` the CPU time of the training thread in them. Threads
-that write to MLflow work during anybody's turn; ``writer`` is the CPU time of all threads but those that train.
+writes included. ``wall`` is the time that the turns took, ``cpu`` the CPU time of the training thread in them. The
+thread that writes to MLflow works during anybody's turn, so its CPU time is given apart.
 
     python benchmarks/overhead.py [--steps 20000] [--quick] [--json]
 """
@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader
 from lightning_scaling.callbacks import ScalingLawMonitor, session
 from lightning_scaling.monitor import Monitor
 from lightning_scaling.schedule import Plan
+from lightning_scaling.tracking import sink
 
 TURN = 100
 BATCH, INPUTS, WIDTH = 32, 64, 512
@@ -137,6 +138,22 @@ def configurations(folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
     }
 
 
+def watch_the_writer() -> list[float]:
+    """CPU seconds of each attempt to write to MLflow, to be filled while training."""
+    spent: list[float] = []
+    attempt = sink.Sink._attempt
+
+    def watched(self: sink.Sink, rows: Any) -> bool:
+        begun = time.thread_time()
+        try:
+            return attempt(self, rows)
+        finally:
+            spent.append(time.thread_time() - begun)
+
+    sink.Sink._attempt = watched  # type: ignore[method-assign]
+    return spent
+
+
 def train(name: str, settings: dict[str, Any], turns: Turns, steps: int, folder: Path) -> None:
     module = Tiny(name, turns, steps, settings.pop("log", False))
     settings.setdefault("logger", False)
@@ -163,12 +180,11 @@ def measure_steps(steps: int, folder: Path) -> dict[str, dict[str, float]]:
         threading.Thread(target=train, args=(name, dict(settings), turns, steps, folder), name=name)
         for name, settings in made.items()
     ]
-    cpu = -time.process_time()
+    writing = watch_the_writer()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    cpu += time.process_time()
     used = steps // TURN
     spent = {name: np.array(turns.spent[name][:used]) / TURN * 1e6 for name in made}
     table = {}
@@ -181,6 +197,8 @@ def measure_steps(steps: int, folder: Path) -> dict[str, dict[str, float]]:
             if isinstance(callback, ScalingLawMonitor):
                 row |= {"share": callback.overhead, "updates": len(callback.ledger)}
         table[name] = {key: float(value) for key, value in row.items()}
+    if FULL in table:
+        table[FULL]["writer"] = sum(writing) / steps * 1e6
     return table
 
 
@@ -221,8 +239,8 @@ def report(table: dict[str, dict[str, float]], memory: dict[str, float], steps: 
     full = table[FULL]
     lines += [
         "",
-        f"target: at most {TARGET_US:.0f} us above the no-op callback: {full['cpu_above']:.1f} us of CPU, "
-        f"{full['wall_above']:.1f} us of wall time",
+        f"target: at most {TARGET_US:.0f} us above the no-op callback: {full['cpu_above']:.1f} us of CPU, and "
+        f"{full['writer']:.1f} us in the thread that writes to MLflow",
         f"target: at most {TARGET_SHARE:.0%} of the time by its own account: {full['share']:.2%}",
         f"target: under {TARGET_MEMORY / 1e6:.0f} MB for 10 million steps: {memory['held'] / 1e6:.2f} MB held after "
         f"{memory['steps']:,.0f} steps (at most {memory['peak'] / 1e6:.2f} MB)",

@@ -24,6 +24,7 @@ _UPDATES = 100
 _OPEN_GROWTH = 1.05
 _MIN_GAP = 4
 _START = 0.06
+_ENOUGH_POINTS = 16
 _NONFINITE_ALARM = 20
 _NOISE_MEMORY = 20
 _MAX_LOG = 1000
@@ -218,10 +219,15 @@ class Monitor:
             ratio = math.nan
         forecast = self._forecaster.fit(self.curve.points, now)
         # The noise of fits made before this block, and their median: a fault must not raise the bar it is held to.
-        block = block_of(*self._pending.means, float(np.median(self._noise)) if self._noise else 0.0)
+        losses = max(len(self._pending), 1)
+        block = block_of(
+            *self._pending.means, float(np.median(self._noise)) / math.sqrt(losses) if self._noise else 0.0
+        )
         if "noise" in forecast.params and not self.deviation.alarm:
-            self._noise = [*self._noise, forecast.params["noise"]][-_NOISE_MEMORY:]
-        self.deviation = self._detector.update(block, forecast, settled=self._settled(now) and forecast.falling)
+            # Kept per single loss; bins and blocks hold different numbers of them.
+            per_loss = forecast.params["noise"] * math.sqrt(forecast.params["losses_per_point"])
+            self._noise = [*self._noise, per_loss][-_NOISE_MEMORY:]
+        self.deviation = self._detector.update(block, forecast, settled=self._settled(now, forecast))
         self.forecast = self._doubt(forecast, ratio)
         if block is not None:
             self._loss = block.loss
@@ -275,9 +281,10 @@ class Monitor:
             return replace(forecast, trust="low", why=why)
         return forecast
 
-    def _settled(self, step: int) -> bool:
-        """Whether the start is over: the warm-up and a quarter of it, and the first 6 % of the plan."""
-        return step >= max(_START * (self.plan.total_steps or 0), 1.25 * self.plan.warmup_end, 10 * _MIN_GAP)
+    def _settled(self, step: int, forecast: Forecast) -> bool:
+        """Whether the run may be held to a forecast: the start is over, and it rests on enough points of a fall."""
+        start = max(_START * (self.plan.total_steps or 0), 1.25 * self.plan.warmup_end, 10 * _MIN_GAP)
+        return step >= start and forecast.falling and forecast.params.get("points", 0) >= _ENOUGH_POINTS
 
     def _fraction(self, step: int) -> float | None:
         return None if self.plan.total_steps is None else step / self.plan.total_steps

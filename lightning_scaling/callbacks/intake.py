@@ -16,7 +16,7 @@ from lightning_scaling.callbacks.tally import Array, BatchSize
 from lightning_scaling.schedule.simulate import largest_group
 
 _LOSS = "the loss that `training_step` returns"
-_COMPACT = 64
+
 Record = tuple[Any, BatchSize | None, int, int, Any]
 
 
@@ -91,8 +91,10 @@ class Intake:
         manual: Whether the module optimizes by hand.
         per_step: Whether the followed metric may have a value at every step.
         metric_seen: Whether it has had one.
+        compact: How many records are kept before their tensors are stacked into one.
     """
 
+    compact = 64
     take: Callable[[Any, Any], bool]
     before_step: Callable[[Any], None]
 
@@ -189,13 +191,13 @@ class Intake:
         """Make the records compact; says whether it is time to flush."""
         self._columns.add(self._records)
         self._records.clear()
-        self._room[0] = max(min(self._flush_at - self.pending, _COMPACT), 1)
+        self._room[0] = max(min(self._flush_at - self.pending, self.compact), 1)
         return self.pending >= self._flush_at
 
     def make_room(self, batches: int) -> None:
         """Set at how many pending micro-batches the next flush comes."""
         self._flush_at = batches
-        self._room[0] = max(min(batches - len(self._columns.done), _COMPACT), 1)
+        self._room[0] = max(min(batches - len(self._columns.done), self.compact), 1)
 
     @property
     def pending(self) -> int:

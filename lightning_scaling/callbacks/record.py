@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lightning_scaling.monitor import Monitor
 
 _NOTE_EVERY = 0.05
+_WRITE_SECONDS = 10.0
 _PACKAGES = ("lightning-scaling", "lightning", "pytorch-lightning", "torch", "numpy", "scipy")
 
 
@@ -106,7 +107,9 @@ class Record:
             "step": capture.steps,
             "settings": {key: value for key, value in params.items() if value is not None},
         }
-        self._tracker = Tracker(self._targets, journal=self._journal, header=builtins_of(header))
+        self._tracker = Tracker(
+            self._targets, journal=self._journal, header=builtins_of(header), interval=_WRITE_SECONDS
+        )
         self._tracker.params(params)
         self._tracker.tags({names.TAG_VERDICT: "undecidable", names.TAG_ADVICE: "continue"})
         self._note(engine, finished=False)

@@ -67,8 +67,8 @@ class ScalingLawMonitor(CallbackBase):
         flops: Where the training FLOPs of a batch on one rank come from: ``"auto"``, ``"6ND"``, a number, a function of
             the batch, or ``None`` for nowhere; see :class:`~lightning_scaling.compute.FlopMeter`.
         params: Number of parameters, where counting the module's would be wrong.
-        max_overhead: Fraction of the training time that the monitor may use; updates beyond it are left out. 1 sets no
-            limit.
+        max_overhead: Fraction of the training time that the monitor may use, beyond a first tenth of a second; updates
+            that would take more are left out. 1 sets no limit.
         journal: Folder for the journals; ``True`` puts them into ``scaling_journals`` under the Trainer's
             ``default_root_dir``, ``False`` or ``None`` writes none.
         name: Name of the run, in its journal and its record.
@@ -185,6 +185,18 @@ class ScalingLawMonitor(CallbackBase):
     def ledger(self) -> list[dict[str, Any]]:
         """Every forecast made, and what came of it where that is known; builtins."""
         return [] if self._engine is None else [dict(row) for row in self._engine.ledger]
+
+    def mark(self, reason: str, *, follow_rates: bool = False) -> None:
+        """Announce a change made on purpose, such as new data: the test against earlier forecasts begins anew.
+
+        Call it on every rank alike. Without a run in training it does nothing.
+
+        Args:
+            reason: What has changed; it is kept in the journal.
+            follow_rates: Whether the learning rate leaves the plan from now on: the rates used are then the plan.
+        """
+        if self._session is not None:
+            self._guard(self._session.mark, reason, follow_rates=follow_rates)
 
     # ------------------------------------------------------- hooks of each batch
 

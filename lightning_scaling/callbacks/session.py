@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
 
 _SAMPLES = 16
-_GRACE = 0.01
+_FREE_SECONDS = 0.1
 _MARGIN = 0.9
 _UPDATE_SECONDS = 0.005
 
@@ -208,7 +208,7 @@ class Session:
         if self._flushing is not None:
             spent += self._clock() - self._flushing if capture.alone else self._made * _UPDATE_SECONDS
             self._made += 1
-        return spent > _GRACE + _MARGIN * self._settings.max_overhead * capture.seconds
+        return spent > max(_FREE_SECONDS, _MARGIN * self._settings.max_overhead * capture.seconds)
 
     @property
     def overhead(self) -> float:
@@ -232,6 +232,14 @@ class Session:
         self._validated = True
         if self.capture.metric is not None or self.capture.pending:
             self.flush(looking=True)
+
+    def mark(self, reason: str, *, follow_rates: bool) -> None:
+        """A change was announced; several ranks do not meet here: what they have pending counts as coming after it."""
+        assert self.engine is not None
+        if self.capture.alone and self.capture.pending:
+            self.flush()
+        self.engine.mark(reason, follow_rates=follow_rates)
+        self.record.mark(reason, self.capture.steps)
 
     def epoch(self, *, ended: bool) -> None:
         """An epoch has begun or ended: the two moments at which metrics of whole epochs turn up."""

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from lightning_scaling.deviation.result import Deviation, Direction
 from lightning_scaling.forecast.result import Forecast
 
-_JUMP = 0.02
-_RAMP = 0.2
+_JUMPS = (0.015, 0.08, 0.4)
+_DRIFT = 0.2
+_FILTERS = len(_JUMPS) + 3
 _CLIP = 4.0
 _LAW_FLOOR = 4e-4
-_HEAVIER = 1.6
+_CORRELATED = 1.5
+_HEAVIER = 1.2
 _MIN_ABOVE = 0.005
 _MIN_BELOW = 0.025
 _STAKE = 0.01
@@ -43,11 +45,12 @@ class Block:
 
 
 class _Anchors:
-    """Forecasts frozen when they were made, each with three filters that follow the run's distance from it.
+    """Forecasts frozen when they were made, each with filters that follow the run's distance from it.
 
-    The first filter lets the distance grow as the forecast's own uncertainty says; the others add a jump right after
-    the anchor, or a steady drift since. The ratios of their likelihoods are the evidence. All anchors are updated at
-    once.
+    The first filter lets the distance grow as the forecast's own uncertainty says. The others add a jump right after
+    the anchor (of about 1.5, 8 or 40 % of the loss) or a steady drift since (20 % of the loss over the whole run), or
+    expect the loss to stay where it was instead of falling. The ratios of their likelihoods are the evidence. All
+    anchors are updated at once.
     """
 
     def __init__(self) -> None:
@@ -57,9 +60,9 @@ class _Anchors:
         self._end: NDArray[np.float64] = np.empty(0)
         self._median: NDArray[np.float64] = np.empty((0, _GRID))
         self._scale: NDArray[np.float64] = np.empty((0, _GRID))
-        self._state: NDArray[np.float64] = np.empty((0, 3, 2))
-        self._cov: NDArray[np.float64] = np.empty((0, 3, 2, 2))
-        self._log_e: NDArray[np.float64] = np.empty((0, 2))
+        self._state: NDArray[np.float64] = np.empty((0, _FILTERS, 2))
+        self._cov: NDArray[np.float64] = np.empty((0, _FILTERS, 2, 2))
+        self._log_e: NDArray[np.float64] = np.empty((0, _FILTERS - 1))
         self._variance: NDArray[np.float64] = np.empty(0)
         self._at: NDArray[np.float64] = np.empty(0)
 
@@ -74,18 +77,18 @@ class _Anchors:
     def add(self, forecast: Forecast, share: float, level: float) -> None:
         end = self.reach(forecast)
         median, scale = forecast.curve(np.minimum(np.linspace(forecast.step, end, _GRID), forecast.horizon))
-        cov = np.zeros((3, 2, 2))
-        cov[1, 0, 0] = (_JUMP * level) ** 2
-        cov[2, 1, 1] = (_RAMP * level / forecast.horizon) ** 2
+        cov = np.zeros((_FILTERS, 2, 2))
+        cov[1 : len(_JUMPS) + 1, 0, 0] = (np.array(_JUMPS) * level) ** 2
+        cov[-2, 1, 1] = (_DRIFT * level / forecast.horizon) ** 2
         self.forecasts.append(forecast)
         self.share = np.append(self.share, share)
         self._begin = np.append(self._begin, float(forecast.step))
         self._end = np.append(self._end, end)
         self._median = np.concatenate([self._median, median[None]])
         self._scale = np.concatenate([self._scale, scale[None]])
-        self._state = np.concatenate([self._state, np.zeros((1, 3, 2))])
+        self._state = np.concatenate([self._state, np.zeros((1, _FILTERS, 2))])
         self._cov = np.concatenate([self._cov, cov[None]])
-        self._log_e = np.concatenate([self._log_e, np.zeros((1, 2))])
+        self._log_e = np.concatenate([self._log_e, np.zeros((1, _FILTERS - 1))])
         self._variance = np.append(self._variance, 0.0)
         self._at = np.append(self._at, float(forecast.step))
 
@@ -126,6 +129,7 @@ class _Anchors:
         self._cov[:, :, 0, 0] += growth[:, None]
         total = self._cov[:, :, 0, 0] + block.sd**2 + 1e-30
         innovation = block.loss - expected[:, None] - self._state[:, :, 0]
+        innovation[:, -1] += expected - self._median[:, 0]
         limit = _CLIP * np.sqrt(total)
         innovation = np.clip(innovation, -limit, limit)
         log_likelihood = -0.5 * (innovation**2 / total + np.log(total))
@@ -136,8 +140,8 @@ class _Anchors:
 
     @property
     def evidence(self) -> NDArray[np.float64]:
-        """Logarithm of the mean of each anchor's two e-values, shape ``(a,)``."""
-        mean: NDArray[np.float64] = np.logaddexp(self._log_e[:, 0], self._log_e[:, 1]) - math.log(2)
+        """Logarithm of the mean of each anchor's e-values, shape ``(a,)``."""
+        mean: NDArray[np.float64] = np.logaddexp.reduce(self._log_e, axis=1) - math.log(_FILTERS - 1)
         return mean
 
 
@@ -146,11 +150,12 @@ class DeviationDetector:
 
     Every forecast is frozen as an anchor and held to the next quarter of the run. Against each anchor runs a
     likelihood-ratio e-process (prequential: a block is judged by what was said before it was seen) of "a jump right
-    after the anchor" or "a drift since the anchor" over "the distance grows as the forecast's uncertainty said".
+    after the anchor", "a drift since the anchor" or "no further fall" over "the distance grows as the forecast's
+    uncertainty said".
     Anchors share the evidence budget equally, so the weighted sum is again an e-process and, by Ville's inequality,
     exceeds ``1 / alpha`` in a run that follows its forecasts with probability at most ``alpha``, however often it is
     looked at (see Ramdas et al. 2023, arXiv 2210.01948). The guarantee is as good as the forecast's uncertainty; that
-    is why it is taken 1.6 times wider, a single block moves the evidence by a bounded amount, and an alarm also needs
+    is why it is taken 1.2 times wider, a single block moves the evidence by a bounded amount, and an alarm also needs
     an effect of at least 0.5 % of the loss above the forecast, or 2.5 % below it, where a run is seldom in trouble.
 
     Once the alarm is on no further forecasts are frozen, so the damage is not absorbed; when the run has come back to
@@ -221,7 +226,7 @@ class DeviationDetector:
         strongest = int(np.argmax(logs))
         excess = block.loss - float(self._anchors.expected(block.step)[0][strongest])
         least = (_MIN_ABOVE if excess > 0 else _MIN_BELOW) * abs(block.loss)
-        if logs.max() >= -math.log(self.alpha) and abs(excess) >= least:
+        if self._log_e >= -math.log(self.alpha) and abs(excess) >= least:
             self._alarm, self._inside, self._farthest = self._anchors.forecasts[strongest], 0, abs(excess)
 
     def _recovered(self, left: Forecast, block: Block) -> bool:
@@ -262,7 +267,7 @@ def block_of(steps: NDArray[np.float64], losses: NDArray[np.float64], noise: flo
     Args:
         steps: Optimizer steps, shape ``(n,)``.
         losses: Losses, shape ``(n,)``; those not finite are left out.
-        noise: Standard deviation of the residuals of the last fit, which bounds the noise from below.
+        noise: Standard deviation that the mean of so many losses has had around earlier fits.
 
     Returns:
         The block, or ``None`` without a finite loss.
@@ -275,7 +280,7 @@ def block_of(steps: NDArray[np.float64], losses: NDArray[np.float64], noise: flo
         middle = float(np.median(losses))
         reach = 5 * 1.4826 * float(np.median(np.abs(losses - middle)))
         losses = np.clip(losses, middle - reach, middle + reach)
-    within = float(losses.var(ddof=1)) / losses.size if losses.size > 1 else 0.0
+    within = _CORRELATED * float(losses.var(ddof=1)) / losses.size if losses.size > 1 else 0.0
     mean = float(losses.mean())
-    sd = math.sqrt(2 * within + noise**2 + (_LAW_FLOOR * mean) ** 2)
+    sd = math.sqrt(max(within, noise**2) + (_LAW_FLOOR * mean) ** 2)
     return Block(float(steps.mean()), mean, sd)

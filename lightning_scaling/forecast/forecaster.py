@@ -30,12 +30,12 @@ _SPIKE = 8.0
 # Scale of the forecast error: maximum likelihood of a Student t on recorded runs (benchmarks/forecast.py --calibrate).
 _OF_MIXTURE = 0.5
 _OF_CHANGE = 0.12
-_OF_NOISE = 0.45
+_OF_DOUBT = 2.0
 
 _EARLY = 0.1
 _DECAY_AHEAD = 0.1
 _DECAY_SEEN = 0.15
-_DECAY_HELD = 0.05
+_DECAY_HELD = 0.15
 _DECAY_SHOWS = 0.03
 _OPEN_HORIZON = 2
 
@@ -52,7 +52,7 @@ class Mixture:
     slope: NDArray[np.float64]
     weight: NDArray[np.float64]
     now: float
-    noise: float
+    doubt: float
     share_of_spread: float
 
     def __call__(self, steps: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -62,7 +62,7 @@ class Mixture:
         scale = np.sqrt(
             (self.share_of_spread * spread) ** 2
             + (_OF_CHANGE * (reference - mean)) ** 2
-            + (_OF_NOISE * self.noise) ** 2
+            + (_OF_DOUBT * self.doubt) ** 2
         )
         return mean, scale
 
@@ -91,7 +91,8 @@ class Forecaster:
     with the number of points deflated by their autocorrelation.
 
     The error around that mean is a Student t whose squared scale adds the disagreement of the shapes, a share of the
-    change forecast from now to then (the law itself is wrong by about that share), and the noise of the losses.
+    change forecast from now to then (the law itself is wrong by about that share), and the doubt about the present
+    level: the noise of the losses over the root of how many independent ones there are.
 
     Args:
         plan: What the run intends to do.
@@ -141,7 +142,7 @@ class Forecaster:
         weights = (reach / reach[-1]) ** _RECENCY * _precision(count, points.spread[usable], loss)
         base = np.exp(-_ALPHAS[:, None] * np.log(reach))
         fit = fit_grid(base, progress.annealing(at), self._share, loss, weights)
-        weight, evidence = self._weigh(fit, loss)
+        weight, independent = self._weigh(fit, loss)
         kept = weight > _KEPT * weight.max()
         a, c, k = np.nonzero(kept)
         share = weight[kept] / weight[kept].sum()
@@ -157,7 +158,7 @@ class Forecaster:
             fit.slope[kept],
             share,
             float(step),
-            noise,
+            noise / math.sqrt(independent),
             1.0 if self._unseen(step, progress) else _OF_MIXTURE,
         )
         trust, why = self._trust(step, progress)
@@ -170,8 +171,9 @@ class Forecaster:
             "kappa": float(np.exp(share @ np.log(_KAPPAS[k]))),
             "C": float(np.exp(share @ np.log(np.array(ANNEAL_RATES)[c]))),
             "noise": noise,
+            "losses_per_point": float(np.median(count[-64:])),
             "points": float(usable.sum()),
-            "effective_points": evidence,
+            "effective_points": independent,
             "burn_in_step": float(self._burn_in(step)),
         }
         falling = fit.slope.flat[fit.best] > 0
@@ -201,18 +203,20 @@ class Forecaster:
         return min(max(_BURN_IN * total, self.plan.warmup_end), 0.5 * step)
 
     def _weigh(self, fit: GridFit, loss: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+        """Weights of the shapes, and how many independent points speak for the level."""
         residual = fit.residual - fit.residual.mean()
         power = float(residual @ residual)
-        lag = float(residual[1:] @ residual[:-1]) / power if power > 0 else 0.0
-        deflated = loss.size * _EVIDENCE * (1 - max(lag, 0.0)) / (1 + max(lag, 0.0)) * 2
-        evidence = min(max(deflated, _MIN_POINTS), _MAX_EVIDENCE)
+        lag = max(float(residual[1:] @ residual[:-1]) / power if power > 0 else 0.0, 0.0)
+        deflation = (1 - lag) / (1 + lag)
+        evidence = min(max(2 * _EVIDENCE * loss.size * deflation, _MIN_POINTS), _MAX_EVIDENCE)
+        independent = max(deflation / float(fit.weights @ fit.weights), 1.0)
         level = max(abs(float(loss.mean())), float(loss.std()), 1e-300)
         slope = np.maximum(_ALPHAS[:, None, None] * fit.slope / level, 1e-9)
         slope_prior = -0.5 * ((np.log(slope) - math.log(self.prior.slope)) / self.prior.slope_spread) ** 2
         floor = np.minimum(fit.offset / level, 0.0) * 50 if loss.min() > 0 else 0.0
         score = self._shape_prior + slope_prior + floor - 0.5 * evidence * np.log(fit.sse / fit.sse.min())
         weight = np.exp(score - score.max())
-        return weight / weight.sum(), evidence
+        return weight / weight.sum(), independent
 
     @staticmethod
     def _unseen(step: int, progress: Progress) -> bool:
@@ -234,7 +238,7 @@ class Forecaster:
         if not plan.known:
             return "low", plan.why or "the learning rate ahead is not known"
         if step <= plan.warmup_end:
-            return "low", "the warm-up is not over"
+            return "none", "the warm-up is not over"
         if step < _EARLY * plan.total_steps:
             return "low", f"less than {_EARLY:.0%} of the run has been seen"
         if self._unseen(step, progress):

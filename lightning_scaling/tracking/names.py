@@ -76,15 +76,17 @@ def metrics_of(update: Mapping[str, Any], counters: Mapping[str, Any] | None = N
             ``overhead`` (fraction of wall time).
 
     Returns:
-        Metric names and finite values. What is missing or not finite is left out.
+        Metric names and finite values. What is missing or not finite is left out, and so is a forecast not to be used
+        (``trust`` "none"): it would only stretch the charts.
     """
     found: dict[str, object] = {LOSS: update.get("loss")}
     forecast = _mapping(update.get("forecast"))
     interval = forecast.get("interval")
     low, high = interval if isinstance(interval, (list, tuple)) and len(interval) == 2 else (None, None)
-    found[FORECAST_FINAL] = forecast.get("final")
-    found[FORECAST_LOWER] = forecast.get("lower", low)
-    found[FORECAST_UPPER] = forecast.get("upper", high)
+    if forecast.get("trust") != "none":
+        found[FORECAST_FINAL] = forecast.get("final")
+        found[FORECAST_LOWER] = forecast.get("lower", low)
+        found[FORECAST_UPPER] = forecast.get("upper", high)
 
     deviation = _mapping(update.get("deviation"))
     evidence = finite(deviation.get("e_value"))

@@ -66,13 +66,13 @@ def test_reads_happen_in_flushes_only(pl, module, fit, monkeypatch, case):
         return (batch > 0).sum()
 
     bare = train([])
-    monitor = ScalingLawMonitor(journal=False, flops=10**6, count=tokens, max_overhead=1e-9)
+    monitor = ScalingLawMonitor(journal=False, flops=10**6, count=tokens)
     watched = train(monitor)
     assert monitor.counters["micro_batches"] == 120
     assert watched.outside == bare.outside
     # Losses and tokens, each moved once and handed to numpy.
     assert 0 < watched.inside <= 4 * watched.flushes
-    assert watched.flushes < 10
+    assert watched.flushes < 60
 
 
 def test_a_metric_that_is_followed_is_not_read_either(pl, module, fit, monkeypatch):
@@ -86,7 +86,7 @@ def test_a_metric_that_is_followed_is_not_read_either(pl, module, fit, monkeypat
         return reads
 
     bare = train([])
-    monitor = ScalingLawMonitor("double", journal=False, flops=10**6, max_overhead=1e-9)
+    monitor = ScalingLawMonitor("double", journal=False, flops=10**6)
     watched = train(monitor)
     assert len(monitor.run) == 60
     assert watched.outside == bare.outside

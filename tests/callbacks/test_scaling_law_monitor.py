@@ -204,7 +204,7 @@ def test_after_training_it_does_not_keep_the_model(pl, module, fit):
     model, monitor = module(pl), observe()
     seen = weakref.ref(model)
     fit(pl, monitor, model)
-    del model
+    del model, monitor.log, monitor.log_dict  # these two are Lightning's
     gc.collect()
     assert seen() is None
     assert len(monitor.run) == 12
@@ -320,10 +320,25 @@ def test_history_and_target_reach_the_engine(pl, module, fit):
     assert monitor.run.params == 1000
 
 
-def test_the_monitor_keeps_to_its_share_of_the_time(pl, module, fit):
+def test_the_monitor_keeps_to_its_share_of_the_time(pl, module, fit, monkeypatch):
+    monkeypatch.setattr("lightning_scaling.callbacks.session._FREE_SECONDS", 0.0)
     eager, thrifty = observe(), ScalingLawMonitor(journal=False, max_overhead=1e-9)
     for monitor in (eager, thrifty):
         fit(pl, monitor, module(pl), max_epochs=30)
     assert len(thrifty.ledger) < len(eager.ledger)
     assert thrifty.ledger[-1]["step"] == eager.ledger[-1]["step"] == 180
     assert 0 < thrifty.overhead < eager.overhead
+
+
+def test_an_announced_change_is_kept_and_begins_a_new_segment(pl, module, fit):
+    monitor = observe()
+
+    class Announce(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                monitor.mark("new data", follow_rates=True)
+
+    monitor.mark("before training: nothing to do")
+    fit(pl, [monitor, Announce()], module(pl))
+    assert monitor._engine.curve.segments == [(6, "new data")]
+    assert len(monitor.run) == 12

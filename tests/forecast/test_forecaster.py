@@ -38,7 +38,9 @@ def test_trust_says_what_is_missing(make_run):
     assert "less than 10%" in fitted(run, 0.08).why
     assert "hardly begun to fall" in fitted(run, 0.5).why
     assert fitted(run, 0.95).trust == "ok"
-    assert "warm-up" in fitted(make_run("wsd"), 0.015).why
+    warming = fitted(make_run("wsd"), 0.019)
+    assert warming.trust == "none"
+    assert "warm-up" in warming.why
 
 
 def test_an_isolated_spike_does_not_move_the_forecast(make_run):
