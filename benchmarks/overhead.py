@@ -37,7 +37,7 @@ from lightning_scaling.schedule import Plan
 from lightning_scaling.tracking import sink
 
 TURN = 100
-BATCH, INPUTS, WIDTH = 32, 64, 512
+BATCH, INPUTS, WIDTH = 32, 64, 1024
 BASE, JOURNAL, FULL = "no-op callback", "ScalingLawMonitor, journal", "ScalingLawMonitor, journal and MLflow"
 TARGET_US, TARGET_SHARE = 15.0, 0.01
 TARGET_MEMORY, TARGET_STATE = 5e6, 200e3

@@ -32,7 +32,7 @@ from lightning_scaling.callbacks.tally import (
     running_flops,
 )
 
-_MOST_BATCHES = 1024
+_MOST_BATCHES = 4096
 _BETWEEN_FLUSHES = 5.0
 _STATE_VERSION = 1
 _COUNTERS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import compress
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,7 @@ class Intake:
         per_step: Whether the followed metric may have a value at every step.
         metric_seen: Whether it has had one.
         compact: How many records are kept before their tensors are stacked into one.
+        seconds: Time that this has taken.
     """
 
     compact = 64
@@ -102,6 +104,7 @@ class Intake:
         self.manual = not module.automatic_optimization
         self.per_step = metric is not None
         self.metric_seen = False
+        self.seconds = 0.0
         self._trainer = trainer
         self._metric = metric
         self._last: Any = None
@@ -135,7 +138,10 @@ class Intake:
         keep, trainer, manual, progress = records.append, self._trainer, self.manual, self.progress
 
         def take(outputs: Any, batch: Any) -> bool:
-            loss = outputs.get("loss") if outputs.__class__ is dict else loss_of(outputs)
+            try:
+                loss = outputs["loss"]
+            except (LookupError, TypeError):
+                loss = loss_of(outputs)
             if manual or loss.__class__ is not Tensor:
                 loss = owned(loss, _LOSS, clone=manual)
             keep((loss, size(batch), trainer.accumulate_grad_batches, progress.completed, rate[0]))
@@ -189,8 +195,10 @@ class Intake:
 
     def _full(self) -> bool:
         """Make the records compact; says whether it is time to flush."""
+        begun = perf_counter()
         self._columns.add(self._records)
         self._records.clear()
+        self.seconds += perf_counter() - begun
         self._room[0] = max(min(self._flush_at - self.pending, self.compact), 1)
         return self.pending >= self._flush_at
 

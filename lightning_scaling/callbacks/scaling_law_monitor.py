@@ -67,8 +67,8 @@ class ScalingLawMonitor(CallbackBase):
         flops: Where the training FLOPs of a batch on one rank come from: ``"auto"``, ``"6ND"``, a number, a function of
             the batch, or ``None`` for nowhere; see :class:`~lightning_scaling.compute.FlopMeter`.
         params: Number of parameters, where counting the module's would be wrong.
-        max_overhead: Fraction of the training time that the monitor may use, beyond a first tenth of a second; updates
-            that would take more are left out. 1 sets no limit.
+        max_overhead: Fraction of the training time that the monitor may use, beyond the first hundredths of a second;
+            updates that would take more are left out. 1 sets no limit.
         journal: Folder for the journals; ``True`` puts them into ``scaling_journals`` under the Trainer's
             ``default_root_dir``, ``False`` or ``None`` writes none.
         name: Name of the run, in its journal and its record.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
 
 _SAMPLES = 16
-_FREE_SECONDS = 0.1
+_FREE_SECONDS = 0.03
 _MARGIN = 0.9
 _UPDATE_SECONDS = 0.005
 
@@ -162,8 +162,8 @@ class Session:
         begun = self._clock()
         capture, engine = self.capture, self.engine
         before = capture.micro_batches
-        capture.own_seconds += self._unbooked
-        self._unbooked = 0.0
+        capture.own_seconds += self._unbooked + capture.intake.seconds
+        self._unbooked = capture.intake.seconds = 0.0
         block = capture.flush(looking=looking, closing=closing)
         if at_batch:
             stepped = getattr(self._trainer.fit_loop.epoch_loop, "_batches_that_stepped", capture.steps - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from time import perf_counter
 from typing import Any
 
@@ -13,7 +14,6 @@ from lightning_scaling.compute import BatchCounter, FlopMeter
 from lightning_scaling.compute.shapes import signature
 
 _MOST_SHAPES = 4096
-_PAIRS = (tuple, list)
 
 
 class Sizes:
@@ -41,17 +41,23 @@ class Sizes:
         if not self._by_shape:
             return self._look
         known, find = self._known, self._find
+        shape_of = attrgetter("shape")
         last_key: Any = None
         last: Any = None
 
         def read(batch: Any) -> BatchSize:
             nonlocal last_key, last
             kind = batch.__class__
-            if kind is Tensor:
-                key = batch.shape
-            elif kind in _PAIRS and len(batch) == 2 and batch[0].__class__ is batch[1].__class__ is Tensor:
-                key = (batch[0].shape, batch[1].shape)
-            else:
+            try:
+                if kind is Tensor:
+                    key = batch.shape
+                elif kind is list or kind is tuple:
+                    key = tuple(map(shape_of, batch))
+                elif kind is dict:
+                    key = tuple(map(shape_of, batch.values()))
+                else:
+                    key = signature(batch)
+            except AttributeError:  # not all of them are tensors
                 key = signature(batch)
             if key != last_key or not known:
                 last = find(key, batch)
