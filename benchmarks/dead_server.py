@@ -6,7 +6,7 @@ Afterwards the server comes back, `sync` sends what is missing, and the losses a
 
     python benchmarks/dead_server.py [--json] [--quick] [--rival]
 
-Takes about three minutes; --quick leaves out SIGSTOP and shortens the runs; --rival adds Lightning's own MLFlowLogger
+Takes about five minutes; --quick leaves out SIGSTOP and shortens the runs; --rival adds Lightning's own MLFlowLogger
 without the monitor, which takes ten minutes more. Needs a system with POSIX signals.
 """
 

@@ -22,7 +22,7 @@ from lightning_scaling.run import Run, RunHistory
 __all__ = ["ScalingAdviceWarning", "ScalingLawMonitor"]
 
 _VERSION = 1
-_DEADLINE = 15.0
+_DEADLINE = 8.0
 _SETTLED = 8
 
 
