@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_scaling.callbacks.intake import Columns, Intake
 from lightning_scaling.callbacks.ranks import Ranks
 from lightning_scaling.callbacks.reading import CaptureError, read_numbers
+from lightning_scaling.callbacks.sizes import Sizes
 from lightning_scaling.callbacks.tally import (
     COUNT,
     HIGH,
@@ -24,7 +25,6 @@ from lightning_scaling.callbacks.tally import (
     SAMPLES,
     TOKENS,
     Array,
-    BatchSize,
     Block,
     Rows,
     kept,
@@ -53,7 +53,7 @@ class Capture:
     """Own counters and pending values of one training run.
 
     Args:
-        size: What a batch holds.
+        sizes: What batches hold.
         metric: Name of a logged metric to follow; ``None`` follows the loss that ``training_step`` returns.
         clock: Monotonic clock in seconds.
 
@@ -72,7 +72,7 @@ class Capture:
 
     def __init__(
         self,
-        size: Callable[[Any], BatchSize],
+        sizes: Sizes,
         *,
         metric: str | None = None,
         clock: Callable[[], float] = perf_counter,
@@ -87,7 +87,7 @@ class Capture:
         self.flops: int | None = 0
         self.seconds = 0.0
         self.own_seconds = 0.0
-        self._size = size
+        self._sizes = sizes
         self._clock = clock
         self._partial = (0.0, 0)
         self._given = 0
@@ -95,7 +95,7 @@ class Capture:
 
     def attach(self, trainer: Any, module: Any) -> None:
         """Begin, or go on, with this Trainer; called when training starts and everything has been restored."""
-        self.intake = Intake(trainer, module, self._size, self.metric)
+        self.intake = Intake(trainer, module, self._sizes, self.metric)
         self._trainer = trainer
         self._ranks = Ranks(trainer)
         self._done = self.intake.progress.completed

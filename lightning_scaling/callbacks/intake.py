@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_scaling.callbacks.reading import kept_rate, loss_of, owned, read_parts, same_value, scaled_stack
+from lightning_scaling.callbacks.reading import kept_rate, loss_of, owned, read_parts, same_value, stacked
+from lightning_scaling.callbacks.sizes import Sizes
 from lightning_scaling.callbacks.tally import Array, BatchSize
+from lightning_scaling.compute.shapes import signature
 from lightning_scaling.schedule.simulate import largest_group
 
 _LOSS = "the loss that `training_step` returns"
-
-Record = tuple[Any, BatchSize | None, int, int, Any]
+_COMPACT = 16
 
 
 @dataclass
@@ -26,38 +27,22 @@ class Columns:
     """Records of consecutive micro-batches, one entry each; what belongs to a step is in its last micro-batch.
 
     Attributes:
-        parts: Their values, some dozens stacked on the device at a time.
-        present: Whether each has a value.
         sizes: What each holds.
+        factors: Number that the loss of each was divided by.
         done: Optimizer steps done after each.
         rates: Learning rate of the last step at each.
+        parts: Their values, some dozens stacked on the device at a time.
+        present: Whether each has a value.
         error: What went wrong while stacking.
     """
 
+    sizes: tuple[BatchSize | None, ...] = ()
+    factors: tuple[int, ...] = ()
+    done: tuple[int, ...] = ()
+    rates: tuple[Any, ...] = ()
     parts: list[Tensor] = field(default_factory=list)
     present: list[bool] = field(default_factory=list)
-    sizes: list[BatchSize | None] = field(default_factory=list)
-    done: list[int] = field(default_factory=list)
-    rates: list[Any] = field(default_factory=list)
     error: Exception | None = None
-
-    def add(self, records: list[Record]) -> None:
-        """Append records, letting go of their tensors one by one: many small ones in use slow down everything else."""
-        if not records:
-            return
-        values, sizes, factors, done, rates = zip(*records, strict=True)
-        self.sizes += sizes
-        self.done += done
-        self.rates += rates
-        present = [value is not None for value in values]
-        self.present += present
-        if not all(present):
-            values, factors = tuple(compress(values, present)), tuple(compress(factors, present))
-        if values:
-            try:
-                self.parts.append(scaled_stack(values, factors))
-            except Exception as error:  # told at the flush, where all ranks meet
-                self.error = error
 
     def read(self) -> tuple[Array, NDArray[np.bool_]]:
         """The values, ``nan`` where there is none, and where there is one; one transfer.
@@ -70,7 +55,7 @@ class Columns:
         present = np.array(self.present, dtype=bool)
         values = np.full(present.size, np.nan)
         if self.parts:
-            values[present] = read_parts(self.parts)
+            values[present] = read_parts(self.parts, tuple(compress(self.factors, self.present)))
         return values, present
 
 
@@ -83,33 +68,38 @@ class Intake:
     Args:
         trainer: The Trainer, about to train.
         module: The module in training.
-        size: What a batch holds.
+        sizes: What batches hold.
         metric: Name of a logged metric to follow instead of the loss.
 
     Attributes:
         take: Called with outputs and batch after each training step; says whether to flush.
         before_step: Called with the optimizer before each of its steps.
+        forget: Called when batches of one shape no longer hold what they did.
         manual: Whether the module optimizes by hand.
         per_step: Whether the followed metric may have a value at every step.
         metric_seen: Whether it has had one.
-        compact: How many records are kept before their tensors are stacked into one.
-        seconds: Time that this has taken.
+        seconds: Time that stacking has taken.
     """
 
     compact = 64
     take: Callable[[Any, Any], bool]
     before_step: Callable[[Any], None]
+    forget: Callable[[], None] = staticmethod(lambda: None)
 
-    def __init__(self, trainer: Any, module: Any, size: Callable[[Any], BatchSize], metric: str | None) -> None:
+    def __init__(self, trainer: Any, module: Any, sizes: Sizes, metric: str | None) -> None:
         self.manual = not module.automatic_optimization
         self.per_step = metric is not None
         self.metric_seen = False
         self.seconds = 0.0
         self._trainer = trainer
+        self._sizes = sizes
         self._metric = metric
         self._last: Any = None
-        self._records: list[Record] = []
-        self._columns = Columns()
+        self._values: list[Any] = []
+        self._records: list[tuple[BatchSize | None, int, int, Any]] = []
+        self._parts: list[Tensor] = []
+        self._present: list[bool] = []
+        self._error: Exception | None = None
         self._flush_at = 1
         self._room = [1]
         self._rate: list[Any] = [None]
@@ -118,7 +108,7 @@ class Intake:
         self._main = optimizers[0] if optimizers else None
         self._group = 0 if self._main is None else largest_group(self._main)
         self.before_step = self._rate_taker(len(optimizers) > 1)
-        self.take = self._taker(size) if metric is None else self._metric_taker(size)
+        self.take = self._taker() if metric is None else self._metric_taker()
 
     def _rate_taker(self, several: bool) -> Callable[[Any], None]:
         main, group, cell = self._main, self._group, self._rate
@@ -133,33 +123,61 @@ class Intake:
 
         return before_step
 
-    def _taker(self, size: Callable[[Any], BatchSize]) -> Callable[[Any, Any], bool]:
-        records, room, rate = self._records, self._room, self._rate
-        keep, trainer, manual, progress = records.append, self._trainer, self.manual, self.progress
+    def _taker(self) -> Callable[[Any, Any], bool]:
+        values, room, rate, trainer, manual = self._values, self._room, self._rate, self._trainer, self.manual
+        keep, note, progress, sizes = values.append, self._records.append, self.progress, self._sizes
+        by_shape = sizes.by_shape
+        last_key: Any = None
+        size: BatchSize | None = None
+
+        def forget() -> None:
+            nonlocal last_key
+            last_key = None
+
+        self.forget = forget
 
         def take(outputs: Any, batch: Any) -> bool:
+            nonlocal last_key, size
+            if by_shape:
+                try:
+                    kind = batch.__class__
+                    if kind is tuple or kind is list:
+                        key = [item.shape for item in batch]
+                    elif kind is dict:
+                        key = [item.shape for item in batch.values()]
+                    else:
+                        key = signature(batch)
+                except AttributeError:  # not all of them are tensors
+                    key = signature(batch)
+                if key != last_key or size is None:
+                    size, lasting = sizes.find(tuple(key) if key.__class__ is list else key, batch)
+                    last_key = key if lasting else None
+            else:
+                size = sizes.look(batch)
             try:
                 loss = outputs["loss"]
             except (LookupError, TypeError):
                 loss = loss_of(outputs)
             if manual or loss.__class__ is not Tensor:
                 loss = owned(loss, _LOSS, clone=manual)
-            keep((loss, size(batch), trainer.accumulate_grad_batches, progress.completed, rate[0]))
-            return len(records) >= room[0] and self._full()
+            keep(loss)
+            note((size, trainer.accumulate_grad_batches, progress.completed, rate[0]))
+            return len(values) >= room[0] and self._full()
 
         return take
 
-    def _metric_taker(self, size: Callable[[Any], BatchSize]) -> Callable[[Any, Any], bool]:
-        records, room, rate = self._records, self._room, self._rate
+    def _metric_taker(self) -> Callable[[Any, Any], bool]:
         before = self.progress.completed
 
         def take(outputs: Any, batch: Any) -> bool:
             nonlocal before
+            size, _ = self._sizes.find(signature(batch), batch)
             done = self.progress.completed
             value = self.look() if self.per_step and done != before else None
             before = done
-            records.append((value, size(batch), 1, done, rate[0]))
-            return len(records) >= room[0] and self._full()
+            self._values.append(value)
+            self._records.append((size, 1, done, self._rate[0]))
+            return len(self._values) >= self._room[0] and self._full()
 
         return take
 
@@ -190,27 +208,40 @@ class Intake:
 
     def limp(self) -> bool:
         """Keep only the counters that decide when ranks meet; says whether to flush."""
-        self._records.append((None, None, 1, self.progress.completed, None))
-        return len(self._records) >= self._room[0] and self._full()
+        self._values.append(None)
+        self._records.append((None, 1, self.progress.completed, None))
+        return len(self._values) >= self._room[0] and self._full()
 
     def _full(self) -> bool:
-        """Make the records compact; says whether it is time to flush."""
+        """Let go of small tensors, many of which in use slow down all else; says whether it is time to flush."""
         begun = perf_counter()
-        self._columns.add(self._records)
-        self._records.clear()
+        self._stack()
+        self._room[0] = max(min(self._flush_at - self.pending, _COMPACT), 1)
         self.seconds += perf_counter() - begun
-        self._room[0] = max(min(self._flush_at - self.pending, self.compact), 1)
         return self.pending >= self._flush_at
+
+    def _stack(self) -> None:
+        values = self._values
+        present = [value is not None for value in values]
+        self._present += present
+        try:
+            if all(present):
+                self._parts.append(stacked(values))
+            elif any(present):
+                self._parts.append(stacked(list(compress(values, present))))
+        except Exception as error:  # told at the flush, where all ranks meet
+            self._error = error
+        values.clear()
 
     def make_room(self, batches: int) -> None:
         """Set at how many pending micro-batches the next flush comes."""
         self._flush_at = batches
-        self._room[0] = max(min(batches - len(self._columns.done), self.compact), 1)
+        self._room[0] = max(min(batches - len(self._present), _COMPACT), 1)
 
     @property
     def pending(self) -> int:
         """Micro-batches that wait to be read; alike on all ranks."""
-        return len(self._columns.done) + len(self._records)
+        return len(self._records)
 
     @property
     def rate(self) -> Any:
@@ -219,8 +250,12 @@ class Intake:
 
     def drain(self) -> Columns:
         """Everything that was taken since the last call."""
-        columns, self._columns = self._columns, Columns()
-        columns.add(self._records)
+        if self._values:
+            self._stack()
+        columns = Columns(parts=self._parts, present=self._present, error=self._error)
+        if self._records:
+            columns.sizes, columns.factors, columns.done, columns.rates = zip(*self._records, strict=True)
+        self._parts, self._present = [], []
         self._records.clear()
         return columns
 

@@ -57,40 +57,37 @@ def same_value(value: Any, last: Any) -> bool:
     return isinstance(value, Tensor) and isinstance(last, Tensor) and value.data_ptr() == last.data_ptr() != 0
 
 
-def scaled_stack(values: tuple[Tensor, ...] | list[Tensor], factors: tuple[int, ...]) -> Tensor:
-    """Scalars of a device in one tensor there, each times a whole number; nothing is read.
-
-    Args:
-        values: Tensors of one element, shape ``(n,)``, ``n`` at least 1.
-        factors: Multiplier of each, applied in the tensors' own precision: dividing by a small whole number and
-            multiplying by it again gives the old number back in floating point, where a wider product would not.
-    """
+def stacked(values: list[Tensor]) -> Tensor:
+    """Scalars of a device in one tensor there, shape ``(n,)``, ``n`` at least 1; nothing is read."""
     try:
-        stacked = torch.stack(values)
+        joined = torch.stack(values)
     except (RuntimeError, TypeError):  # shapes () and (1,), or devices, mixed
         device = values[-1].device
-        stacked = torch.stack([value.reshape(()).to(device) for value in values])
-    if stacked.ndim != 1:
-        stacked = stacked.reshape(-1)
-    if stacked.requires_grad:
-        stacked = stacked.detach()
-    if factors.count(1) == len(factors):
-        return stacked
-    start = 0
-    for factor, group in groupby(factors):
-        stop = start + len(list(group))
-        if factor != 1:
-            stacked[start:stop] *= factor
-        start = stop
-    return stacked
+        joined = torch.stack([value.reshape(()).to(device) for value in values])
+    if joined.ndim != 1:
+        joined = joined.reshape(-1)
+    return joined.detach() if joined.requires_grad else joined
 
 
-def read_parts(parts: Sequence[Tensor]) -> NDArray[np.float64]:
-    """Read tensors of one dimension one after the other, with one transfer."""
+def read_parts(parts: Sequence[Tensor], factors: Sequence[int] = ()) -> NDArray[np.float64]:
+    """Read tensors of one dimension one after the other, with one transfer.
+
+    Args:
+        parts: The tensors, of ``n`` elements together; changed when they are scaled.
+        factors: Multiplier of each element, shape ``(n,)``, applied in the tensors' own precision: dividing by a small
+            whole number and multiplying by it again gives the old number back in floating point, where a wider product
+            would not. All ones when empty.
+    """
     try:
         joined = parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
     except RuntimeError:  # on several devices
-        return np.concatenate([read_parts([part]) for part in parts])
+        joined = torch.cat([part.to(parts[-1].device) for part in parts])
+    if set(factors) - {1}:
+        start = 0
+        for factor, group in groupby(factors):
+            stop = start + len(list(group))
+            joined[start:stop] *= factor
+            start = stop
     wide = torch.float32 if joined.device.type == "mps" else torch.float64
     return joined.to(wide).cpu().numpy().astype(np.float64, copy=False)
 
@@ -104,7 +101,7 @@ def read_numbers(values: Sequence[Any]) -> NDArray[np.float64]:
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     read = np.array([np.nan if value is None or isinstance(value, Tensor) else value for value in values])
     where = [index for index, value in enumerate(values) if isinstance(value, Tensor)]
-    read[where] = read_parts([scaled_stack([values[index] for index in where], (1,) * len(where))])
+    read[where] = read_parts([stacked([values[index] for index in where])])
     return read
 
 

@@ -75,7 +75,7 @@ class Session:
         self._trainer = trainer
         self._console.open(trainer)
         self.sizes = Sizes(settings.count, settings.flops, module)
-        self.capture = Capture(self.sizes.reader(), metric=settings.monitor, clock=self._clock)
+        self.capture = Capture(self.sizes, metric=settings.monitor, clock=self._clock)
         if state is not None:
             self.capture.load_state_dict(state["capture"])
             self.sizes.load_state_dict(state["sizes"])
@@ -248,7 +248,8 @@ class Session:
             self.flush(looking=True, closing=ended)
         if not ended and capture.micro_batches:
             self._replan()
-            self.sizes.refresh()
+            if self.sizes.refresh():
+                self.capture.intake.forget()
             self._miss_metric(final=False)
 
     def _miss_metric(self, *, final: bool) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from operator import attrgetter
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from lightning_scaling.callbacks.tally import BatchSize
 from lightning_scaling.compute import BatchCounter, FlopMeter
-from lightning_scaling.compute.shapes import signature
 
 _MOST_SHAPES = 4096
 
@@ -25,6 +23,7 @@ class Sizes:
         module: The LightningModule in training.
 
     Attributes:
+        by_shape: Whether shapes alone tell what a batch holds.
         seconds: Time spent on measuring.
     """
 
@@ -33,49 +32,27 @@ class Sizes:
         self._counter = BatchCounter(count)
         self._meter = FlopMeter(flops, counter=self._counter)
         self._module = module
-        self._by_shape = not callable(count) and not callable(flops)
+        self.by_shape = not callable(count) and not callable(flops)
         self._known: dict[Any, BatchSize] = {}
 
-    def reader(self) -> Callable[[Any], BatchSize]:
-        """A function of the batch that tells what it holds; tensors stay on their device."""
-        if not self._by_shape:
-            return self._look
-        known, find = self._known, self._find
-        shape_of = attrgetter("shape")
-        last_key: Any = None
-        last: Any = None
+    def find(self, key: Any, batch: Any) -> tuple[BatchSize, bool]:
+        """What a batch holds, and whether all batches of its shape hold the same.
 
-        def read(batch: Any) -> BatchSize:
-            nonlocal last_key, last
-            kind = batch.__class__
-            try:
-                if kind is Tensor:
-                    key = batch.shape
-                elif kind is list or kind is tuple:
-                    key = tuple(map(shape_of, batch))
-                elif kind is dict:
-                    key = tuple(map(shape_of, batch.values()))
-                else:
-                    key = signature(batch)
-            except AttributeError:  # not all of them are tensors
-                key = signature(batch)
-            if key != last_key or not known:
-                last = find(key, batch)
-                last_key = key if key in known else None
-            return last  # type: ignore[no-any-return]
+        Args:
+            key: Its shape, as :func:`~lightning_scaling.compute.shapes.signature` or in another way of the caller's.
+            batch: The batch; tensors stay on their device.
+        """
+        known = self._known.get(key) if self.by_shape else None
+        if known is not None:
+            return known, True
+        size = self.look(batch)
+        lasting = self.by_shape and not isinstance(size.samples, Tensor) and not isinstance(size.tokens, Tensor)
+        if lasting and len(self._known) < _MOST_SHAPES:
+            self._known[key] = size
+        return size, lasting and len(self._known) < _MOST_SHAPES
 
-        return read
-
-    def _find(self, key: Any, batch: Any) -> BatchSize:
-        size = self._known.get(key)
-        if size is None:
-            size = self._look(batch)
-            counted_by_value = isinstance(size.samples, Tensor) or isinstance(size.tokens, Tensor)
-            if not counted_by_value and len(self._known) < _MOST_SHAPES:
-                self._known[key] = size
-        return size
-
-    def _look(self, batch: Any) -> BatchSize:
+    def look(self, batch: Any) -> BatchSize:
+        """Count a batch, measuring its FLOPs if no batch of its shape has been seen."""
         samples, tokens = self._counter.samples_and_tokens(batch)
         flops = self._meter.per_batch(batch)
         if flops is None and self._meter.wanting:
@@ -88,10 +65,12 @@ class Sizes:
         """Let go of the module."""
         self._module = None
 
-    def refresh(self) -> None:
-        """Measure anew if parameters were added, frozen or unfrozen."""
-        if self._meter.refresh(self._module):
+    def refresh(self) -> bool:
+        """Measure anew if parameters were added, frozen or unfrozen; says whether."""
+        changed = self._meter.refresh(self._module)
+        if changed:
             self._known.clear()
+        return changed
 
     @property
     def unit(self) -> str:

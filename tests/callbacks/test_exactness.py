@@ -157,6 +157,20 @@ def test_flops_are_measured_for_each_batch_shape(pl, module, fit):
     assert monitor.run.meta["flops"] == "counter"
 
 
+def test_flops_follow_layers_that_are_unfrozen(pl, module, fit):
+    model = module(pl)
+    model.net[0].requires_grad_(False)
+
+    class Unfreeze(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            pl_module.net[0].requires_grad_(trainer.current_epoch > 0)
+
+    monitor = observe()
+    fit(pl, [Unfreeze(), monitor], model, batches=24)
+    # Frozen, the first layer has neither gradient, and the second only that of its weights.
+    assert monitor.counters["flops"] == 24 * 2 * (4 * 8 + 8 * 2 * 2) + 24 * 2 * (4 * 8 * 2 + 8 * 2 * 3)
+
+
 def test_sums_beyond_64_bits_stay_exact(pl, module, fit):
     monitor = observe(flops=7 * 10**18 + 1)
     fit(pl, monitor, module(pl))
