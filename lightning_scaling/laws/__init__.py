@@ -1,0 +1,27 @@
+"""Scaling laws: the catalogue, fits with intervals, and the choice among laws."""
+
+from lightning_scaling.laws.chain import Chain, chain
+from lightning_scaling.laws.fit import Fit
+from lightning_scaling.laws.frontier import frontier_weights
+from lightning_scaling.laws.ladder import fit_ladder
+from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.many import Fits
+from lightning_scaling.laws.registry import get, group, names
+from lightning_scaling.laws.store import load
+
+__all__ = [
+    "Chain",
+    "Fit",
+    "Fits",
+    "Law",
+    "Parameter",
+    "Published",
+    "Source",
+    "chain",
+    "fit_ladder",
+    "frontier_weights",
+    "get",
+    "group",
+    "load",
+    "names",
+]

@@ -1,0 +1,1 @@
+"""The laws, one short file each, grouped by what they describe."""

@@ -1,0 +1,1 @@
+"""Single curves: loss or error against one quantity, without a schedule."""

@@ -1,0 +1,1 @@
+"""Loss from what the data is: its mixture, its repeats, its quality."""

@@ -1,0 +1,1 @@
+"""Dense pre-training: loss from model size, data, compute and steps."""

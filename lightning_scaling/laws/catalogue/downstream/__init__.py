@@ -1,0 +1,1 @@
+"""Task performance from loss or compute."""

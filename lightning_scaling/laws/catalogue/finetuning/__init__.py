@@ -1,0 +1,1 @@
+"""Transfer: fine-tuning, distillation, and one loss from another."""

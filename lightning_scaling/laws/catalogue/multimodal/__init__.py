@@ -1,0 +1,1 @@
+"""Several modalities in one model, and speech."""

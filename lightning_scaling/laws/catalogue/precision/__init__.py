@@ -1,0 +1,1 @@
+"""Loss from the number of bits in training and after it."""

@@ -1,0 +1,1 @@
+"""Recipes: learning rate, batch size and how parameters are counted."""

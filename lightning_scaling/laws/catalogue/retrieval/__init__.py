@@ -1,0 +1,1 @@
+"""Retrieval, recommendation and graphs."""

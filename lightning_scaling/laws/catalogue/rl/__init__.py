@@ -1,0 +1,1 @@
+"""Reinforcement learning: performance from size, interactions and compute."""

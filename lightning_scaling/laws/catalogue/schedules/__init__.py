@@ -1,0 +1,1 @@
+"""Whole curves that know the learning-rate schedule."""

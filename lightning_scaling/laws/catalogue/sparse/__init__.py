@@ -1,0 +1,1 @@
+"""Mixtures of experts and pruned networks: loss from size, data and sparsity."""

@@ -1,0 +1,1 @@
+"""Error of vision and contrastive models on the compute frontier."""

@@ -1,0 +1,159 @@
+"""Confidence intervals of single parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+if TYPE_CHECKING:
+    from lightning_scaling.laws.fit import Fit
+
+Array = NDArray[np.float64]
+
+_GRID = (0.4, 0.8, 1.2, 1.8, 2.6, 4.0)
+_ROUNDS = 3
+_STEPS = 80
+_TOLERANCE = 1e-9
+_METHODS = ("auto", "profile", "bootstrap", "wald")
+_NAN = float("nan")
+
+
+def confidence(fit: Fit, level: float, method: str) -> dict[str, tuple[float, float]]:
+    """The interval of every parameter; see :meth:`Fit.conf_int`."""
+    if method not in _METHODS:
+        raise ValueError(f"`method` must be one of {', '.join(_METHODS)}, but got {method!r}.")
+    if method == "bootstrap" and fit.replicates is None:
+        raise ValueError("This fit has no refits; fit with `bootstrap=1000`, or use method='profile'.")
+    result = {name: (value, value) for name, value in fit.params.items()}
+    if method == "auto":
+        method = "bootstrap" if fit.replicates is not None else "wald" if fit.points is None else "profile"
+    if method == "bootstrap":
+        assert fit.replicates is not None
+        ends = np.quantile(fit.replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return result | {n: (float(ends[0, j]), float(ends[1, j])) for j, n in enumerate(fit.names)}
+    if fit.spare <= 0 or (fit.points is None and not np.any(fit.cov)):
+        return result | dict.fromkeys(fit.names, (_NAN, _NAN))
+    lost = set(fit.diagnostics.get("unidentified", ()))
+    t = float(stdtrit(fit.spare, (1 + level) / 2))
+    ends_u = _profile(fit, t) if method == "profile" else _wald(fit, t)
+    for j, name in enumerate(fit.names):
+        low, high = ends_u[j]
+        if fit.law and fit._is_log[j]:
+            low, high = float(np.exp(low)), float(np.exp(min(high, 700.0)))
+        result[name] = (_NAN, _NAN) if name in lost else (float(low), float(high))
+    return result
+
+
+def _wald(fit: Fit, t: float) -> Array:
+    size = t * np.sqrt(np.diag(fit.cov))
+    return np.stack([fit.u - size, fit.u + size], axis=1)
+
+
+def _profile(fit: Fit, t: float) -> Array:
+    """Where the signed root of the rise of the profiled objective reaches `t` (Bates and Watts 1988, chapter 6).
+
+    The rise is counted in units of its variance, which for a robust objective is that of the drop-in-dispersion test
+    (Schrader and Hettmansperger, Biometrika 67(1), 1980); where the standard errors are wider than independent
+    residuals would make them (groups, autocorrelation), so are these intervals.
+    """
+    problem = fit.problem
+    free = len(fit.u)
+    error = np.sqrt(np.diag(fit.cov))
+    ends = np.stack([fit.u, fit.u], axis=1)
+    rows = np.array([0])
+    r, jac = problem.model(fit.u[None], rows)
+    assert fit.points is not None
+    weights = fit.points.weights
+    objective = fit.settings.objective
+    variance = objective.efficiency(r[0], weights, free)
+    plain = _plain_errors(jac[0], weights, variance, error)
+    widen = np.where((plain > 0) & (not problem.priors), error / np.maximum(plain, 1e-300), 1.0)
+    base = fit.diagnostics["objective"]
+    unit = max(objective.unit(r[0], weights, free), 1e-300)
+    which = [j for j in range(free) if error[j] > 0 and np.isfinite(error[j])]
+    if not which:
+        return ends
+    sides = [(j, s) for j in which for s in (-1.0, 1.0)]
+    j_of = np.array([j for j, _ in sides])
+    s_of = np.array([s for _, s in sides])
+    far, high = np.zeros((len(sides), 1)), np.zeros((len(sides), 1))
+    paths = np.tile(fit.u, (len(sides), 1, 1))
+    offsets = np.array(_GRID)[None, :] * t * error[j_of][:, None]
+    for _ in range(_ROUNDS):
+        wanted = fit.u[j_of][:, None] + s_of[:, None] * offsets
+        reached = np.clip(wanted, problem.lower[j_of][:, None], problem.upper[j_of][:, None])
+        away = np.abs(reached - fit.u[j_of][:, None])
+        value, path = _held(fit, j_of, reached, far, away, paths)
+        root = np.sqrt(np.maximum(value - base, 0.0) * 2 / unit) / widen[j_of][:, None]
+        far = np.concatenate([far, away], axis=1)
+        high = np.concatenate([high, root], axis=1)
+        paths = np.concatenate([paths, path], axis=1)
+        cross = np.array([_crossing(far[i], high[i], t) for i in range(len(sides))])
+        offsets = np.where(np.isfinite(cross), cross, 3.0 * far.max(axis=1))[:, None] * np.array([[0.97, 1.0, 1.03]])
+    for i, (j, s) in enumerate(sides):
+        cross_i = _crossing(far[i], high[i], t)
+        edge = problem.lower[j] if s < 0 else problem.upper[j]
+        end = fit.u[j] + s * cross_i if np.isfinite(cross_i) else edge
+        ends[j, 0 if s < 0 else 1] = np.clip(end, problem.lower[j], problem.upper[j])
+    return ends
+
+
+def _plain_errors(jac: Array, weights: Array, variance: float, error: Array) -> Array:
+    inner = error > 0
+    plain = np.zeros_like(error)
+    j = jac[inner] * np.sqrt(weights)
+    size = np.sqrt(np.sum(j**2, axis=1))
+    inverse = np.linalg.pinv((j / size[:, None]) @ (j / size[:, None]).T, rcond=1e-12, hermitian=True)
+    plain[inner] = np.sqrt(variance * np.maximum(np.diag(inverse), 0.0)) / size
+    return plain
+
+
+def _held(fit: Fit, j_of: NDArray[np.intp], at: Array, far: Array, away: Array, paths: Array) -> tuple[Array, Array]:
+    """Objective with one coordinate held, minimised over the others, and where that is.
+
+    Valleys bend: the first time round from the linear approximation and again from the neighbour's solution on the way,
+    later from the nearest solution so far.
+    """
+    problem = fit.problem
+    sides, points = at.shape
+    index = np.repeat(j_of, points)
+    value = at.ravel()
+    rows = np.arange(len(value))
+    lower = np.tile(problem.lower, (len(value), 1))
+    upper = np.tile(problem.upper, (len(value), 1))
+    lower[rows, index] = upper[rows, index] = value
+
+    def descend(start: Array) -> tuple[Array, Array]:
+        start = np.clip(start, problem.lower, problem.upper)
+        start[rows, index] = value
+        ends = problem.descend(start, lower=lower, upper=upper, steps=_STEPS, tolerance=_TOLERANCE)
+        return ends.value, ends.u
+
+    if far.shape[1] > 1:
+        nearest = np.argmin(np.abs(far[:, None, :] - away[:, :, None]), axis=2)
+        best, where = descend(paths[np.arange(sides)[:, None], nearest].reshape(len(value), -1))
+    else:
+        shift = (value - fit.u[index])[:, None] * fit.cov[index] / np.maximum(np.diag(fit.cov)[index], 1e-300)[:, None]
+        best, where = descend(fit.u + shift)
+        along = where.reshape(sides, points, -1)
+        again, there = descend(np.concatenate([paths, along[:, :-1]], axis=1).reshape(len(value), -1))
+        where = np.where((again < best)[:, None], there, where)
+        best = np.minimum(best, again)
+    return best.reshape(at.shape), where.reshape(sides, points, -1)
+
+
+def _crossing(distance: Array, height: Array, t: float) -> float:
+    order = np.argsort(distance, kind="stable")
+    d, h = distance[order], np.maximum.accumulate(height[order])
+    above = np.flatnonzero(h >= t)
+    if not len(above):
+        return float("inf")
+    i = int(above[0])
+    if i == 0 or h[i] == h[i - 1]:
+        return float(d[i])
+    if not np.isfinite(h[i]):
+        return float(0.5 * (d[i - 1] + d[i]))
+    return float(d[i - 1] + (t - h[i - 1]) * (d[i] - d[i - 1]) / (h[i] - h[i - 1]))
