@@ -1,0 +1,322 @@
+"""The optimal size at each budget, read from the runs themselves: isoFLOP minima and how they grow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_scaling.allocation.checks import checked_level, columns, positive
+from lightning_scaling.allocation.task import dense_flops_per_token
+from lightning_scaling.allocation.trend import DRIFT, EXPONENT, SCATTER, Trend, normal_quantile
+from lightning_scaling.allocation.valley import WIDTH, fit_valleys
+
+Array = NDArray[np.float64]
+Status = Literal["ok", "few budgets", "no minimum"]
+
+_ENOUGH = 3
+_SIZES = 3
+_WIDEST = 0.25
+_VAGUE_PLACE = 0.7
+
+
+@dataclass(frozen=True, eq=False)
+class IsoflopMinima:
+    """Optimal sizes by budget, and the power law through them.
+
+    Attributes:
+        flops: Budgets with at least three sizes, ascending, shape ``(b,)``.
+        params: Size with the least loss at each, same shape.
+        tokens: Tokens there, same shape.
+        loss: Least loss, same shape.
+        sd: Standard deviation of ln params, same shape.
+        curvature: Second derivative of loss / least loss in ln params, same shape.
+        inside: Whether the minimum lies between the smallest and the largest size run at that budget and is known to a
+            factor of two; only such budgets enter the power law. Shape ``(b,)``.
+        points: Runs per budget, same shape.
+        skipped: Budgets left out with the reason.
+        noise: Relative scatter of a loss near the minimum.
+        skew: Asymmetry of the valleys: 0 when both sides are equally steep in ln params.
+        coefficient: ``G`` of the plain weighted power law ``params = G * flops^a`` through all minima inside; nan
+            without two of them.
+        slope: Its exponent ``a``.
+        slope_sd: Standard error of `slope`.
+        status: ``"ok"``, ``"few budgets"`` (fewer than three with a minimum inside: the exponent is mostly the prior)
+            or ``"no minimum"`` (none: there is no optimum to tell).
+        message: What lies behind it, in sentences.
+    """
+
+    flops: Array
+    params: Array
+    tokens: Array
+    loss: Array
+    sd: Array
+    curvature: Array
+    inside: NDArray[np.bool_]
+    points: NDArray[np.int64]
+    skipped: tuple[tuple[float, str], ...]
+    noise: float
+    skew: float
+    coefficient: float
+    slope: float
+    slope_sd: float
+    status: Status
+    message: str
+    _trend: Trend | None = field(repr=False)
+
+    @property
+    def exponent(self) -> float:
+        """Local exponent at the largest budget: d ln params / d ln flops; nan without a minimum."""
+        return self._trend.exponent()[0] if self._trend else float("nan")
+
+    def exponent_interval(self, level: float = 0.9) -> tuple[float, float]:
+        """Interval of :attr:`exponent`."""
+        if self._trend is None:
+            return float("nan"), float("nan")
+        mean, sd = self._trend.exponent()
+        half = normal_quantile(checked_level(level)) * sd
+        return mean - half, mean + half
+
+    def params_at(self, flops: ArrayLike) -> Array:
+        """Optimal sizes at budgets, of their shape; nan without a minimum."""
+        return self._at(flops)[0]
+
+    def interval(self, flops: float, level: float = 0.9) -> tuple[float, float]:
+        """Interval of the optimal size at a budget; it widens with the distance from the budgets run."""
+        mean, sd = (float(value[0]) for value in self._log_at(np.array([positive("flops", flops)])))
+        half = normal_quantile(checked_level(level)) * sd
+        return float(np.exp(mean - half)), float(np.exp(mean + half))
+
+    def _at(self, flops: ArrayLike) -> tuple[Array, Array]:
+        budgets = np.asarray(flops, dtype=np.float64)
+        if np.any(~(budgets > 0)):
+            raise ValueError("`flops` must be positive budgets, counted in units of one.")
+        mean, sd = self._log_at(budgets.ravel())
+        return np.exp(mean).reshape(budgets.shape), sd.reshape(budgets.shape)
+
+    def _log_at(self, flops: Array) -> tuple[Array, Array]:
+        if self._trend is None:
+            return np.full(flops.shape, np.nan), np.full(flops.shape, np.nan)
+        return self._trend.at(np.log(flops))
+
+    def summary(self) -> str:
+        """A table for people: one line per budget, then the power law."""
+        from lightning_scaling.allocation.summary import minima_summary
+
+        return minima_summary(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The minima as builtins."""
+        arrays = ("flops", "params", "tokens", "loss", "sd", "curvature", "inside", "points")
+        plain = ("noise", "skew", "coefficient", "slope", "slope_sd", "exponent", "status", "message")
+        result: dict[str, Any] = {name: getattr(self, name).tolist() for name in arrays}
+        result |= {name: getattr(self, name) for name in plain}
+        result["exponent_interval"] = list(self.exponent_interval())
+        result["skipped"] = [list(item) for item in self.skipped]
+        return result
+
+
+def isoflop_minima(
+    params: Any,
+    loss: Any,
+    *,
+    flops: Any = None,
+    tokens: Any = None,
+    flops_per_token: Callable[[Array], Array] | None = None,
+    tolerance: float = 0.05,
+    width: float = WIDTH,
+    prior: tuple[float, float] | None = EXPONENT,
+    drift: float = DRIFT,
+    scatter: float = SCATTER,
+) -> IsoflopMinima:
+    r"""Approach 2: the minimum of the loss over sizes at each budget, and ``params = G * flops^a`` through the minima.
+
+    Hoffmann et al. 2022 (arXiv 2203.15556), section 3.2, made robust: the valley's curvature and skew are shared by all
+    budgets, runs far above the least loss of their budget hardly count, and a budget whose minimum lies at the edge of
+    its grid is told and left out (:func:`lightning_scaling.allocation.valley.fit_valleys`). The exponent may drift with
+    compute, which gives recent budgets more say and lets intervals grow with the distance
+    (:class:`lightning_scaling.allocation.trend.Trend`).
+
+    Args:
+        params: Size of each run, shape ``(n,)``.
+        loss: Its final loss, shape ``(n,)``.
+        flops: Its training compute, nominal or exact, shape ``(n,)``; this or `tokens`.
+        tokens: Its training tokens, shape ``(n,)``; compute is then ``flops_per_token(params) * tokens``.
+        flops_per_token: FLOPs per training token as a function of the sizes; left out, ``6 * params``.
+        tolerance: Runs belong to one budget when their compute, sorted, has no gap above this fraction. Where compute
+            scatters within a budget the losses are brought to its mean along the slope of the least losses.
+        width: Excess over the least loss of its budget, as a fraction, at which a run counts half.
+        prior: Mean and standard deviation of the exponent at the largest budget before any run is seen, or None.
+        drift: How far the exponent wanders per unit of ln flops, as a standard deviation; 0 for a strict power law.
+        scatter: Scatter of ln params around the power law beyond the estimated errors.
+
+    Returns:
+        The minima; with a status, never an exception, where the runs show none.
+
+    Raises:
+        ValueError: A column is not of positive finite numbers or their lengths differ; both or none of `flops` and
+            `tokens` are given; or no budget has three sizes.
+    """
+    if (flops is None) == (tokens is None):
+        raise ValueError("Give the compute of each run as `flops`, or its `tokens`: one of the two.")
+    given = {"params": params, "loss": loss} | ({"flops": flops} if tokens is None else {"tokens": tokens})
+    table = columns(**given)
+    for name, values in table.items():
+        if not np.all(np.isfinite(values) & (values > 0)):
+            worst = values[~(np.isfinite(values) & (values > 0))][0]
+            raise ValueError(
+                f"`{name}` must be positive and finite in every run, but holds {worst:g}; leave such runs out."
+            )
+    per_token = flops_per_token or dense_flops_per_token
+    size, y = table["params"], table["loss"]
+    compute = table["flops"] if tokens is None else np.asarray(per_token(size)) * table["tokens"]
+    keep, group, log_flops, skipped = _budgets(size, compute, positive("tolerance", tolerance))
+    y = _levelled(y[keep], np.log(compute[keep]), group, log_flops)
+    x = np.log(size[keep])
+    valleys = fit_valleys(x, y, group, log_flops, positive("width", width))
+    sd = np.sqrt(np.diag(valleys.cov))
+    ends = np.array([(x[group == j].min(), x[group == j].max()) for j in range(len(log_flops))])
+    inside = (valleys.place > ends[:, 0]) & (valleys.place < ends[:, 1]) & (sd < _VAGUE_PLACE)
+    trend = None
+    if np.any(inside):
+        trend = Trend(
+            log_flops[inside], valleys.place[inside], valleys.cov[np.ix_(inside, inside)], prior, drift, scatter
+        )
+    coefficient, slope, slope_sd = _line(log_flops[inside], valleys.place[inside], sd[inside], scatter)
+    best, budgets = np.exp(valleys.place), np.exp(log_flops)
+    status, message = _verdict(budgets, valleys.place, ends, inside, skipped)
+    return IsoflopMinima(
+        flops=budgets,
+        params=best,
+        tokens=budgets / np.asarray(per_token(best)),
+        loss=valleys.level,
+        sd=sd,
+        curvature=valleys.curvature,
+        inside=inside,
+        points=np.bincount(group, minlength=len(budgets)),
+        skipped=tuple(skipped),
+        noise=valleys.noise,
+        skew=valleys.skew,
+        coefficient=coefficient,
+        slope=slope,
+        slope_sd=slope_sd,
+        status=status,
+        message=message,
+        _trend=trend,
+    )
+
+
+def near_optimal_weights(params: Any, flops: Any, loss: Any, *, tolerance: float = 0.05, width: float = 0.03) -> Array:
+    """Weights that make a fitted law true near the optimum rather than far from it.
+
+    ``1 / (1 + (excess/width)^2)``, `excess` being the loss of a run over the least of its budget, minus one. Pass them
+    to ``Law.fit(..., weights=...)`` when the fit is meant for allocation: fitted to all runs alike, a law bends to
+    those far from the optimum, and its optimum can be wrong several times over without a bad R2.
+
+    Args:
+        params: Sizes, shape ``(n,)``.
+        flops: Training compute, shape ``(n,)``.
+        loss: Final losses, shape ``(n,)``.
+        tolerance: As for :func:`isoflop_minima`.
+        width: Excess at which a run counts half.
+
+    Returns:
+        Weights, shape ``(n,)``; 1 for runs of budgets with fewer than three sizes, which show no valley.
+
+    Raises:
+        ValueError: A column is not of numbers or their lengths differ.
+    """
+    table = columns(params=params, flops=flops, loss=loss)
+    keep, group, _, _ = _budgets(table["params"], table["flops"], positive("tolerance", tolerance), empty_ok=True)
+    weights = np.ones(len(table["loss"]))
+    y = table["loss"][keep]
+    if len(y):
+        least = np.array([y[group == j].min() for j in range(int(group.max()) + 1)])
+        weights[keep] = 1.0 / (1.0 + ((y / least[group] - 1.0) / positive("width", width)) ** 2)
+    return weights
+
+
+def _budgets(
+    size: Array, compute: Array, tolerance: float, *, empty_ok: bool = False
+) -> tuple[NDArray[np.intp], NDArray[np.intp], Array, list[tuple[float, str]]]:
+    """Rows kept, the budget of each, ln of the budgets, and which were left out."""
+    log_compute = np.log(compute)
+    order = np.argsort(log_compute, kind="stable")
+    starts = np.flatnonzero(np.diff(log_compute[order]) > np.log1p(tolerance)) + 1
+    rows, numbers = [], []
+    means: list[float] = []
+    skipped: list[tuple[float, str]] = []
+    for members in np.split(order, starts):
+        centre = float(np.mean(log_compute[members]))
+        sizes = len(np.unique(size[members]))
+        if np.ptp(log_compute[members]) > _WIDEST:
+            skipped.append((float(np.exp(centre)), "compute runs on without a gap: these runs share no budget"))
+        elif sizes < _SIZES:
+            skipped.append((float(np.exp(centre)), f"{sizes} {'size' if sizes == 1 else 'sizes'} only"))
+        else:
+            rows.append(members)
+            numbers.append(np.full(len(members), len(means)))
+            means.append(centre)
+    if not rows:
+        if empty_ok:
+            return np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp), np.zeros(0), skipped
+        raise ValueError(
+            f"No budget has runs of at least {_SIZES} sizes: isoFLOP minima need several sizes trained with the same "
+            "compute (see `tolerance` for what counts as the same)."
+        )
+    return np.concatenate(rows), np.concatenate(numbers).astype(np.intp), np.array(means), skipped
+
+
+def _levelled(loss: Array, log_compute: Array, group: NDArray[np.intp], log_flops: Array) -> Array:
+    """Losses as they would be at exactly the mean compute of their budget."""
+    away = log_compute - log_flops[group]
+    if len(log_flops) < 2 or np.max(np.abs(away)) < 1e-9:
+        return loss
+    least = np.log([loss[group == j].min() for j in range(len(log_flops))])
+    centred = log_flops - log_flops.mean()
+    bend = np.polyfit(centred, least, min(2, len(least) - 1))
+    return np.asarray(loss * np.exp(-np.polyval(np.polyder(bend), centred)[group] * away))
+
+
+def _line(log_flops: Array, place: Array, sd: Array, scatter: float) -> tuple[float, float, float]:
+    if len(place) < 2:
+        return float("nan"), float("nan"), float("nan")
+    weights = 1.0 / (sd**2 + max(scatter, 1e-6) ** 2)
+    weights = weights / weights.sum()
+    centre = weights @ log_flops
+    z = log_flops - centre
+    along = weights @ z**2
+    slope = float(weights @ (z * place) / along)
+    height = float(weights @ place)
+    residual = place - height - slope * z
+    spare = len(place) - 2
+    sd_slope = float(np.sqrt(weights @ residual**2 / spare / along)) if spare else float("nan")
+    return float(np.exp(height - slope * centre)), slope, sd_slope
+
+
+def _verdict(
+    budgets: Array, place: Array, ends: Array, inside: NDArray[np.bool_], skipped: list[tuple[float, str]]
+) -> tuple[Status, str]:
+    sentences = []
+    for flops, at, (first, last), there in zip(budgets, place, ends, inside, strict=True):
+        if not there:
+            where = (
+                "below the smallest size run"
+                if at <= first
+                else "above the largest"
+                if at >= last
+                else "too flat to tell"
+            )
+            sentences.append(f"At {flops:.3g} FLOPs the minimum is {where}: no minimum inside, left out.")
+    if skipped:
+        sentences.append(f"Left out for want of sizes or of a common budget: {len(skipped)} groups of runs.")
+    count = int(inside.sum())
+    if count == 0:
+        return "no minimum", " ".join(["No budget shows a minimum inside its sizes.", *sentences])
+    if count < _ENOUGH:
+        few = f"Only {count} of {len(budgets)} budgets show a minimum inside: the exponent is mostly the prior's."
+        return "few budgets", " ".join([few, *sentences])
+    return "ok", " ".join(sentences)

@@ -1,0 +1,149 @@
+"""`lightning-scaling allocate`: how to spend a compute budget under a fitted law."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lightning_scaling.cli.output import InputError, WorkError, emit, input_errors, people
+
+if TYPE_CHECKING:
+    from lightning_scaling.allocation import Allocation
+    from lightning_scaling.laws import Fit
+
+_SUFFIXES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+
+
+def number(text: str) -> float:
+    """A number such as 7e9 or 7B (k, M, B or G, T).
+
+    Raises:
+        click.BadParameter: It is not one.
+    """
+    plain = str(text).strip().replace("_", "")
+    factor = _SUFFIXES.get(plain[-1:])
+    try:
+        return float(plain[:-1]) * factor if factor else float(plain)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a number such as 7e9 or 7B.") from None
+
+
+@click.command()
+@click.option("--fit", "file", type=click.Path(), help="A fit written by `lightning-scaling fit --save`.")
+@click.option("--law", "law_name", help="Instead of a fit: a law of the catalogue, with published constants.")
+@click.option("--constants", help="Which published constants of the law; default: its first.")
+@click.option("--flops", type=number, help="The budget in FLOPs, training and inference together.")
+@click.option("--params", type=number, help="A size, such as 7B: the tokens for which it is the best.")
+@click.option("--tokens", type=number, help="Training tokens, such as 1.4T: the size for which they are the best.")
+@click.option("--target", type=number, help="A loss to be reached with the least compute.")
+@click.option(
+    "--inference-tokens",
+    type=number,
+    default=0.0,
+    help="Tokens that the model will process after training.",
+    metavar="NUMBER",
+)
+@click.option("--unique-tokens", type=number, help="Distinct training tokens there are: beyond them they repeat.")
+@click.option(
+    "--given",
+    multiple=True,
+    metavar="NAME=VALUE[,VALUE...]",
+    help="Another input of the law, such as experts=64; of several values the best is chosen.",
+)
+@click.option("--max-params", type=number, help="The greatest size allowed.")
+@click.option("--level", type=float, default=0.9, show_default=True, help="Probability of the intervals.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def allocate(
+    *,
+    file: str | None,
+    law_name: str | None,
+    constants: str | None,
+    flops: float | None,
+    params: float | None,
+    tokens: float | None,
+    target: float | None,
+    inference_tokens: float,
+    unique_tokens: float | None,
+    given: tuple[str, ...],
+    max_params: float | None,
+    level: float,
+    as_json: bool,
+) -> None:
+    """How to spend a compute budget: model size and tokens with which a law predicts the least loss.
+
+    One of --flops, --params, --tokens and --target asks a question; two of the first three describe a choice, which is
+    then held against the best use of the same budget.
+    """
+    fit = _fit(file, law_name, constants)
+    values = _given(given)
+    with input_errors(file=file):
+        from lightning_scaling.allocation import allocate as solve
+
+        found = solve(
+            fit,
+            flops,
+            params,
+            tokens,
+            inference_tokens,
+            target=target,
+            unique_tokens=unique_tokens,
+            given=values,
+            bounds=None if max_params is None else (min(1.0, max_params / 2), max_params),
+            level=level,
+        )
+    if as_json:
+        emit(found.to_dict())
+    elif found.status != "no optimum":
+        _show(found)
+    if found.status == "no optimum":
+        raise WorkError(found.message)
+
+
+def _fit(file: str | None, law_name: str | None, constants: str | None) -> Fit:
+    if (file is None) == (law_name is None):
+        raise InputError(
+            "Give a fit with `--fit FILE`, or a law with published constants with `--law NAME`: one of the two."
+        )
+    if file is not None and constants is not None:
+        raise InputError("`--constants` belongs to `--law`; a fit has its own.")
+    from lightning_scaling import laws
+
+    with input_errors(file=file):
+        try:
+            return laws.load(file) if file is not None else laws.get(str(law_name)).known(constants)
+        except KeyError as error:
+            raise InputError(str(error.args[0])) from error
+
+
+def _given(texts: tuple[str, ...]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, listed = text.partition("=")
+        try:
+            numbers = [number(part) for part in listed.split(",")]
+        except click.BadParameter:
+            numbers = []
+        if not (name and equals and numbers):
+            raise InputError(f"`--given` must be NAME=VALUE or NAME=VALUE,VALUE,... with numbers, but got {text!r}.")
+        values[name.strip()] = numbers if len(numbers) > 1 else numbers[0]
+    return values
+
+
+def _show(found: Allocation) -> None:
+    from rich.table import Table
+
+    from lightning_scaling.allocation.summary import allocation_rows, remarks
+
+    console = people()
+    table = Table(
+        title=f"{found.law}: {found.status}", title_justify="left", box=None, header_style="bold", padding=(0, 2, 0, 0)
+    )
+    table.add_column("")
+    table.add_column("best", justify="right", no_wrap=True)
+    table.add_column(f"{found.level:.0%} interval", no_wrap=True)
+    for row in allocation_rows(found):
+        table.add_row(*row)
+    console.print(table)
+    for remark in remarks(found):
+        console.print(remark, highlight=False)
