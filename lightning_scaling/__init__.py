@@ -2,6 +2,8 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from lightning_scaling import laws
+from lightning_scaling.allocation import allocate
 from lightning_scaling.monitor import Monitor, Update
 from lightning_scaling.replay import replay
 from lightning_scaling.run import Run, RunHistory
@@ -11,4 +13,4 @@ try:
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Monitor", "Run", "RunHistory", "Update", "__version__", "replay"]
+__all__ = ["Monitor", "Run", "RunHistory", "Update", "__version__", "allocate", "laws", "replay"]

@@ -28,7 +28,7 @@ _ENOUGH_POINTS = 16
 _NONFINITE_ALARM = 20
 _NOISE_MEMORY = 20
 _MAX_LOG = 1000
-LAWS = ("auto", "multi-power")
+LAWS = ("auto", "relative_multi_power")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Monitor:
         plan: What the run intends to do; ``None`` when nothing is known of it.
         alpha: Probability of a false alarm over the whole run, in ``(0, 1)``.
         target: Loss the user wants to reach, or ``None``.
-        law: Law of the curve: ``"auto"`` or ``"multi-power"``.
+        law: Law of the curve: ``"auto"`` or ``"relative_multi_power"``.
         history: Finished runs of the same family; their shapes replace the published prior.
         params: Number of parameters, for the record.
         skip: Asked with the step before each update; ``True`` leaves that update out.

@@ -12,7 +12,7 @@ from lightning_scaling.cli import main
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(lightning_scaling.__file__).parent
-HEAVY = {"torch", "lightning", "pytorch_lightning", "mlflow", "matplotlib", "rich"}
+HEAVY = {"torch", "lightning", "pytorch_lightning", "mlflow", "matplotlib", "plotly", "pandas", "rich"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOOR = {
@@ -42,6 +42,8 @@ ONLY_THERE = {
     "lightning_fabric": {"callbacks"},
     "mlflow": {"tracking", "history", "callbacks"},
     "matplotlib": {"report"},
+    "plotly": {"report"},
+    "pandas": {"cli"},
     "click": {"cli"},
     "torch": {"compute", "schedule", "callbacks"},
 }

@@ -233,7 +233,7 @@ def test_bad_arguments_are_refused(make_run, arguments, message):
 
 
 def test_an_unknown_law_is_refused_naming_the_known_ones():
-    with pytest.raises(ValueError, match="'auto', 'multi-power'"):
+    with pytest.raises(ValueError, match="'auto', 'relative_multi_power'"):
         Monitor(None, law="bnsl")
 
 

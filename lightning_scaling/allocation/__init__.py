@@ -3,7 +3,7 @@
 from lightning_scaling.allocation.budget import allocate
 from lightning_scaling.allocation.choice import Choice
 from lightning_scaling.allocation.comparison import Comparison, compare_approaches
-from lightning_scaling.allocation.isoflop import IsoflopMinima, isoflop_minima, near_optimal_weights
+from lightning_scaling.allocation.isoflop import IsoflopMinima, isoflop_minima
 from lightning_scaling.allocation.result import Allocation, Alternative, IsoflopCurve
 
 __all__ = [
@@ -16,5 +16,4 @@ __all__ = [
     "allocate",
     "compare_approaches",
     "isoflop_minima",
-    "near_optimal_weights",
 ]

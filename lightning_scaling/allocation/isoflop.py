@@ -209,38 +209,8 @@ def isoflop_minima(
     )
 
 
-def near_optimal_weights(params: Any, flops: Any, loss: Any, *, tolerance: float = 0.05, width: float = 0.03) -> Array:
-    """Weights that make a fitted law true near the optimum rather than far from it.
-
-    ``1 / (1 + (excess/width)^2)``, `excess` being the loss of a run over the least of its budget, minus one. Pass them
-    to ``Law.fit(..., weights=...)`` when the fit is meant for allocation: fitted to all runs alike, a law bends to
-    those far from the optimum, and its optimum can be wrong several times over without a bad R2.
-
-    Args:
-        params: Sizes, shape ``(n,)``.
-        flops: Training compute, shape ``(n,)``.
-        loss: Final losses, shape ``(n,)``.
-        tolerance: As for :func:`isoflop_minima`.
-        width: Excess at which a run counts half.
-
-    Returns:
-        Weights, shape ``(n,)``; 1 for runs of budgets with fewer than three sizes, which show no valley.
-
-    Raises:
-        ValueError: A column is not of numbers or their lengths differ.
-    """
-    table = columns(params=params, flops=flops, loss=loss)
-    keep, group, _, _ = _budgets(table["params"], table["flops"], positive("tolerance", tolerance), empty_ok=True)
-    weights = np.ones(len(table["loss"]))
-    y = table["loss"][keep]
-    if len(y):
-        least = np.array([y[group == j].min() for j in range(int(group.max()) + 1)])
-        weights[keep] = 1.0 / (1.0 + ((y / least[group] - 1.0) / positive("width", width)) ** 2)
-    return weights
-
-
 def _budgets(
-    size: Array, compute: Array, tolerance: float, *, empty_ok: bool = False
+    size: Array, compute: Array, tolerance: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], Array, list[tuple[float, str]]]:
     """Rows kept, the budget of each, ln of the budgets, and which were left out."""
     log_compute = np.log(compute)
@@ -261,8 +231,6 @@ def _budgets(
             numbers.append(np.full(len(members), len(means)))
             means.append(centre)
     if not rows:
-        if empty_ok:
-            return np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp), np.zeros(0), skipped
         raise ValueError(
             f"No budget has runs of at least {_SIZES} sizes: isoFLOP minima need several sizes trained with the same "
             "compute (see `tolerance` for what counts as the same)."

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _NOTE_EVERY = 0.05
 _WRITE_SECONDS = 10.0
+_ENOUGH_TO_FIT = 20
 _PACKAGES = ("lightning-scaling", "lightning", "pytorch-lightning", "torch", "numpy", "scipy")
 
 
@@ -198,11 +199,15 @@ class Record:
         self._tracker.artifact(names.ARTIFACT_LAW, json.dumps(builtins_of(engine.forecast.to_dict()), indent=1))
         if not ledger or not len(engine.curve):
             return
+        from lightning_scaling.laws.live import fit_run
+        from lightning_scaling.laws.store import dumps
         from lightning_scaling.report import forecast_figure, loss_compute_figure
 
         run, points = engine.run(**known), engine.curve.points
         spent = np.isfinite(points.flops)
         flops = np.interp(run.step, points.last[spent], points.flops[spent]) if spent.any() else None
+        if perf_counter() < until and len(run) >= _ENOUGH_TO_FIT:
+            self._tracker.artifact(names.ARTIFACT_FIT, dumps(fit_run(run)))
         if perf_counter() < until:
             self._tracker.artifact(names.ARTIFACT_FORECAST, forecast_figure(run, ledger))
         if perf_counter() < until:

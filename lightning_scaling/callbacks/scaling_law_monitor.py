@@ -56,7 +56,7 @@ class ScalingLawMonitor(CallbackBase):
         monitor: Name of a logged metric to follow instead of the training loss: one logged on every step, one of whole
             epochs, or one of validation, told apart by when it turns up.
         history: Finished runs of the same family, whose shapes replace the published prior.
-        law: Law of the curve: ``"auto"`` or ``"multi-power"``.
+        law: Law of the curve: ``"auto"`` or ``"relative_multi_power"``.
         target: Loss that the run is meant to reach.
         alpha: Probability of a false alarm over the whole run, in (0, 1).
         on_advice: What to do when the advised action changes, on rank zero: ``"warn"`` (one Python warning, of category

@@ -5,7 +5,10 @@ from __future__ import annotations
 import click
 
 from lightning_scaling import __version__
+from lightning_scaling.cli.allocate import allocate
 from lightning_scaling.cli.doctor import doctor
+from lightning_scaling.cli.fit import fit
+from lightning_scaling.cli.laws import list_laws
 from lightning_scaling.cli.replay import replay
 from lightning_scaling.cli.sync import sync
 
@@ -22,3 +25,6 @@ def main() -> None:
 main.add_command(replay)
 main.add_command(doctor)
 main.add_command(sync)
+main.add_command(list_laws)
+main.add_command(fit)
+main.add_command(allocate)

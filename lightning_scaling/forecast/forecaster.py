@@ -99,7 +99,7 @@ class Forecaster:
         prior: Beliefs about the shape.
     """
 
-    law = "multi-power"
+    law = "relative_multi_power"
 
     def __init__(self, plan: Plan, prior: ShapePrior = PUBLISHED) -> None:
         self.plan = plan

@@ -5,6 +5,7 @@ from lightning_scaling.laws.fit import Fit
 from lightning_scaling.laws.frontier import frontier_weights
 from lightning_scaling.laws.ladder import fit_ladder
 from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.live import fit_run
 from lightning_scaling.laws.many import Fits
 from lightning_scaling.laws.registry import get, group, names
 from lightning_scaling.laws.store import load
@@ -19,6 +20,7 @@ __all__ = [
     "Source",
     "chain",
     "fit_ladder",
+    "fit_run",
     "frontier_weights",
     "get",
     "group",

@@ -37,7 +37,7 @@ def estimates(fit: Fit, level: float = 0.95) -> list[dict[str, Any]]:
     ]
 
 
-def fit_summary(fit: Fit) -> str:
+def fit_summary(fit: Fit, level: float = 0.95) -> str:
     """The table of :meth:`Fit.summary`."""
     law, found = fit.law, fit.diagnostics
     lines = [law.title, f"  {law.formula}", f"  {law.source}", ""]
@@ -58,11 +58,12 @@ def fit_summary(fit: Fit) -> str:
             f"residuals   rms {_percent(fit, found['rms_residual'])}, "
             f"median {_percent(fit, found['median_abs_residual'])}; "
             f"R2 {found['r2']:.5f} (in sample: says nothing about extrapolation)",
-            f"intervals   95 %, {how}" + (f", {len(fit.replicates)} refits" if fit.replicates is not None else ""),
+            f"intervals   {100 * level:g} %, {how}"
+            + (f", {len(fit.replicates)} refits" if fit.replicates is not None else ""),
             "",
         ]
-    rows = [("parameter", "estimate", "std. error", "95 % interval", "")]
-    for row in estimates(fit):
+    rows = [("parameter", "estimate", "std. error", f"{100 * level:g} % interval", "")]
+    for row in estimates(fit, level):
         note = "given" if row["given"] else "at bound" if row["name"] in found.get("at_bounds", ()) else ""
         ends = "" if row["given"] or math.isnan(row["lower"]) else f"{row['lower']:.5g} to {row['upper']:.5g}"
         error = "" if row["given"] or math.isnan(row["standard_error"]) else f"{row['standard_error']:.3g}"

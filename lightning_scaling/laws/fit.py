@@ -249,11 +249,15 @@ class Fit:
         drawn = np.where(self._is_log, np.exp(np.where(self._is_log, u, 0.0)), u)
         return result | {name: drawn[:, j] for j, name in enumerate(self.names)}
 
-    def summary(self) -> str:
-        """A table to paste into a paper: law, source, data, objective, estimates with intervals, quality."""
+    def summary(self, level: float = 0.95) -> str:
+        """A table to paste into a paper: law, source, data, objective, estimates with intervals, quality.
+
+        Args:
+            level: Probability of the intervals, between 0 and 1.
+        """
         from lightning_scaling.laws.card import fit_summary
 
-        return fit_summary(self)
+        return fit_summary(self, _checked(level))
 
     def report(self) -> dict[str, Any]:
         """How the fit was made, by the questions of the checklist of Li et al. 2025 (arXiv 2502.18969)."""

@@ -23,16 +23,21 @@ _VERSION = 1
 
 def save(fit: Fit, path: Path) -> Path:
     """Write a fit; see :meth:`Fit.save`."""
-    text = json.dumps(_plain(to_dict(fit)), indent=1, allow_nan=False)
+    text = dumps(fit)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+            file.write(text)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     return path
+
+
+def dumps(fit: Fit) -> str:
+    """The text of the file that :meth:`Fit.save` writes."""
+    return json.dumps(json_safe(to_dict(fit)), indent=1, allow_nan=False) + "\n"
 
 
 def load(path: str | Path) -> Fit:
@@ -158,16 +163,16 @@ def _number(value: Any) -> Any:
     return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}.get(value, value) if isinstance(value, str) else value
 
 
-def _plain(value: Any) -> Any:
-    """Builtins that strict JSON can hold; numbers that are not finite become words."""
+def json_safe(value: Any) -> Any:
+    """Builtins that strict JSON can hold; numbers that are not finite become words, such as ``"nan"``."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): json_safe(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [json_safe(v) for v in value]
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return json_safe(value.tolist())
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return json_safe(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
     if value is None or isinstance(value, (str, int, float, bool)):

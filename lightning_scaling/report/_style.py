@@ -1,4 +1,4 @@
-"""The look that the figures share. The only place that imports matplotlib."""
+"""The look that the figures share."""
 
 from __future__ import annotations
 

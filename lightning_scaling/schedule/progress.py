@@ -45,12 +45,16 @@ class Progress:
         peak = plan.peak
         rate = plan.at(self._grid) / peak if peak > 0 else np.ones_like(self._grid)
         self._progress = _integral(self._grid, rate**power)
-        self._annealing = self._anneal(rate, plan, beta, gamma)
+        self._beta = beta
+        self._distance, self._size = self._falls(rate, plan, gamma)
+        self._annealing = np.stack([self._gain(c) for c in ANNEAL_RATES])
         reach = np.interp(horizon, self._grid, self._progress)
         self._progress /= max(float(reach), 1e-300)
         self._rate = rate
 
-    def _anneal(self, rate: NDArray[np.float64], plan: Plan, beta: float, gamma: float) -> NDArray[np.float64]:
+    def _falls(
+        self, rate: NDArray[np.float64], plan: Plan, gamma: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         grid = self._grid
         plain = _integral(grid, rate)
         falls = -np.diff(rate)
@@ -58,7 +62,7 @@ class Progress:
         moved = np.flatnonzero(np.abs(falls) > 1e-9)
         self.travel = np.concatenate([[0.0], np.cumsum(np.maximum(falls, 0.0))])
         if moved.size == 0:
-            return np.zeros((len(ANNEAL_RATES), grid.size))
+            return np.zeros((grid.size, 1)), np.zeros(1)
         # Neighbouring falls are merged into quanta of equal travel: a cosine needs no more than ~160 of them.
         order = np.cumsum(np.abs(falls[moved]))
         group = np.minimum((order / order[-1] * _QUANTA).astype(int), _QUANTA - 1)
@@ -70,8 +74,11 @@ class Progress:
         slow = np.bincount(group, np.abs(falls[moved]) * level) / weight
         used = size != 0
         at, slow, size = at[used], np.maximum(slow[used], _FLOOR), size[used]
-        distance = np.maximum(plain[:, None] - at, 0.0) * slow**-gamma
-        return np.stack([(1 - (1 + c * distance) ** -beta) @ size for c in ANNEAL_RATES])
+        return np.maximum(plain[:, None] - at, 0.0) * slow**-gamma, size
+
+    def _gain(self, speed: float) -> NDArray[np.float64]:
+        gain: NDArray[np.float64] = (1 - (1 + speed * self._distance) ** -self._beta) @ self._size
+        return gain
 
     def progress(self, step: ArrayLike) -> NDArray[np.float64]:
         """Progress up to a step over progress up to the horizon, in ``(0, 1]``, shape of ``step``."""
@@ -83,6 +90,11 @@ class Progress:
         """``LD_C`` at steps of shape ``(n,)`` for every ``C`` of :data:`ANNEAL_RATES`, shape ``(4, n)``."""
         at = np.asarray(step, dtype=np.float64)
         return np.stack([np.interp(at, self._grid, row) for row in self._annealing])
+
+    def anneal(self, step: ArrayLike, speed: float) -> NDArray[np.float64]:
+        """``LD_C`` at steps of any shape for one ``C``, of the shape of ``step``."""
+        value: NDArray[np.float64] = np.interp(np.asarray(step, dtype=np.float64), self._grid, self._gain(speed))
+        return value
 
     def fallen(self, step: float) -> float:
         """How much of the peak rate has been given up on the way to a step, summed over all falls."""

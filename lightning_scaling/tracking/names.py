@@ -42,6 +42,7 @@ PARAM_PREFIX = "scaling."
 ARTIFACT_CURVE = "scaling/curve.csv"
 ARTIFACT_LEDGER = "scaling/ledger.json"
 ARTIFACT_LAW = "scaling/law.json"
+ARTIFACT_FIT = "scaling/fit.json"
 ARTIFACT_FORECAST = "scaling/forecast.png"
 ARTIFACT_COMPUTE = "scaling/loss_vs_compute.png"
 

@@ -16,9 +16,9 @@ def path(steps):
     return np.full(np.shape(steps), 3.0), np.full(np.shape(steps), 0.02)
 
 
-GOOD = Forecast(500, 1000, "multi-power", "ok", "", path=path)
-EARLY = Forecast(20, 1000, "multi-power", "none", "fewer than 4 points after the warm-up")
-LOW = Forecast(500, 1000, "multi-power", "low", "the warm-up is not over", path=path)
+GOOD = Forecast(500, 1000, "relative_multi_power", "ok", "", path=path)
+EARLY = Forecast(20, 1000, "relative_multi_power", "none", "fewer than 4 points after the warm-up")
+LOW = Forecast(500, 1000, "relative_multi_power", "low", "the warm-up is not over", path=path)
 
 
 def situation(**changes):

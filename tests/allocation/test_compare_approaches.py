@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_scaling import laws
-from lightning_scaling.allocation import allocate, compare_approaches, isoflop_minima, near_optimal_weights
+from lightning_scaling.allocation import allocate, compare_approaches, isoflop_minima
 
 
 def columns(runs):
@@ -79,8 +79,7 @@ def test_allocation_holds_a_fit_against_its_own_points(fitted):
 def test_runs_far_from_the_optimum_bend_a_surface_and_weights_help(bent, best_size):
     law = laws.get("chinchilla")
     plain = allocate(law.fit(columns(bent)), 1e21)
-    weights = near_optimal_weights(bent["params"], bent["flops"], bent["loss"])
-    weighted = allocate(law.fit(columns(bent), weights=weights), 1e21)
+    weighted = allocate(law.fit(columns(bent), weights="frontier"), 1e21)
     truth = best_size(1e21)
     assert abs(math.log(weighted.params / truth)) < abs(math.log(plain.params / truth))
     assert weighted.ok

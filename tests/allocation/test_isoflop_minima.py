@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from lightning_scaling.allocation import isoflop_minima, near_optimal_weights
+from lightning_scaling.allocation import isoflop_minima
 
 
 def minima_of(runs, **options):
@@ -138,15 +138,6 @@ def test_a_change_of_exponent_is_followed(make_runs):
     bent = minima_of({**runs, "params": runs["params"] * (runs["flops"] / 1e21) ** (0.25 * (runs["flops"] < 1e20))})
     assert bent.slope > minima.slope + 0.1
     assert abs(bent.exponent - minima.exponent) < 0.5 * (bent.slope - minima.slope)
-
-
-def test_weights_near_the_optimum(make_runs):
-    runs = make_runs(noise=0.0, sizes=9)
-    weights = near_optimal_weights(runs["params"], runs["flops"], runs["loss"]).reshape(7, 9)
-    assert np.all(np.argmax(weights, axis=1) == 4)
-    assert weights.max() == 1
-    assert np.all(weights[:, 0] < 0.5)
-    assert near_optimal_weights([1e7, 1e8], [1e18, 1e19], [3.0, 2.5]).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(

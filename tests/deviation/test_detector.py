@@ -16,7 +16,7 @@ def path(steps):
 
 
 def forecast(step):
-    return Forecast(step, TOTAL, "multi-power", "ok", "", path=path)
+    return Forecast(step, TOTAL, "relative_multi_power", "ok", "", path=path)
 
 
 def judged(losses, alpha=0.01):
@@ -81,17 +81,17 @@ def test_an_effect_too_small_to_matter_is_no_alarm():
 
 def test_without_a_forecast_nothing_can_be_decided():
     detector = DeviationDetector()
-    nothing = Forecast(10, TOTAL, "multi-power", "none", "too early")
+    nothing = Forecast(10, TOTAL, "relative_multi_power", "none", "too early")
     assert detector.update(Block(10, 3.0, NOISE), nothing).verdict == "undecidable"
     assert detector.update(None, nothing).verdict == "undecidable"
 
 
 def test_forecasts_are_not_held_beyond_what_they_know():
     detector = DeviationDetector()
-    limited = Forecast(100, TOTAL, "multi-power", "low", "decay ahead", path=path, valid_until=150)
+    limited = Forecast(100, TOTAL, "relative_multi_power", "low", "decay ahead", path=path, valid_until=150)
     detector.update(Block(100, 2.95, NOISE), limited)
     for step in range(160, 300, 10):
-        verdict = detector.update(Block(step, 2.0, NOISE), Forecast(step, TOTAL, "multi-power", "none", ""))
+        verdict = detector.update(Block(step, 2.0, NOISE), Forecast(step, TOTAL, "relative_multi_power", "none", ""))
     assert verdict.verdict == "undecidable"
 
 

@@ -74,7 +74,7 @@ def test_levels_outside_the_unit_interval_are_refused(bad):
 
 def test_a_step_that_is_no_step_is_refused():
     with pytest.raises(ValueError, match="positive number of optimizer steps"):
-        Forecast(1, 10, "multi-power", "none", "").at(-3)
+        Forecast(1, 10, "relative_multi_power", "none", "").at(-3)
 
 
 def test_progress_counts_low_rates_less_and_annealing_follows_the_fall():

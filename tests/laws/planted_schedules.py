@@ -23,7 +23,21 @@ _POINTS = grid(
     steps=np.concatenate([np.linspace(_WARMUP + 100, _STEPS, 16), _SPLIT + np.geomspace(2, 400, 10).round()]),
 )
 
+_PLAN = {
+    "steps": [1.0, 300.0, 3000.0, 4500.0, 6000.0],
+    "lr": [1e-6, 3e-4, 3e-4, 1e-4, 1e-5],
+    "total_steps": 6000,
+    "known": True,
+    "why": "",
+    "source": "recorded",
+}
+
 CASES = {
+    "relative_multi_power": (
+        {"L0": 1.5, "A": 1.2, "alpha": 0.4, "kappa": 1.3},
+        {"steps": np.linspace(320, 6000, 60)},
+        {"plan": _PLAN},
+    ),
     "tissue": (
         {"L0": 2.8, "A": 0.5, "alpha": 0.5, "C": 20.0, "lambda_": 0.93},
         _POINTS,
