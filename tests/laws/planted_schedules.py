@@ -33,6 +33,7 @@ _PLAN = {
 }
 
 CASES = {
+    "collapse": ({"kappa": 150.0, "gamma": 1.03}, {"params": np.geomspace(1e6, 1e10, 40)}),
     "relative_multi_power": (
         {"L0": 1.5, "A": 1.2, "alpha": 0.4, "kappa": 1.3},
         {"steps": np.linspace(320, 6000, 60)},

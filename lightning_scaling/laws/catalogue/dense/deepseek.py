@@ -79,6 +79,14 @@ class DeepSeekTokens(Law):
             "transcribed",
             _NOTE.format("D in tokens."),
         ),
+        Published(
+            "llama3",
+            {"D_base": 0.299, "b": 0.537},
+            Source("Grattafiori et al.", 2024, "2407.21783", "figure 3, label"),
+            "transcribed",
+            "Llama 3, 6e18 to 1e22 FLOPs; the rounded .29 and .53 of the text give 10.5T tokens at 3.8e25 FLOPs in "
+            "place of 16.3T.",
+        ),
     )
     pitfalls = (
         _SECOND,

@@ -8,7 +8,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.laws.law import Law, Parameter, Source
+
 Array = NDArray[np.float64]
+
+
+class Collapse(Law):
+    """``flops = kappa * params^(1 + gamma)``.
+
+    The compute at which a model of ``params`` parameters is compute-optimal: trained to that, the curves of a ladder
+    fall on one another when drawn by :func:`collapse`. ``gamma`` is the exponent of the tokens in the parameters. Qiu
+    et al. 2025 (arXiv 2507.02119), section 2.
+    """
+
+    name = "collapse"
+    title = "Collapse: compute at which the curves of a ladder coincide"
+    formula = "flops = kappa*params^(1 + gamma)"
+    source = Source("Qiu et al.", 2025, "2507.02119", "section 2")
+    inputs = ("params",)
+    output = "flops"
+    parameters = (
+        Parameter("kappa", "coefficient", (1e-6, 1e6), log=True),
+        Parameter("gamma", "exponent of the tokens in the parameters", (0.1, 2.0), -1.0, 4.0),
+    )
+    linear = ("kappa",)
+    tags = frozenset({"ladder", "allocation"})
+    pitfalls = (
+        "The authors found 1 + gamma = 2.041 (MLP) and 2.027 (chess); kappa belongs to a recipe, so none is carried.",
+        "Curves coincide only under one schedule, one data order per size and learning rates that scale rightly (muP).",
+        "The floor comes from the law compute fitted to final losses; a wrong floor spoils the collapse.",
+    )
+
+    def value(self, p: Any, x: Any) -> Any:
+        """``kappa params^(1 + gamma)``."""
+        return p.kappa * x.params ** (1.0 + p.gamma)
 
 
 def collapse(progress: Any, loss: Any, floor: float) -> Array:

@@ -1,0 +1,1 @@
+"""Learning curves of a rising metric: the forms weighed by Domhan et al. 2015."""

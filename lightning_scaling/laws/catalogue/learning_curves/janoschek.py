@@ -1,0 +1,35 @@
+"""Learning curve: a stretched exponential between two levels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from lightning_scaling.laws.catalogue.learning_curves.rising import Rising
+from lightning_scaling.laws.law import Parameter
+
+
+class Janoschek(Rising):
+    """``performance = alpha - (alpha - beta)*exp(-kappa*steps^delta)``.
+
+    ``alpha`` is the ceiling, ``beta`` the level before training, ``kappa`` the coefficient and ``delta`` the
+    stretching. Domhan et al. 2015 (IJCAI), table 1.
+    """
+
+    name = "janoschek"
+    title = "janoschek: a stretched exponential between two levels"
+    formula = "performance = alpha - (alpha - beta)*exp(-kappa*steps^delta)"
+    parameters = (
+        Parameter("alpha", "ceiling", (0.3, 1.5), -math.inf),
+        Parameter("beta", "level before training", (-0.5, 1.0), -math.inf),
+        Parameter("kappa", "coefficient", (1e-6, 10.0), log=True),
+        Parameter("delta", "stretching", (0.1, 2.0), 0.01, 20.0),
+    )
+    linear = ("alpha", "beta")
+    pitfalls = ("The same curves as weibull, its rate in other parameters.",)
+
+    def value(self, p: Any, x: Any) -> Any:
+        """``alpha - (alpha - beta)*exp(-kappa*steps^delta)``."""
+        return p.alpha - (p.alpha - p.beta) * np.exp(-p.kappa * x.steps**p.delta)
