@@ -50,7 +50,7 @@ def minimize(
     penalty: Penalty | None = None,
     steps: int = 200,
     tolerance: float = 1e-13,
-    reach: float = 4.0,
+    reach: float | Array = 4.0,
 ) -> Minimum:
     """Minimise the summed objective of ``b`` problems, all in step.
 
@@ -72,7 +72,7 @@ def minimize(
             ``(r, p)`` at coordinates `u` ``(r, p)``.
         steps: Most steps per problem.
         tolerance: Relative change of the objective that no longer counts.
-        reach: Longest step of one coordinate, in its own units.
+        reach: Longest step of each coordinate, in its own units, shape ``(p,)`` or one number.
 
     Returns:
         The minimum of each problem.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.fitting.levenberg import Minimum
 from lightning_scaling.fitting.objectives import Kind, Objective
 from lightning_scaling.fitting.resample import draw_weights
 from lightning_scaling.laws.fit import Fit, Settings
@@ -26,6 +27,7 @@ _ROUNDS = 3
 _CLIP = 1.5
 _WIDE = 1e6
 _LEAST_DELTA = 5e-4
+_MORE = 600
 
 
 def fit_law(
@@ -84,10 +86,19 @@ def fit_law(
         problem.unit = settings.objective.unit(r, points.weights, free)
         ends = problem.descend(np.concatenate([best, ends.u]))
     best_of = int(np.argmin(ends.value))
+    if not ends.converged[best_of]:
+        ends = _again(problem, ends.u)
+        best_of = int(np.argmin(ends.value))
     fit = judge(law, points, settings, problem, ends, best_of)
     if bootstrap:
         fit = replace(fit, replicates=_refits(problem, fit, points, int(bootstrap), seed, progress))
     return fit
+
+
+def _again(problem: Problem, u: Array) -> Minimum:
+    """Once more by way of least squares: far from the optimum a robust objective has hardly any curvature."""
+    smooth = replace(problem, objective=Objective("least_squares"))
+    return problem.descend(np.concatenate([smooth.descend(u, steps=_MORE).u, u]), steps=_MORE)
 
 
 def _scale(r: Array, weights: Array, free: int) -> float:

@@ -25,6 +25,7 @@ _CELLS = 2_000_000
 _STARTS = 4
 _THIN_MANY = 48
 _LOG_SPAN = 90.0
+_LOG_REACH = 4.0
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Problem:
         self.free = [p for p in self.law.parameters if p.name not in self.fixed]
         self.ranges = {p.name: self._ranges(p) for p in self.free}
         self.log = np.array([p.log for p in self.free], dtype=bool)
+        self.reach = np.array([self._reach(p) for p in self.free])
         self.target = np.log(self.y) if self.space == "log" else self.y
         limits = np.array([self.ranges[p.name][1] for p in self.free]).reshape(-1, 2)
         if self.law.link == "identity" and self.space == "log":
@@ -82,6 +84,14 @@ class Problem:
             width = abs(high - low) if np.isfinite(high - low) else 1.0
             first, last = (low, high) if np.isfinite(high - low) else (max(low, -width), max(low, -width) + width)
         return (first, last), (low, high)
+
+    def _reach(self, p: Parameter) -> float:
+        """Longest step: none for what is linear, which is solved in one; else what crosses the search range."""
+        if p.log:
+            return _LOG_REACH
+        if p.name in self.law.linear and self.law.link == "identity":
+            return np.inf
+        return 4.0 * max(1.0, *map(abs, self.ranges[p.name][0]))
 
     def _inner(self, values: Array, *, low: bool) -> Array:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -175,6 +185,7 @@ class Problem:
             penalty=self.penalty if self.priors and self.unit > 0 else None,
             steps=steps,
             tolerance=tolerance,
+            reach=self.reach,
         )
 
     def starts(self, count: int = _STARTS, *, per_axis: int | None = None) -> Array:

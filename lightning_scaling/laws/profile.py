@@ -21,6 +21,7 @@ _METHODS = ("auto", "profile", "bootstrap", "wald")
 _NAN = float("nan")
 
 
+@np.errstate(all="ignore")
 def confidence(fit: Fit, level: float, method: str) -> dict[str, tuple[float, float]]:
     """The interval of every parameter; see :meth:`Fit.conf_int`."""
     if method not in _METHODS:

@@ -20,6 +20,7 @@ _SILENT = 1e-9
 _FEW = 12
 
 
+@np.errstate(all="ignore")  # directions that are not determined have no finite error, and are named as such
 def judge(law: Law, points: Points, settings: Settings, problem: Problem, ends: Minimum, best: int) -> Fit:
     """Make a :class:`Fit` of the best of several descents."""
     u = ends.u[best]

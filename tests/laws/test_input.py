@@ -191,3 +191,36 @@ def test_outliers_do_not_move_a_huber_fit(table):
     truth = LAW.evaluate(CASE.truth, **new)
     assert abs(robust.predict(**new) / truth - 1) < 0.003
     assert abs(square.predict(**new) / truth - 1) > 0.01
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+@pytest.mark.parametrize("name", ["chinchilla", "sigmoid_accuracy", "alphazero_elo", "kaplan_params"])
+def test_the_unit_of_the_output_does_not_matter(name, unit):
+    case = CASES[name]
+    fit = case.law.fit(case.seen(noise=0.002, seed=3), objective="least_squares")
+    data = case.seen(noise=0.002, seed=3)
+    scaled = case.law.fit(data | {"loss": data["loss"] * unit}, objective="least_squares")
+    assert scaled.ok, scaled.message
+    np.testing.assert_allclose(scaled.predict(**case.inputs), unit * fit.predict(**case.inputs), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["farseer", "abnar", "wang_moe", "over_training_error", "m4", "bnsl"])
+@pytest.mark.parametrize("kind", ["noise", "constant", "outlier"])
+def test_nonsense_gets_an_honest_status_and_no_warning(name, kind):
+    case = CASES[name]
+    data = case.seen(noise=0.01, seed=1)
+    count = len(data["loss"])
+    if kind == "noise":
+        data["loss"] = np.exp(np.random.default_rng(0).standard_normal(count))
+    elif kind == "constant":
+        data["loss"] = np.full(count, 2.0)
+    else:
+        data["loss"][3] *= 50
+    try:
+        fit = case.law.fit(data)
+    except ValueError:  # one sentence, as the tests above have it
+        return
+    assert fit.ok or fit.message
+    assert fit.summary()
+    low, high = fit.interval(0.9, **{key: case.inputs[key][:3] for key in case.law.inputs})
+    assert not np.any(low > high)
