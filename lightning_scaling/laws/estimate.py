@@ -84,7 +84,7 @@ def fit_law(
             settings = replace(settings, objective=Objective(objective, size, quantile))
         problem = problem_of(law, points, settings)
         problem.unit = settings.objective.unit(r, points.weights, free)
-        ends = problem.descend(np.concatenate([best, ends.u]))
+        ends = problem.descend(problem.believable(np.concatenate([best, ends.u])))
     best_of = int(np.argmin(ends.value))
     if not ends.converged[best_of]:
         ends = _again(problem, ends.u)
@@ -141,6 +141,7 @@ def problem_of(law: Law, points: Points, settings: Settings) -> Problem:
         settings.space,
         settings.fixed,
         settings.bounds,
+        settings.priors,
     )
 
 

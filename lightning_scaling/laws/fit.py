@@ -142,16 +142,24 @@ class Fit:
         """Standard error of every parameter; 0 for given ones, nan where it cannot be told."""
         errors = dict.fromkeys(self.params, 0.0)
         if self.replicates is not None:
-            scale = np.std(self.replicates, axis=0, ddof=1)
+            scale = self.few * np.std(self.replicates, axis=0, ddof=1)
             return errors | dict(zip(self.names, map(float, scale), strict=True))
         bad = {*self.diagnostics.get("at_bounds", ()), *self.diagnostics.get("unidentified", ())}
         for j, name in enumerate(self.names):
             size = float(np.sqrt(self.cov[j, j])) if self.spare > 0 and name not in bad else float("nan")
-            errors[name] = size * (self.params[name] if self._is_log[j] else 1.0)
+            errors[name] = size * (self.params[name] if self.is_log[j] else 1.0)
         return errors
 
+    @property
+    def few(self) -> float:
+        """``sqrt(n / (n - p))``: how much wider than its refits an estimate from few points is."""
+        if self.points is None or self.spare <= 0:
+            return 1.0
+        return float(np.sqrt((self.spare + len(self.names)) / self.spare))
+
     @cached_property
-    def _is_log(self) -> NDArray[np.bool_]:
+    def is_log(self) -> NDArray[np.bool_]:
+        """Which coordinates are logarithms, shape ``(free,)``."""
         log = {p.name: p.log for p in self.law.parameters}
         return np.array([log[name] for name in self.names], dtype=bool)
 
@@ -246,7 +254,7 @@ class Fit:
         chi = rng.chisquare(max(self.spare, 1), count) / max(self.spare, 1)
         u = self.u + (normal * np.sqrt(np.maximum(values, 0.0) / np.maximum(chi, 1e-9)[:, None])) @ vectors.T
         u = np.clip(u, self.problem.lower, self.problem.upper)
-        drawn = np.where(self._is_log, np.exp(np.where(self._is_log, u, 0.0)), u)
+        drawn = np.where(self.is_log, np.exp(np.where(self.is_log, u, 0.0)), u)
         return result | {name: drawn[:, j] for j, name in enumerate(self.names)}
 
     def summary(self, level: float = 0.95) -> str:

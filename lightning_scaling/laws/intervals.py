@@ -94,7 +94,7 @@ class Spread:
             flat, shape = _flat(inputs)
             values = fit.law.evaluate(rows | given, **flat)
             values = np.log(values) if self.log else values
-            return np.asarray(np.std(values, axis=0, ddof=1)).reshape(shape)
+            return np.asarray(fit.few * np.std(values, axis=0, ddof=1)).reshape(shape)
         jac = self._derivatives(inputs)
         variance = np.einsum("i...,ij,j...->...", jac, fit.cov, jac)
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)))

@@ -26,6 +26,7 @@ _STARTS = 4
 _THIN_MANY = 48
 _LOG_SPAN = 90.0
 _LOG_REACH = 4.0
+_BELIEF = 3.0
 
 
 @dataclass
@@ -143,6 +144,16 @@ class Problem:
         if bad.any():
             jac[bad] = 0.0
         return r, jac
+
+    def believable(self, u: Array) -> Array:
+        """Coordinates brought within three standard deviations of their priors, where the penalty is finite."""
+        result = np.array(u)
+        for j, p in enumerate(self.free):
+            if p.name in self.priors:
+                centre, spread = self.priors[p.name]
+                ends = centre * np.exp(np.array([-_BELIEF, _BELIEF]) * spread)
+                result[:, j] = np.clip(result[:, j], *(np.log(ends) if self.log[j] else ends))
+        return np.clip(result, self.lower, self.upper)
 
     def penalty(self, u: Array) -> tuple[Array, Array, Array]:
         """What the priors add to the objective, its gradient and curvature, for :func:`minimize`."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 if TYPE_CHECKING:
     from lightning_scaling.laws.fit import Fit
@@ -33,8 +33,7 @@ def confidence(fit: Fit, level: float, method: str) -> dict[str, tuple[float, fl
         method = "bootstrap" if fit.replicates is not None else "wald" if fit.points is None else "profile"
     if method == "bootstrap":
         assert fit.replicates is not None
-        ends = np.quantile(fit.replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return result | {n: (float(ends[0, j]), float(ends[1, j])) for j, n in enumerate(fit.names)}
+        return result | _expanded(fit, level)
     if fit.spare <= 0 or (fit.points is None and not np.any(fit.cov)):
         return result | dict.fromkeys(fit.names, (_NAN, _NAN))
     lost = set(fit.diagnostics.get("unidentified", ()))
@@ -42,9 +41,25 @@ def confidence(fit: Fit, level: float, method: str) -> dict[str, tuple[float, fl
     ends_u = _profile(fit, t) if method == "profile" else _wald(fit, t)
     for j, name in enumerate(fit.names):
         low, high = ends_u[j]
-        if fit.law and fit._is_log[j]:
+        if fit.law and fit.is_log[j]:
             low, high = float(np.exp(low)), float(np.exp(min(high, 700.0)))
         result[name] = (_NAN, _NAN) if name in lost else (float(low), float(high))
+    return result
+
+
+def _expanded(fit: Fit, level: float) -> dict[str, tuple[float, float]]:
+    """Quantiles of the refits, moved out as far as few points ask for (expanded percentiles; Hesterberg 2015)."""
+    assert fit.replicates is not None
+    ends = np.quantile(fit.replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    z = float(ndtri((1 + level) / 2))
+    factor = fit.few * (float(stdtrit(fit.spare, (1 + level) / 2)) / z if fit.spare > 0 else 1.0)
+    result = {}
+    for j, name in enumerate(fit.names):
+        middle, low, high = fit.params[name], float(ends[0, j]), float(ends[1, j])
+        if fit.is_log[j]:
+            result[name] = (middle * (low / middle) ** factor, middle * (high / middle) ** factor)
+        else:
+            result[name] = (middle + (low - middle) * factor, middle + (high - middle) * factor)
     return result
 
 

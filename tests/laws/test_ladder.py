@@ -71,6 +71,18 @@ def test_priors_hold_what_the_points_leave_open_and_give_way_to_what_they_say():
     assert CASE.law.fit(rich, priors="default").params["alpha"] == pytest.approx(0.6, rel=0.03)
 
 
+def test_a_strong_prior_moves_the_estimate_and_a_vague_one_does_not():
+    table = CASE.seen(noise=0.003, seed=4)
+    free = CASE.law.fit(table)
+    strong = CASE.law.fit(table, priors={"alpha": (0.2, 0.0005)})
+    assert strong.params["alpha"] == pytest.approx(0.2, rel=0.01)
+    assert strong.standard_errors["alpha"] < 0.1 * free.standard_errors["alpha"]
+    low, high = strong.conf_int(0.9)["alpha"]
+    assert 0.19 < low < strong.params["alpha"] < high < 0.21
+    vague = CASE.law.fit(table, priors={"alpha": (0.2, 5.0)})
+    assert vague.params["alpha"] == pytest.approx(free.params["alpha"], rel=0.005)
+
+
 @pytest.mark.parametrize(
     ("priors", "message"),
     [
