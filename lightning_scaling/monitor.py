@@ -15,6 +15,7 @@ from lightning_scaling.curve import Curve
 from lightning_scaling.deviation import Deviation, DeviationDetector, DivergenceWatch
 from lightning_scaling.deviation.detector import block_of
 from lightning_scaling.forecast import Forecast, Forecaster, family_prior
+from lightning_scaling.forecast.prior import ShapePrior
 from lightning_scaling.ledger import ledger_row, settle
 from lightning_scaling.pending import Pending
 from lightning_scaling.run import Run, RunHistory
@@ -316,6 +317,16 @@ class Monitor:
         self._forecaster = Forecaster(plan, self._prior)
         self._detector.reset()
         self.next_update = self._due_after(max(self.curve.last_step, 0))
+
+    def learn(self, history: RunHistory, *, prior: ShapePrior | None = None) -> None:
+        """Take a history that arrived after the start: its shapes are the prior of all forecasts from here on.
+
+        Args:
+            history: Finished runs of the same family.
+            prior: What :func:`~lightning_scaling.forecast.family_prior` makes of them, where it is known already.
+        """
+        self._prior = family_prior(history, self.params) if prior is None else prior
+        self._forecaster = Forecaster(self.plan, self._prior)
 
     def finish(self) -> list[Update]:
         """Close the run: a last update if losses came since the one before, and the outcomes of all forecasts.

@@ -8,6 +8,14 @@ from lightning_scaling.schedule import Plan
 from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory):
+    """No test reads or writes the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIGHTNING_SCALING_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
 def schedule(kind: str, total: int, warmup: int) -> Plan:
     steps = np.arange(1, total + 1)
     rate = np.minimum(steps / warmup, 1.0)

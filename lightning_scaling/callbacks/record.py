@@ -129,10 +129,10 @@ class Record:
                 flops=block.flops,
             )
 
-    def mark(self, reason: str, step: int) -> None:
+    def mark(self, reason: str, step: int, data: Mapping[str, Any] | None = None) -> None:
         """Note an event in the journal."""
         if self._tracker is not None:
-            self._tracker.mark(reason, step)
+            self._tracker.mark(reason, step, data)
 
     def update(self, update: Any, counters: Mapping[str, Any], step: int, engine: Monitor) -> None:
         """Write an update of the engine; ``step`` is the one Lightning's own metrics of that moment have."""

@@ -55,7 +55,10 @@ class ScalingLawMonitor(CallbackBase):
     Args:
         monitor: Name of a logged metric to follow instead of the training loss: one logged on every step, one of whole
             epochs, or one of validation, told apart by when it turns up.
-        history: Finished runs of the same family, whose shapes replace the published prior.
+        history: Past runs of the same family, whose shapes replace the published prior: a
+            :class:`~lightning_scaling.run.RunHistory`, a folder of CSV files, or ``"mlflow:EXPERIMENT"``. ``None`` or
+            ``"auto"`` is the experiment of the run's own MLflow run, without that run; ``False`` is none. All but a
+            ``RunHistory`` are read beside the training, which does not wait, and used from the next update on.
         law: Law of the curve: ``"auto"`` or ``"relative_multi_power"``.
         target: Loss that the run is meant to reach.
         alpha: Probability of a false alarm over the whole run, in (0, 1).
@@ -90,7 +93,7 @@ class ScalingLawMonitor(CallbackBase):
         self,
         monitor: str | None = None,
         *,
-        history: RunHistory | None = None,
+        history: RunHistory | str | Path | bool | None = None,
         law: str = "auto",
         target: float | None = None,
         alpha: float = 0.01,

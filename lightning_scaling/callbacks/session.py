@@ -16,9 +16,11 @@ from lightning_scaling.callbacks.record import Record
 from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.callbacks.sizes import Sizes
 from lightning_scaling.callbacks.tally import Block
+from lightning_scaling.history.background import BackgroundHistory
 from lightning_scaling.monitor import Monitor, Update
 from lightning_scaling.schedule import Plan
 from lightning_scaling.schedule.horizon import plan_from_trainer
+from lightning_scaling.tracking import MLflowTarget, find_targets
 
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
@@ -67,6 +69,7 @@ class Session:
         self._flushing: float | None = None
         self._made = 0
         self._mark = ""
+        self._teacher: BackgroundHistory | None = None
 
     def start(self, trainer: Any, module: Any, state: Mapping[str, Any] | None) -> None:
         """Begin, or go on from the state of a checkpoint; training is about to start and everything is restored."""
@@ -86,7 +89,7 @@ class Session:
             alpha=settings.alpha,
             target=settings.target,
             law=settings.law,
-            history=settings.history,
+            history=settings.past_runs,
             params=settings.params or counted,
             skip=None if settings.max_overhead >= 1 else _Budget(self),
         )
@@ -98,6 +101,7 @@ class Session:
             engine.mark(self._mark)
         self.record = Record(settings, trainer, self._console, None if state is None else state["record"])
         self.engine = engine
+        self._teacher = self._open_history(engine)
         self.setup_seconds = self._clock() - begun
         self.capture.begin()
 
@@ -115,6 +119,35 @@ class Session:
             total = trainer.max_steps if isinstance(trainer.max_steps, int) and trainer.max_steps > 0 else None
             plan = Plan.constant(total_steps=total, known=False, why="the schedule could not be worked out")
         return plan if trainer.world_size == 1 else Plan.from_dict(trainer.strategy.broadcast(plan.to_dict()))
+
+    def _open_history(self, engine: Monitor) -> BackgroundHistory | None:
+        """Have past runs read beside the training, on rank zero."""
+        what = self._settings.to_read
+        if what is None or not self._trainer.is_global_zero:
+            return None
+        own = next((target for target in find_targets(self._trainer)[0] if isinstance(target, MLflowTarget)), None)
+        return BackgroundHistory(
+            what,
+            run_id=None if own is None else own.run_id,
+            tracking_uri=None if own is None else own.tracking_uri,
+            metric=self._settings.monitor,
+            params=engine.params,
+        ).start()
+
+    def _learn(self) -> None:
+        """Take the history once it has been read; the journal says from which step on it counts."""
+        learned = None if self._teacher is None else self._teacher.poll()
+        if learned is None:
+            return
+        assert self.engine is not None
+        self._teacher = None
+        if learned.history is not None:
+            self.engine.learn(learned.history, prior=learned.prior)
+            self.record.mark("history", max(self.engine.curve.last_step, 0), learned.data)
+        if learned.failed:
+            self._console.once("history", learned.sentence)
+        else:
+            self._console.line(f"Scaling monitor: {learned.sentence}")
 
     def _replan(self) -> None:
         """Ask again where the module steps its own schedulers: how often, only the run can show."""
@@ -177,6 +210,8 @@ class Session:
             self.setup_seconds += self._clock() - begun
             begun = self._clock()
         self._flushing, self._made = begun, 0
+        if self._introduced:
+            self._learn()
         if len(block):
             updates = engine.observe(
                 block.step,
@@ -283,6 +318,9 @@ class Session:
         self.capture.own_seconds += self._unbooked
         self._unbooked = 0.0
         self._report(self.engine.finish(), None)
+        if self._teacher is not None:
+            self._teacher = None
+            self._console.line("Scaling monitor: The history had not been read when the training ended.")
 
     def close(self, deadline: float) -> None:
         """Write the artifacts, send what waits for at most ``deadline`` seconds, and let go of the Trainer."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_scaling.history.background import AUTO, MLFLOW
 from lightning_scaling.monitor import LAWS
 from lightning_scaling.run import RunHistory
 
@@ -25,7 +26,7 @@ class Settings:
     """
 
     monitor: str | None
-    history: RunHistory | None
+    history: RunHistory | str | Path | bool | None
     law: str
     target: float | None
     alpha: float
@@ -43,11 +44,7 @@ class Settings:
                 raise TypeError(f"`{what}` must be a string or None, but got {value!r}.")
             if value is not None and not value.strip():
                 raise ValueError(f"`{what}` must not be empty; leave it out or give a name.")
-        if self.history is not None and not isinstance(self.history, RunHistory):
-            raise TypeError(
-                f"`history` must be a RunHistory or None, but got {type(self.history).__name__}; wrap runs as "
-                "`RunHistory([...])`."
-            )
+        self._check_history()
         if self.law not in LAWS:
             raise ValueError(f"`law` must be one of {', '.join(map(repr, LAWS))}, but got {self.law!r}.")
         if self.target is not None and not _is_number(self.target):
@@ -63,6 +60,38 @@ class Settings:
             )
         if self.journal is not None and not isinstance(self.journal, bool | str | os.PathLike):
             raise TypeError(f"`journal` must be a folder, True, False or None, but got {self.journal!r}.")
+
+    def _check_history(self) -> None:
+        history = self.history
+        if history is None or history is False or isinstance(history, RunHistory):
+            return
+        if isinstance(history, bool) or not isinstance(history, str | os.PathLike):
+            raise TypeError(
+                '`history` must be a RunHistory, a folder of CSV files, "mlflow:EXPERIMENT", "auto", None or False, '
+                f"but got {type(history).__name__}; wrap runs as `RunHistory([...])`."
+            )
+        if history == AUTO:
+            return
+        if isinstance(history, str) and history.startswith(MLFLOW):
+            if not history.removeprefix(MLFLOW).strip():
+                raise ValueError('`history` must name an experiment, as in "mlflow:EXPERIMENT", but got "mlflow:".')
+        elif not os.fspath(history) or not Path(history).is_dir():
+            raise ValueError(
+                f"`history` is {os.fspath(history)!r}, which is no folder; give a folder of CSV files, or an MLflow "
+                'experiment as "mlflow:EXPERIMENT".'
+            )
+
+    @property
+    def past_runs(self) -> RunHistory | None:
+        """The history, where it was given as runs and need not be read."""
+        return self.history if isinstance(self.history, RunHistory) else None
+
+    @property
+    def to_read(self) -> str | Path | None:
+        """Where to read the history from beside the training: ``"auto"``, ``"mlflow:..."`` or a folder."""
+        if self.history is False or isinstance(self.history, RunHistory | bool):
+            return None
+        return AUTO if self.history is None else self.history
 
     def _check_share(self, what: str, value: Any, meaning: str) -> None:
         if not _is_number(value):

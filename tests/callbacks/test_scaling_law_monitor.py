@@ -297,7 +297,7 @@ def test_a_count_that_is_no_number_is_told_and_training_goes_on(pl, module, fit)
         ({"monitor": 3}, "`monitor` must be a string or None, but got 3"),
         ({"monitor": " "}, "`monitor` must not be empty"),
         ({"name": ""}, "`name` must not be empty"),
-        ({"history": [1]}, "`history` must be a RunHistory or None, but got list"),
+        ({"history": [1]}, "`history` must be a RunHistory, a folder of CSV files"),
         ({"law": "nonsense"}, "`law` must be one of 'auto'"),
         ({"target": float("nan")}, "`target` must be a finite loss or None, but got nan"),
         ({"params": 0}, "`params` must be a positive whole number or None, but got 0"),

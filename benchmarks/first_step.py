@@ -1,0 +1,148 @@
+"""Where will this run land, before its first step? The final loss from the runs of its family alone.
+
+``left out``: each run from the relatives that do not share its size, schedule and length. ``beyond``: the runs of more
+than twice the compute of the cheaper 60 % of the family, from those. Rival: a Chinchilla surface fitted to the final
+losses by plain least squares.
+
+    python benchmarks/first_step.py [--json] [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from _data import Recorded, curves
+
+from lightning_scaling import RunHistory, laws
+from lightning_scaling.forecast.finals import FinalsPrior
+
+CHEAPER, BEYOND, LEAST = 0.6, 2.0, 6
+
+Task = tuple[list[Recorded], list[Recorded]]
+
+
+def families(items: list[Recorded]) -> dict[str, list[Recorded]]:
+    """Healthy runs of known size by source, family and metric; the tasks proper are xlstm and haegele ``-val``."""
+    found: dict[str, list[Recorded]] = {}
+    for item in items:
+        if item.label == "healthy" and item.run.params and item.rate_known:
+            val = item.source == "haegele_schaipp" and item.id.endswith("-val")
+            found.setdefault(item.family + ("-val" if val else ""), []).append(item)
+    return {name: runs for name, runs in found.items() if len({r.run.params for r in runs}) > 1}
+
+
+def tokens(item: Recorded) -> float | None:
+    """Tokens the run sees in all."""
+    return item.run.tokens_per_step and item.run.tokens_per_step * item.run.total_steps
+
+
+def inputs(items: list[Recorded]) -> dict[str, np.ndarray]:
+    """Sizes and data for the rival; steps stand for tokens that are not known."""
+    data = [tokens(item) or item.run.total_steps for item in items]
+    return {"params": np.array([item.run.params for item in items], float), "tokens": np.array(data, float)}
+
+
+def left_out(runs: list[Recorded]) -> Iterator[Task]:
+    """Every run, with the relatives of other configurations."""
+    key = [(r.run.params, r.schedule, r.run.total_steps) for r in runs]
+    for i, run in enumerate(runs):
+        yield [r for r, k in zip(runs, key, strict=True) if k != key[i]], [run]
+
+
+def beyond(runs: list[Recorded]) -> Iterator[Task]:
+    """The dear runs from the cheap ones."""
+    flops = np.prod(list(inputs(runs).values()), axis=0)
+    order = np.argsort(flops, kind="stable")
+    cheap = order[: int(np.ceil(CHEAPER * len(runs)))]
+    yield [runs[i] for i in cheap], [runs[i] for i in order if flops[i] > BEYOND * flops[cheap].max()]
+
+
+def rows_of(name: str, task: str, known: list[Recorded], asked: list[Recorded]) -> list[dict]:
+    """Forecasts of some runs from others, ours and the rival's."""
+    if len(known) < LEAST or not asked:
+        return []
+    surface = laws.get("chinchilla").fit(
+        inputs(known) | {"loss": np.array([r.final_loss for r in known])}, objective="least_squares"
+    )
+    plain = surface.predict(**inputs(asked))
+    marks = [time.perf_counter()]
+    prior = FinalsPrior.from_history(RunHistory(r.run for r in known))
+    marks.append(time.perf_counter())
+    assert prior is not None
+    found = []
+    for item in asked:
+        found.append(prior.predict(item.run.params, tokens(item), item.run.plan))
+        marks.append(time.perf_counter())
+    took = [1e3 * (b - a) for a, b in pairwise(marks)]
+    rows = []
+    for item, one, rival, ms in zip(asked, found, plain, took[1:], strict=True):
+        lower, upper = one.interval(0.9)
+        relative = 100 / item.final_loss
+        rows.append(
+            {
+                "source": item.source,
+                "family": name,
+                "task": task,
+                "id": item.id,
+                "error": (one - item.final_loss) * relative,
+                "plain": (rival - item.final_loss) * relative,
+                "covered": 100.0 * (lower <= item.final_loss <= upper),
+                "width": (upper - lower) * relative,
+                "prepare": took[0],
+                "predict": ms,
+                "trust": one.trust,
+            }
+        )
+    return rows
+
+
+def summary(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Errors, coverage and cost."""
+    table = table.assign(size=table.error.abs(), plain_size=table.plain.abs())
+    return table.groupby(by, sort=False).agg(
+        runs=("id", "size"),
+        median=("size", "median"),
+        p90=("size", lambda x: x.quantile(0.9)),
+        bias=("error", "median"),
+        covered=("covered", "mean"),
+        width=("width", "median"),
+        plain=("plain_size", "median"),
+        plain_p90=("plain_size", lambda x: x.quantile(0.9)),
+        prepare_ms=("prepare", "median"),
+        predict_ms=("predict", "median"),
+    )
+
+
+def main() -> None:
+    """Run both tasks and print their tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    parser.add_argument("--quick", action="store_true", help="leave out every eighth run only")
+    args = parser.parse_args()
+    rows: list[dict] = []
+    for name, runs in families(curves()).items():
+        for known, asked in list(left_out(runs))[:: 8 if args.quick else 1]:
+            rows += rows_of(name, "left out", known, asked)
+        for known, asked in beyond(runs):
+            rows += rows_of(name, "beyond", known, asked)
+    table = pd.DataFrame(rows)
+    proper = table[(table.source == "xlstm_scaling") | table.family.str.endswith("-val")]
+    by_source, by_family = summary(proper, ["source", "task"]), summary(table, ["family", "task"])
+    if args.json:
+        documents = {"sources": by_source, "families": by_family}
+        print(json.dumps({name: t.reset_index().to_dict("records") for name, t in documents.items()}))
+        return
+    print("errors in % of the final loss; covered: % of runs inside the 90 % interval; plain: the rival's errors\n")
+    print(by_source.round(2).to_string())
+    print()
+    print(by_family.round(2).to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Curves of runs that have ended, kept on disk: one file per experiment, numbers and JSON, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+import uuid
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_scaling.history.records import Series
+
+_VERSION = 1
+_SPOILT = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
+
+
+def cache_folder() -> Path:
+    """``LIGHTNING_SCALING_CACHE``, else the folder for caches that the system has."""
+    named = os.environ.get("LIGHTNING_SCALING_CACHE")
+    if named:
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        home = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        home = Path.home() / "Library" / "Caches"
+    else:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "lightning-scaling"
+
+
+class CurveCache:
+    """The curves of one experiment. Never raises: what cannot be read is missing, what cannot be written is not kept.
+
+    A file is replaced as a whole, so readers see the old or the new one; of two writers at once the later one wins.
+
+    Args:
+        uri: Where the experiment is kept.
+        experiment: Its id.
+        folder: Where to keep the file; by default that of :func:`cache_folder`.
+    """
+
+    def __init__(self, uri: str, experiment: str, folder: Path | None = None) -> None:
+        key = hashlib.sha256(json.dumps([_VERSION, uri, experiment]).encode()).hexdigest()[:32]
+        try:
+            self._path: Path | None = (folder or cache_folder()) / "history" / f"{key}.npz"
+        except RuntimeError:  # no home folder
+            self._path = None
+        self._entries: dict[str, tuple[str, dict[str, Series]]] = self._load()
+        self._changed = False
+
+    def get(self, run_id: str, stamp: str) -> dict[str, Series] | None:
+        """What is kept of a run, if it is of this state of the run."""
+        kept, series = self._entries.get(run_id, ("", {}))
+        return dict(series) if kept == stamp else None
+
+    def put(self, run_id: str, stamp: str, series: Mapping[str, Series]) -> None:
+        """Keep curves of a run, beside those kept of this state of it."""
+        self._entries[run_id] = (stamp, {**(self.get(run_id, stamp) or {}), **series})
+        self._changed = True
+
+    def save(self) -> None:
+        """Put what is new on disk."""
+        if not self._changed or self._path is None:
+            return
+        index: dict[str, Any] = {"version": _VERSION, "runs": {}}
+        pieces: list[Series] = []
+        for run_id, (stamp, series) in self._entries.items():
+            index["runs"][run_id] = [stamp, {name: int(column[0].size) for name, column in series.items()}]
+            pieces += series.values()
+        packed = io.BytesIO()
+        np.savez(
+            packed,
+            index=np.frombuffer(json.dumps(index).encode(), dtype=np.uint8),
+            step=np.concatenate([np.empty(0), *(piece[0] for piece in pieces)]),
+            value=np.concatenate([np.empty(0), *(piece[1] for piece in pieces)]),
+        )
+        part = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}.part")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            part.write_bytes(packed.getbuffer())
+            os.replace(part, self._path)
+            self._changed = False
+        except OSError:
+            with suppress(OSError):
+                part.unlink()
+
+    def _load(self) -> dict[str, tuple[str, dict[str, Series]]]:
+        if self._path is None:
+            return {}
+        try:
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                index = json.loads(stored["index"].tobytes())
+                step = stored["step"].astype(np.float64)
+                value = stored["value"].astype(np.float64)
+            if index["version"] != _VERSION or step.shape != value.shape or step.ndim != 1:
+                return {}
+            entries: dict[str, tuple[str, dict[str, Series]]] = {}
+            start = 0
+            for run_id, (stamp, sizes) in index["runs"].items():
+                series = {}
+                for name, size in sizes.items():
+                    series[name] = (step[start : start + size], value[start : start + size])
+                    start += size
+                entries[run_id] = (str(stamp), series)
+            return entries if start == step.size else {}
+        except _SPOILT:
+            return {}

@@ -1,0 +1,5 @@
+"""What goes wrong when a history is read."""
+
+
+class HistoryError(RuntimeError):
+    """A history could not be read; its message is one sentence that says what is missing and what to do."""
