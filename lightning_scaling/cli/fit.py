@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lightning_scaling.laws import Fit, Law
+    from lightning_scaling.laws.compare import Comparison
 
 _LEVEL = 0.95
 _DELTA = 1e-3
@@ -78,6 +79,7 @@ def _short(unit: str) -> str:
 @click.option(
     "--ladder", is_flag=True, help="To extrapolate: --weights frontier --priors --delta auto, as far as not given."
 )
+@click.option("--compare", metavar="LAW,LAW", help="Also rank the law among these by points held out.")
 @click.option("--bootstrap", type=click.IntRange(min=0), default=0, help="Number of refits to resampled runs.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the resampling.")
 @click.option("--level", type=float, default=_LEVEL, show_default=True, help="Probability of the intervals.")
@@ -104,6 +106,7 @@ def fit(
     bounds: tuple[str, ...],
     priors: bool,
     ladder: bool,
+    compare: str | None,
     bootstrap: int,
     seed: int,
     level: float,
@@ -157,8 +160,28 @@ def fit(
                 training=dict(_pairs(training, "training")),
                 progress=advance,
             )
-    _tell(found, level, as_json)
+        ranking = None if compare is None else _rank(table, law, compare, loss, columns, found, weights)
+    _tell(found, level, as_json, ranking)
     _write(found, level, plot, save)
+
+
+def _rank(
+    table: pd.DataFrame, law: Law, others: str, loss: str, columns: dict[str, str], found: Fit, weights: str | None
+) -> Comparison:
+    from lightning_scaling import laws
+
+    names = [name.strip() for name in others.split(",") if name.strip()]
+    settings = found.settings
+    return laws.compare(
+        table,
+        [law, *(make_law(name, {}) for name in names if name != law.name)],
+        loss,
+        columns=columns,
+        objective=settings.objective.kind,
+        delta=settings.objective.delta,
+        weights="frontier" if weights == "frontier" else None,
+        priors="default" if settings.priors else None,
+    )
 
 
 def _check_target(plot: str | None, save: str | None) -> None:
@@ -280,16 +303,19 @@ def _progress(bootstrap: int, *, shown: bool) -> Iterator[Callable[[int], Any] |
         yield lambda done: bar.advance(task, done)
 
 
-def _tell(found: Fit, level: float, as_json: bool) -> None:
+def _tell(found: Fit, level: float, as_json: bool, ranking: Comparison | None) -> None:
     if as_json:
         from lightning_scaling.laws.card import estimates
         from lightning_scaling.laws.store import json_safe, to_dict
 
-        emit(json_safe(to_dict(found) | {"estimates": estimates(found, level)}))
+        compared = {} if ranking is None else {"comparison": {"rows": ranking.table, "left_out": ranking.skipped}}
+        emit(json_safe(to_dict(found) | {"estimates": estimates(found, level)} | compared))
         if found.message or not found.ok:
             say(f"Status {found.status}. {found.message}".strip())
         return
     click.echo(found.summary(level))
+    if ranking is not None:
+        click.echo(f"\n{ranking.summary()}")
     if not found.ok:
         say(f"The status of this fit is {found.status!r}: see the end of the table before using it.")
 

@@ -1,6 +1,7 @@
 """Scaling laws: the catalogue, fits with intervals, and the choice among laws."""
 
 from lightning_scaling.laws.chain import Chain, chain
+from lightning_scaling.laws.compare import Comparison, compare
 from lightning_scaling.laws.fit import Fit
 from lightning_scaling.laws.frontier import frontier_weights
 from lightning_scaling.laws.ladder import fit_ladder
@@ -12,6 +13,7 @@ from lightning_scaling.laws.store import load
 
 __all__ = [
     "Chain",
+    "Comparison",
     "Fit",
     "Fits",
     "Law",
@@ -19,6 +21,7 @@ __all__ = [
     "Published",
     "Source",
     "chain",
+    "compare",
     "fit_ladder",
     "fit_run",
     "frontier_weights",
