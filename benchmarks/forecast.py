@@ -1,9 +1,11 @@
 """Where will this run land? Error, coverage and cost of the live forecast on recorded runs.
 
 At fractions of each healthy run with a known schedule, the final loss is forecast from the losses up to there and the
-whole plan, and compared with what came. Rival: a power law in steps with a constant, blind to the schedule.
+whole plan, and compared with what came: alone, and taught by the other healthy runs of its family, without those of
+the same size, schedule and length. Rival on every run: a power law in steps with a constant, blind to the schedule.
+With --rivals also a broken power law, and Tissue's and the Multi-Power law with all parameters from the run itself.
 
-    python benchmarks/forecast.py [--source multipowerlaw] [--json] [--quick] [--calibrate]
+    python benchmarks/forecast.py [--source multipowerlaw] [--json] [--quick] [--rivals [EVERY]] [--calibrate]
 """
 
 from __future__ import annotations
@@ -11,16 +13,23 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from _data import Recorded, curves, scored
 from scipy import optimize, stats
 
+from lightning_scaling import laws
 from lightning_scaling.curve import Curve
-from lightning_scaling.forecast import Forecaster
+from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, Lesson, Relative
+from lightning_scaling.forecast.family import nearest
+from lightning_scaling.forecast.relative import before
+from lightning_scaling.schedule import Plan
 
 FRACTIONS = (0.25, 0.5, 0.75)
+RIVALS = ("bnsl", "tissue", "multi_power")
+GRID = 1500
 
 
 def blind(step: np.ndarray, loss: np.ndarray, total: int) -> float:
@@ -35,55 +44,120 @@ def blind(step: np.ndarray, loss: np.ndarray, total: int) -> float:
     return final
 
 
-def rows_of(item: Recorded, fractions: tuple[float, ...]) -> list[dict]:
+def whole_law(name: str, item: Recorded, step: np.ndarray, loss: np.ndarray) -> float:
+    """A law of the catalogue with all its parameters from the losses seen, at the end of the run.
+
+    Steps are counted in 1,500ths of the run: what is per step in the law is free anyway.
+    """
+    unit = item.run.total_steps / GRID
+    plan = item.run.plan
+    options = {} if name == "bnsl" else {"rates": plan.at(np.arange(1, GRID + 1) * unit) / plan.peak}
+    law = laws.get(name, **options)
+    at = np.maximum(np.rint(step / unit), 1)
+    try:
+        fit = law.fit({"steps": at, "loss": loss})
+        return float(law.evaluate(fit.params, steps=np.array([float(GRID)]))[0])
+    except (ValueError, FloatingPointError, np.linalg.LinAlgError):
+        return float("nan")
+
+
+def key(item: Recorded) -> tuple:
+    """What must differ in a relative."""
+    return item.run.params, item.schedule, item.run.total_steps
+
+
+@dataclass
+class Histories:
+    """Families of the recorded runs, each run prepared once."""
+
+    items: list[Recorded]
+    relatives: dict[str, Relative] = field(default_factory=dict)
+    families: dict[tuple, Family | None] = field(default_factory=dict)
+
+    def of(self, item: Recorded) -> Taught:
+        """What teaches this run."""
+        size = (item.run.params, item.run.tokens_per_step)
+        ids = [i.id for i in self.items if i.family == item.family and key(i) != key(item)]
+        known = (item.family, tuple(ids), size)
+        if known not in self.families:
+            for i in self.items:
+                if i.id in ids and i.id not in self.relatives:
+                    self.relatives[i.id] = Relative(i.run)
+            teaching = [self.relatives[name] for name in ids if self.relatives[name].teaches]
+            enough = sum(r.finished for r in teaching) > 1
+            self.families[known] = Family(nearest(teaching, size[0]), *size) if enough else None
+        return Taught(self.families[known])
+
+
+@dataclass
+class Taught:
+    """A family asked only about the fractions of the task, which is all that makes it differ from `family_prior`."""
+
+    family: Family | None
+
+    def about(self, plan: Plan) -> Lesson:
+        """What it teaches."""
+        return PUBLISHED.about(plan) if self.family is None else self.family.about(plan, np.array(FRACTIONS))
+
+
+def rows_of(
+    item: Recorded, fractions: tuple[float, ...], histories: Histories | None = None, rivals: bool = False
+) -> list[dict]:
     """Forecasts of one run at the given fractions."""
     run = item.run
     seen = np.isfinite(run.loss)
     step, loss = run.step[seen].astype(float), run.loss[seen]
-    curve, forecaster, done, rows = Curve(run.plan), Forecaster(run.plan), 0, []
+    curve = Curve(run.plan)
+    curve.add(step, loss)
+    forecasters = {"alone": Forecaster(run.plan)}
+    if histories is not None:
+        forecasters["family"] = Forecaster(run.plan, histories.of(item))
+    rows = []
     for fraction in fractions:
         now = int(fraction * run.total_steps)
-        reached = int(np.searchsorted(step, now, side="right"))
-        curve.add(step[done:reached], loss[done:reached])
-        done = reached
-        began = time.perf_counter()
-        forecast = forecaster.fit(curve.points, now)
-        prediction = forecast.at(forecast.horizon)
-        took = time.perf_counter() - began
-        if forecast.path is None:
-            rows.append({"id": item.id, "source": item.source, "fraction": fraction, "trust": forecast.trust})
-            continue
-        lower, upper = prediction.interval(0.9)
-        keep = step[:reached] > 0.03 * run.total_steps
-        mixture, change = forecast.path.spread(forecast.horizon)
+        points = before(curve.points, now)
+        kept = (step <= now) & (step > 0.03 * run.total_steps)
+        told: dict[str, float] = {}
+        if kept.sum() > 3:
+            told["blind"] = blind(step[kept], loss[kept], run.total_steps)
+        if rivals and kept.sum() > 3:
+            used = points.last > max(0.03 * run.total_steps, min(run.plan.warmup_end, 0.5 * now))
+            for name in RIVALS:
+                told[name] = whole_law(name, item, points.step[used], points.loss[used])
         relative = 100 / item.final_loss
-        rows.append(
-            {
-                "id": item.id,
-                "source": item.source,
-                "fraction": fraction,
-                "trust": forecast.trust,
-                "error": (prediction - item.final_loss) * relative,
-                "blind": (blind(step[:reached][keep], loss[:reached][keep], run.total_steps) - item.final_loss)
-                * relative
-                if keep.sum() > 3
-                else np.nan,
-                "covered": lower <= item.final_loss <= upper,
-                "width": (upper - lower) * relative,
-                "ms": took * 1e3,
-                "mixture": mixture * relative,
-                "change": change * relative,
-                "doubt": forecast.path.doubt * relative,
-            }
-        )
+        others = {name: (value - item.final_loss) * relative for name, value in told.items()}
+        for mode, forecaster in forecasters.items():
+            began = time.perf_counter()
+            forecast = forecaster.fit(points, now)
+            prediction = forecast.at(forecast.horizon)
+            took = time.perf_counter() - began
+            row = {"id": item.id, "source": item.source, "mode": mode, "fraction": fraction, "trust": forecast.trust}
+            row |= {name: others.get(name, np.nan) for name in ("blind", *RIVALS)}
+            if forecast.path is not None:
+                lower, upper = prediction.interval(0.9)
+                row |= {
+                    "error": (prediction - item.final_loss) * relative,
+                    "covered": lower <= item.final_loss <= upper,
+                    "width": (upper - lower) * relative,
+                    "ms": took * 1e3,
+                }
+                if mode == "alone":
+                    mixture, change = forecast.path.spread(forecast.horizon)
+                    row |= {
+                        "mixture": mixture * relative,
+                        "change": change * relative,
+                        "doubt": forecast.path.doubt * relative,
+                    }
+            rows.append(row)
     return rows
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Per source and fraction, and the mean over sources."""
+    """Per mode, source and fraction, and the mean over sources."""
     table = table.assign(size=table.error.abs(), blind_size=table.blind.abs())
-    grouped = table.groupby(["source", "fraction"]).agg(
+    grouped = table.groupby(["mode", "source", "fraction"]).agg(
         runs=("id", "size"),
+        given=("error", lambda x: x.notna().mean()),
         median=("size", "median"),
         p90=("size", lambda x: x.quantile(0.9)),
         bias=("error", "median"),
@@ -92,9 +166,21 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         blind=("blind_size", "median"),
         ms=("ms", "median"),
     )
-    mean = grouped.groupby("fraction").mean()
-    mean.index = pd.MultiIndex.from_tuples([("mean over sources", f) for f in mean.index], names=grouped.index.names)
+    mean = grouped.groupby(["mode", "fraction"]).mean()
+    mean.index = pd.MultiIndex.from_tuples(
+        [(mode, "mean over sources", f) for mode, f in mean.index], names=grouped.index.names
+    )
     return pd.concat([grouped, mean])
+
+
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+    """Median sizes of the errors of all methods on the runs that the rivals were fitted to, mean over sources."""
+    same = table[table[list(RIVALS)].notna().any(axis=1)]
+    wide = same.pivot_table(index=["source", "id", "fraction"], columns="mode", values="error")
+    rivals = same.drop_duplicates(["id", "fraction"]).set_index(["source", "id", "fraction"])[["blind", *RIVALS]]
+    grouped = wide.join(rivals).abs().groupby(["source", "fraction"])
+    counted = {"median": grouped.median(), "p90": grouped.quantile(0.9)}
+    return pd.concat({name: part.groupby("fraction").mean() for name, part in counted.items()}, names=["what"])
 
 
 def calibrate(table: pd.DataFrame) -> dict[str, float]:
@@ -123,10 +209,25 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     parser.add_argument("--quick", action="store_true", help="every sixth run only")
     parser.add_argument("--calibrate", action="store_true", help="print the maximum-likelihood constants of the error")
+    parser.add_argument(
+        "--rivals", type=int, nargs="?", const=12, help="fit the slower rivals to every 12th (or so many-th) run"
+    )
     args = parser.parse_args()
-    items = scored(curves(args.source))[:: 6 if args.quick else 1]
+    recorded = curves(args.source)
+    items = scored(recorded)[:: 6 if args.quick else 1]
     fractions = tuple(np.round(np.arange(0.1, 0.95, 0.1), 2)) if args.calibrate else FRACTIONS
-    table = pd.DataFrame([row for item in items for row in rows_of(item, fractions)])
+    if args.calibrate:
+        histories = None
+    else:
+        kept = [r for r in recorded if r.source != "haegele_schaipp" or r.id.endswith("-val")]
+        histories = Histories([r for r in kept if r.label == "healthy"])
+    table = pd.DataFrame(
+        [
+            row
+            for number, item in enumerate(items)
+            for row in rows_of(item, fractions, histories, bool(args.rivals) and number % args.rivals == 0)
+        ]
+    )
     if args.calibrate:
         constants = calibrate(table)
         print(json.dumps(constants) if args.json else "\n".join(f"{k}: {v:.3f}" for k, v in constants.items()))
@@ -134,22 +235,24 @@ def main() -> None:
     result = summary(table)
     trust = (
         table.assign(size=table.error.abs())
-        .groupby(["fraction", "trust"])
+        .groupby(["mode", "fraction", "trust"])
         .agg(runs=("id", "size"), median=("size", "median"), covered=("covered", lambda x: x.astype(float).mean()))
     )
+    rivals = compared(table) if args.rivals else None
     if args.json:
-        print(
-            json.dumps(
-                {"runs": result.reset_index().to_dict("records"), "trust": trust.reset_index().to_dict("records")}
-            )
-        )
+        document = {"runs": result, "trust": trust} | ({} if rivals is None else {"rivals": rivals})
+        print(json.dumps({name: part.reset_index().to_dict("records") for name, part in document.items()}))
         return
     print(
-        "errors in % of the final loss; covered: share of runs inside the 90 % interval; blind: median of the rival\n"
+        "errors in % of the final loss; given: share of runs with a forecast at all, the rest\n"
+        "counts in no other column; covered: share of runs inside the 90 % interval; blind: median of the rival\n"
     )
     print(result.round(2).to_string())
     print()
-    print(trust.round(2).to_string())
+    print(trust.round(3).to_string())
+    if rivals is not None:
+        print("\nall methods on the runs that the rivals were fitted to, mean over sources\n")
+        print(rivals.round(2).to_string())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from lightning_scaling.curve import Curve
 from lightning_scaling.deviation import Deviation, DeviationDetector, DivergenceWatch
 from lightning_scaling.deviation.detector import block_of
 from lightning_scaling.forecast import Forecast, Forecaster, family_prior
-from lightning_scaling.forecast.prior import ShapePrior
+from lightning_scaling.forecast.forecaster import Teacher
 from lightning_scaling.ledger import ledger_row, settle
 from lightning_scaling.pending import Pending
 from lightning_scaling.run import Run, RunHistory
@@ -110,7 +110,7 @@ class Monitor:
         self.alpha = float(alpha)
         self.target = target
         self.params = params
-        self._prior = family_prior(history, params)
+        self._prior: Teacher = family_prior(history, params)
         self._skip = skip
         self._forecaster = Forecaster(self.plan, self._prior)
         self._detector = DeviationDetector(self.alpha)
@@ -318,7 +318,7 @@ class Monitor:
         self._detector.reset()
         self.next_update = self._due_after(max(self.curve.last_step, 0))
 
-    def learn(self, history: RunHistory, *, prior: ShapePrior | None = None) -> None:
+    def learn(self, history: RunHistory, *, prior: Teacher | None = None) -> None:
         """Take a history that arrived after the start: its shapes are the prior of all forecasts from here on.
 
         Args:

@@ -1,8 +1,19 @@
 """Where the loss will be, how sure that is, and what it rests on."""
 
-from lightning_scaling.forecast.family import family_prior
+from lightning_scaling.forecast.family import Family, family_prior
 from lightning_scaling.forecast.forecaster import Forecaster
-from lightning_scaling.forecast.prior import PUBLISHED, ShapePrior
+from lightning_scaling.forecast.prior import PUBLISHED, Lesson, ShapePrior
+from lightning_scaling.forecast.relative import Relative
 from lightning_scaling.forecast.result import Forecast, Prediction
 
-__all__ = ["PUBLISHED", "Forecast", "Forecaster", "Prediction", "ShapePrior", "family_prior"]
+__all__ = [
+    "PUBLISHED",
+    "Family",
+    "Forecast",
+    "Forecaster",
+    "Lesson",
+    "Prediction",
+    "Relative",
+    "ShapePrior",
+    "family_prior",
+]

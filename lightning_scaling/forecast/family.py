@@ -1,81 +1,215 @@
-"""What finished relatives teach about the shape of a curve."""
+"""What past runs of the same family teach about a new one."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lightning_scaling.curve import Curve
-from lightning_scaling.forecast.forecaster import Forecaster
-from lightning_scaling.forecast.prior import PUBLISHED, ShapePrior
+from lightning_scaling.forecast.prior import PUBLISHED, Correction, Lesson, ShapePrior
+from lightning_scaling.forecast.process import Process, Scales, Space, Traits, twins
+from lightning_scaling.forecast.relative import Relative
 from lightning_scaling.run import Run, RunHistory
+from lightning_scaling.schedule.plan import Plan
+
+FRACTIONS = np.array([0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9])
+"""Parts of the run at which forecasts of the relatives are compared with what came."""
 
 _ENOUGH = 2
-_REACHED = 0.98
-_LEAST_SPREAD = 0.12
+_MOST = 64
+_LEAST_SPREAD = 0.1
+_SCARCE = 10.0
+_MOST_SHARED = 0.8
+_LEVEL = Scales(unit=0.1, offset=30.0, related=(0.03, 0.1, 0.3, 1.0), apart=(0.003, 0.01, 0.03, 0.1))
+_SHAPE = tuple(
+    Scales(unit=spread, middle=math.log(median))
+    for median, spread in (
+        (PUBLISHED.alpha, PUBLISHED.alpha_spread),
+        (PUBLISHED.kappa, PUBLISHED.kappa_spread),
+        (PUBLISHED.slope, PUBLISHED.slope_spread),
+    )
+)
 
 
-def family_prior(history: RunHistory | None, params: int | None = None) -> ShapePrior:
-    """The prior that finished runs of the same family support; the published one when there are too few.
-
-    Each relative is fitted over its whole curve under the published prior. Medians and scaled median absolute
-    deviations of the logarithms of its shape are the family's prior, never narrower than the fits themselves can
-    tell.
+class Family:
+    """Past runs, and how each quantity of theirs depends on what they are.
 
     Args:
-        history: Finished runs.
-        params: Number of parameters of the new run; relatives within a factor 8 are preferred when there are enough.
+        relatives: The past runs, those that :attr:`Relative.teaches`.
+        params: Number of parameters of the new run.
+        tokens_per_step: Tokens (or samples) of one of its steps.
+    """
+
+    def __init__(
+        self, relatives: list[Relative], params: int | None = None, tokens_per_step: float | None = None
+    ) -> None:
+        self._relatives = relatives
+        self._params = params
+        self._tokens_per_step = tokens_per_step
+        self._shaped = [r for r in relatives if r.teaches_shape]
+        self._errors: dict[float, tuple[Process, Space, float] | None] = {}
+        finished = sum(r.finished for r in relatives)
+        others = f" and {len(relatives) - finished} unfinished" if finished < len(relatives) else ""
+        self.source = f"{finished} finished{others} runs of the family"
+
+    @cached_property
+    def _levels(self) -> tuple[Space, Process]:
+        space = Space([r.traits for r in self._relatives])
+        landing = np.array([r.landing for r in self._relatives])
+        process = Process(space.at, landing[:, 0], landing[:, 1], _LEVEL)
+        return space, process.calibrate(_groups([r.traits for r in self._relatives]))
+
+    @cached_property
+    def _space(self) -> Space:
+        return Space([r.traits for r in self._shaped])
+
+    @cached_property
+    def _shapes(self) -> list[Process]:
+        values = np.stack([r.shape for r in self._shaped])
+        return [Process(self._space.at, values[:, i, 0], values[:, i, 1], scales) for i, scales in enumerate(_SHAPE)]
+
+    @cached_property
+    def _twins(self) -> list[NDArray[np.intp]]:
+        """For each relative, itself first, then the others of its size, length and schedule."""
+        return _groups([r.traits for r in self._shaped])
+
+    @cached_property
+    def _priors(self) -> list[ShapePrior]:
+        """For each relative the shape that the others, its twins left out, would have given it."""
+        told = [[process.without(group) for process in self._shapes] for group in self._twins]
+        return [_shape([(float(m[0]), float(s[0])) for m, s in each], self.source) for each in told]
+
+    def _error(self, fraction: float) -> tuple[Process, Space, float] | None:
+        """How the errors of forecasts made at a fraction depend on the run, learnt by leaving each relative out."""
+        if fraction not in self._errors:
+            self._errors[fraction] = self._learn_error(fraction)
+        return self._errors[fraction]
+
+    def _learn_error(self, fraction: float) -> tuple[Process, Space, float] | None:
+        judged = [
+            (i, relative, told)
+            for i, (relative, prior) in enumerate(zip(self._shaped, self._priors, strict=True))
+            if relative.finished and (told := relative.forecast(fraction, prior)) is not None
+        ]
+        if len(judged) < _ENOUGH:
+            return None
+        landed = np.array([relative.landing for _, relative, _ in judged])
+        forecast = np.array([told for _, _, told in judged])
+        off, scale = landed[:, 0] - forecast[:, 0], forecast[:, 1]
+        unit = max(float(np.median(scale)), 1e-6)
+        space = Space([relative.traits for _, relative, _ in judged])
+        process = Process(
+            space.at,
+            off,
+            scale,
+            Scales(unit, middle=0.0, related=(0.1, 0.3, 1.0), apart=(0.03, 0.1, 0.4), trusted=(0.3, 0.6, 1.0)),
+        )
+        process.calibrate(_groups([relative.traits for _, relative, _ in judged]))
+        return process, space, self._shared([i for i, _, _ in judged], process, scale)
+
+    def _shared(self, judged: list[int], process: Process, scale: NDArray[np.float64]) -> float:
+        """Correlation of what is left of such errors with the errors of landings told by the relatives' landings."""
+        place = {id(r): k for k, r in enumerate(self._relatives)}
+        levels = self._levels[1]
+        rows = {i: k for k, i in enumerate(judged)}
+        pairs = []
+        for i in judged:
+            group = [j for j in self._twins[i] if j in rows]
+            here, spread = process.without(np.array([rows[j] for j in group]))
+            there, wide = levels.without(np.array([place[id(self._shaped[j])] for j in self._twins[i]]))
+            own = place[id(self._shaped[i])]
+            pairs.append(
+                (
+                    (process.value[rows[i]] - here[0]) / math.hypot(spread[0], process.trusted * scale[rows[i]]),
+                    (levels.value[own] - there[0]) / wide[0],
+                )
+            )
+        one, other = np.clip(np.array(pairs), -3, 3).T
+        scale_ = math.sqrt(float(one @ one) * float(other @ other))
+        found = float(one @ other) / scale_ if scale_ > 0 else 0.0
+        return min(max(found * len(pairs) / (len(pairs) + _SCARCE), 0.0), _MOST_SHARED)
+
+    def prepare(self) -> Family:
+        """Work out everything now rather than when it is first asked for."""
+        if len(self._shaped) >= _ENOUGH:
+            for fraction in FRACTIONS:
+                self._error(float(fraction))
+        return self
+
+    def about(self, plan: Plan, fractions: NDArray[np.float64] = FRACTIONS) -> Lesson:
+        """What the family teaches of a new run under this plan.
+
+        Args:
+            plan: What the new run intends to do.
+            fractions: Parts of the run at which its forecasts are going to be corrected.
+        """
+        if plan.total_steps is None:
+            shape = PUBLISHED
+            if len(self._shaped) >= _ENOUGH:
+                middle = self._space.at.mean(0)[None]
+                shape = _shape([process.predict(middle) for process in self._shapes], self.source)
+            return Lesson(shape)
+        traits = Traits.of(plan, plan.total_steps, self._params, self._tokens_per_step)
+        space, levels = self._levels
+        landing = levels.predict(space.place(traits))
+        if len(self._shaped) < _ENOUGH or not plan.known:
+            return Lesson(PUBLISHED, landing)
+        shape = _shape([process.predict(self._space.place(traits)) for process in self._shapes], self.source)
+        errors = [(f, e) for f in fractions if (e := self._error(float(f))) is not None]
+        if not errors:
+            return Lesson(shape, landing)
+        told = np.array([process.predict(space.place(traits)) for _, (process, space, _) in errors])
+        correction = Correction(
+            np.array([f for f, _ in errors]),
+            told[:, 0],
+            told[:, 1],
+            np.array([process.trusted for _, (process, _, _) in errors]),
+            np.array([shared for _, (_, _, shared) in errors]),
+        )
+        return Lesson(shape, landing, correction)
+
+
+def family_prior(
+    history: RunHistory | Iterable[Run] | None, params: int | None = None, tokens_per_step: float | None = None
+) -> Family | ShapePrior:
+    """What the runs of a history teach; the published prior when there are too few.
+
+    Args:
+        history: Past runs of the same family; those not finished count by what they show so far.
+        params: Number of parameters of the new run.
+        tokens_per_step: Tokens (or samples) of one of its steps.
 
     Returns:
-        The prior.
+        What a :class:`Forecaster` takes for its prior.
     """
-    if history is None:
+    relatives = [relative for run in history or () if (relative := Relative(run)).teaches]
+    if sum(r.finished for r in relatives) < _ENOUGH:
         return PUBLISHED
-    runs = [run for run in history if _finished(run)]
-    near = [r for r in runs if params and r.params and 1 / 8 <= r.params / params <= 8]
-    if len(near) >= _ENOUGH:
-        runs = near
-    shapes = [shape for run in runs if (shape := _shape(run)) is not None]
-    if len(shapes) < _ENOUGH:
-        return PUBLISHED
-    alpha, alpha_spread = _pooled([s[0] for s in shapes], PUBLISHED.alpha_spread)
-    slope, slope_spread = _pooled([s[2] for s in shapes], PUBLISHED.slope_spread)
-    annealed = [s[1] for s in shapes if s[3] > 0.1]
-    kappa, kappa_spread = (
-        _pooled(annealed, PUBLISHED.kappa_spread)
-        if len(annealed) >= _ENOUGH
-        else (PUBLISHED.kappa, PUBLISHED.kappa_spread)
+    return Family(nearest(relatives, params), params, tokens_per_step).prepare()
+
+
+def nearest(relatives: list[Relative], params: int | None) -> list[Relative]:
+    """The relatives that are used: of many, those nearest in size, then the latest."""
+    if len(relatives) <= _MOST:
+        return relatives
+    size = math.log(params) if params else math.nan
+    apart = [abs(r.traits.values[0] - size) for r in relatives]
+    order = sorted(range(len(relatives)), key=lambda i: (math.inf if math.isnan(apart[i]) else apart[i], -i))
+    return [relatives[i] for i in sorted(order[:_MOST])]
+
+
+def _groups(traits: list[Traits]) -> list[NDArray[np.intp]]:
+    """For each run its own place, then those of its twins."""
+    alike = twins(traits)
+    np.fill_diagonal(alike, False)
+    return [np.concatenate([[i], np.flatnonzero(row)]) for i, row in enumerate(alike)]
+
+
+def _shape(told: list[tuple[float, float]], source: str) -> ShapePrior:
+    (alpha, alpha_spread), (kappa, kappa_spread), (slope, slope_spread) = (
+        (math.exp(middle), max(spread, _LEAST_SPREAD)) for middle, spread in told
     )
-    return ShapePrior(
-        alpha, alpha_spread, kappa, kappa_spread, slope, slope_spread, f"{len(shapes)} finished runs of the family"
-    )
-
-
-def _finished(run: Run) -> bool:
-    seen = run.step[np.isfinite(run.loss)]
-    return bool(seen.size) and int(seen[-1]) >= _REACHED * run.total_steps
-
-
-def _shape(run: Run) -> tuple[float, float, float, float] | None:
-    seen = np.isfinite(run.loss)
-    curve = Curve(run.plan)
-    curve.add(run.step[seen], run.loss[seen])
-    forecaster = Forecaster(run.plan)
-    step = int(run.step[seen][-1])
-    forecast = forecaster.fit(curve.points, min(step, run.total_steps))
-    p = forecast.params
-    if not p or p["A"] <= 0:
-        return None
-    level = abs(float(curve.points.loss[-1]))
-    fallen = forecaster.fallen(run.total_steps)
-    return p["alpha"], p["kappa"], max(p["alpha"] * p["A"] / max(level, 1e-12), 1e-6), fallen
-
-
-def _pooled(values: list[float], widest: float) -> tuple[float, float]:
-    logs = np.log(values)
-    middle = float(np.median(logs))
-    spread = 1.4826 * float(np.median(np.abs(logs - middle)))
-    # With few relatives the spread is itself uncertain: shrink it towards the published one.
-    spread = math.sqrt((len(logs) * spread**2 + 2 * (widest / 2) ** 2) / (len(logs) + 2))
-    return math.exp(middle), min(max(spread, _LEAST_SPREAD), widest)
+    return ShapePrior(alpha, alpha_spread, kappa, kappa_spread, slope, slope_spread, source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,8 @@ from scipy.ndimage import median_filter
 
 from lightning_scaling.curve import Points
 from lightning_scaling.fitting import GridFit, fit_grid
-from lightning_scaling.forecast.prior import PUBLISHED, ShapePrior, log_density
-from lightning_scaling.forecast.result import Forecast, Trust
+from lightning_scaling.forecast.prior import PUBLISHED, Lesson, log_density
+from lightning_scaling.forecast.result import Forecast, PredictivePath, Trust
 from lightning_scaling.schedule.plan import Plan
 from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
 
@@ -80,6 +81,36 @@ class Mixture:
         return mean, np.sqrt(self.weight @ (values - mean) ** 2)
 
 
+@dataclass(frozen=True)
+class Led:
+    """A path bent towards another end: the more of the change forecast has come, the more of the bend."""
+
+    path: PredictivePath
+    now: float
+    horizon: float
+    start: float
+    end: float
+    final: float
+    scale: float
+
+    def __call__(self, steps: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Medians and scales at the given steps."""
+        medians, scales = self.path(steps)
+        elapsed = np.clip((steps - self.now) / (self.horizon - self.now), 0.0, 1.0)
+        change = self.start - self.end
+        share = np.clip((self.start - medians) / change, 0.0, 1.0) if change > 1e-3 * abs(self.start) else elapsed
+        share = np.where(elapsed <= 0, 0.0, np.where(elapsed >= 1, 1.0, share))
+        scales = np.sqrt((1 - share) * scales**2 + share * self.scale**2)
+        return medians + share * (self.final - self.end), scales
+
+
+class Teacher(Protocol):
+    """What teaches something of a run before its losses do: a prior, or the run's family."""
+
+    def about(self, plan: Plan) -> Lesson:
+        """What is believed of a run under this plan."""
+
+
 class Forecaster:
     r"""Forecasts of one run under its plan.
 
@@ -96,19 +127,27 @@ class Forecaster:
 
     Args:
         plan: What the run intends to do.
-        prior: Beliefs about the shape.
+        prior: What is believed before the losses come: a prior of the shape, or what a family teaches.
     """
 
     law = "relative_multi_power"
 
-    def __init__(self, plan: Plan, prior: ShapePrior = PUBLISHED) -> None:
+    def __init__(self, plan: Plan, prior: Teacher = PUBLISHED) -> None:
         self.plan = plan
-        self.prior = prior
+        self.lesson = prior.about(plan)
+        self.prior = self.lesson.shape
+        prior = self.prior
         alpha_prior = np.array([log_density(a, prior.alpha, prior.alpha_spread) for a in _ALPHAS])
         kappa_prior = np.array([log_density(k, prior.kappa, prior.kappa_spread) for k in _KAPPAS])
         self._shape_prior = (alpha_prior[:, None] + kappa_prior[None, :])[:, None, :]
         self._share = _ALPHAS[:, None] * _KAPPAS[None, :]
         self._progress: Progress | None = None
+
+    def under(self, prior: Teacher) -> Forecaster:
+        """A forecaster of the same plan with other beliefs."""
+        other = Forecaster(self.plan, prior)
+        other._progress = self._progress
+        return other
 
     def horizon(self, step: int) -> int:
         """Step of the final loss: the end of the plan, or twice the present progress where there is no end ahead."""
@@ -186,11 +225,19 @@ class Forecaster:
             trust,
             why,
             params=params,
-            path=mixture,
+            path=self._taught(mixture, step, horizon),
             falling=falling,
             ends=horizon == self.plan.total_steps,
             valid_until=self._valid_until(step, progress),
         )
+
+    def _taught(self, path: PredictivePath, step: int, horizon: int) -> PredictivePath:
+        """The path led to where the lesson has the run land."""
+        if self.lesson.landing is None or horizon != self.plan.total_steps or step >= horizon:
+            return path
+        medians, scales = path(np.array([float(step), float(horizon)]))
+        final, scale = self.lesson.correct(step / horizon, float(medians[1]), float(scales[1]))
+        return Led(path, float(step), float(horizon), float(medians[0]), float(medians[1]), final, scale)
 
     def _progress_to(self, horizon: int) -> Progress:
         if self._progress is None or self._progress.horizon != horizon:

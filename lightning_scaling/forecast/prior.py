@@ -5,6 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_scaling.schedule.plan import Plan
+
+_CONFLICT = 3.0
+
 
 @dataclass(frozen=True)
 class ShapePrior:
@@ -31,6 +38,84 @@ class ShapePrior:
     slope: float
     slope_spread: float
     source: str
+
+    def about(self, plan: Plan) -> Lesson:
+        """The same beliefs whatever the plan, and none about where the run will land."""
+        return Lesson(self)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """How forecasts made at parts of a run are set right, as learnt from those of relatives; all of shape ``(f,)``.
+
+    Args:
+        fractions: The parts of the run.
+        shift: By how much the logarithm of a forecast is to be raised.
+        spread: Standard deviation of that.
+        trusted: Factor on the scale of the forecast's own error.
+        shared: Correlation of its error with that of the landing told by the relatives' landings.
+    """
+
+    fractions: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    trusted: NDArray[np.float64]
+    shared: NDArray[np.float64]
+
+    def of(self, fraction: float, log: float, error: float) -> tuple[float, float, float]:
+        """Logarithm of a forecast and its relative error anew, and the correlation of that error."""
+        fade = min((1 - fraction) / (1 - float(self.fractions[-1])), 1.0)
+        shift, spread, trusted, shared = (
+            float(np.interp(fraction, self.fractions, values))
+            for values in (self.shift, self.spread, self.trusted, self.shared)
+        )
+        return log + fade * shift, math.hypot(fade * spread, trusted * error), shared
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is believed of one run under its plan.
+
+    Args:
+        shape: The shape of its curve.
+        landing: Logarithm of the final loss as the relatives' tell it, and the scale of its error; ``None`` without
+            relatives that have landed.
+        correction: How its forecasts are set right; ``None`` where nothing was learnt.
+    """
+
+    shape: ShapePrior
+    landing: tuple[float, float] | None = None
+    correction: Correction | None = None
+
+    def correct(self, fraction: float, final: float, scale: float) -> tuple[float, float]:
+        """A forecast of the final loss made at a fraction of the run, set right by what relatives taught.
+
+        Args:
+            fraction: How much of the run has been seen.
+            final: Median of the final loss.
+            scale: Scale of its error.
+
+        Returns:
+            Both anew; unchanged where nothing was learnt.
+        """
+        if final <= 0:
+            return final, scale
+        log, error, shared = math.log(final), scale / final, 0.0
+        if self.correction is not None:
+            log, error, shared = self.correction.of(fraction, log, error)
+        if self.landing is not None:
+            log, error = _combined((log, error), self.landing, shared)
+        return math.exp(log), math.exp(log) * error
+
+
+def _combined(curve: tuple[float, float], landing: tuple[float, float], shared: float) -> tuple[float, float]:
+    """The best weighted mean of two forecasts with correlated errors; where they clash the curve is believed."""
+    clash = abs(curve[0] - landing[0]) / math.hypot(curve[1], landing[1])
+    one, other = curve[1], landing[1] * max(clash / _CONFLICT, 1.0)
+    joint = shared * one * other
+    weight = min(max((one**2 - joint) / (one**2 + other**2 - 2 * joint), 0.0), 1.0)
+    variance = ((1 - weight) * one) ** 2 + (weight * other) ** 2 + 2 * weight * (1 - weight) * joint
+    return curve[0] + weight * (landing[0] - curve[0]), math.sqrt(variance)
 
 
 PUBLISHED = ShapePrior(
