@@ -111,6 +111,7 @@ class Monitor:
         self.target = target
         self.params = params
         self._prior: Teacher = family_prior(history, params)
+        self._sized = False
         self._skip = skip
         self._forecaster = Forecaster(self.plan, self._prior)
         self._detector = DeviationDetector(self.alpha)
@@ -214,6 +215,8 @@ class Monitor:
             The update, also kept in :attr:`forecast`, :attr:`deviation`, :attr:`advice` and :attr:`ledger`.
         """
         now = max(self.curve.last_step, 0) if step is None else step
+        if not self._sized:
+            self._tell_size()
         ratio = float(np.median(self._pending.rates)) if self._pending.rates else math.nan
         if math.isfinite(ratio) and abs(ratio - 1) > 0.05 and not self._binding:
             self._follow_rates()
@@ -256,6 +259,16 @@ class Monitor:
             ledger_row(now, update.fraction, update.loss, self.forecast, self.deviation, self.advice.action)
         )
         return update
+
+    def _tell_size(self) -> None:
+        """Relatives are likened by the size of their steps, too, which is known once something has been counted."""
+        points = self.curve.points
+        known = np.flatnonzero(np.isfinite(points.tokens) & (points.tokens > 0))
+        if known.size:
+            self._sized = True
+            taught = self._prior.of(float(points.tokens[known[0]] / points.last[known[0]]))
+            if taught is not self._prior:
+                self._prior, self._forecaster = taught, Forecaster(self.plan, taught)
 
     @property
     def _binding(self) -> bool:
@@ -325,6 +338,7 @@ class Monitor:
             history: Finished runs of the same family.
             prior: What :func:`~lightning_scaling.forecast.family_prior` makes of them, where it is known already.
         """
+        self._sized = False
         self._prior = family_prior(history, self.params) if prior is None else prior
         self._forecaster = Forecaster(self.plan, self._prior)
 

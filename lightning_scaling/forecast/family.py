@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -131,6 +132,12 @@ class Family:
         scale_ = math.sqrt(float(one @ one) * float(other @ other))
         found = float(one @ other) / scale_ if scale_ > 0 else 0.0
         return min(max(found * len(pairs) / (len(pairs) + _SCARCE), 0.0), _MOST_SHARED)
+
+    def of(self, tokens_per_step: float) -> Family:
+        """The same family, asked about a run of so many tokens (or samples) per step."""
+        other = copy(self)
+        other._tokens_per_step = tokens_per_step
+        return other
 
     def prepare(self) -> Family:
         """Work out everything now rather than when it is first asked for."""

@@ -107,6 +107,9 @@ class Led:
 class Teacher(Protocol):
     """What teaches something of a run before its losses do: a prior, or the run's family."""
 
+    def of(self, tokens_per_step: float) -> Teacher:
+        """The same teacher, for a run of so many tokens (or samples) per step."""
+
     def about(self, plan: Plan) -> Lesson:
         """What is believed of a run under this plan."""
 

@@ -39,6 +39,10 @@ class ShapePrior:
     slope_spread: float
     source: str
 
+    def of(self, tokens_per_step: float) -> ShapePrior:
+        """The same beliefs whatever the batch."""
+        return self
+
     def about(self, plan: Plan) -> Lesson:
         """The same beliefs whatever the plan, and none about where the run will land."""
         return Lesson(self)
