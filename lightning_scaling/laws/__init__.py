@@ -1,6 +1,7 @@
 """Scaling laws: the catalogue, fits with intervals, and the choice among laws."""
 
 from lightning_scaling.laws.chain import Chain, chain
+from lightning_scaling.laws.combine import Combination, CombinedFit, combine
 from lightning_scaling.laws.compare import Comparison, compare
 from lightning_scaling.laws.fit import Fit
 from lightning_scaling.laws.frontier import frontier_weights
@@ -13,6 +14,8 @@ from lightning_scaling.laws.store import load
 
 __all__ = [
     "Chain",
+    "Combination",
+    "CombinedFit",
     "Comparison",
     "Fit",
     "Fits",
@@ -21,6 +24,7 @@ __all__ = [
     "Published",
     "Source",
     "chain",
+    "combine",
     "compare",
     "fit_ladder",
     "fit_run",

@@ -28,8 +28,8 @@ _CAUTION = 2.0
 _LEAST_NOISE = 5e-4
 _CELL = 0.05
 
-_STEPS, _TOLERANCE = 80, 1e-9
-_ROUNDS = 3
+_STEPS, _TOLERANCE = 80, 1e-5
+_ROUNDS = 2
 _FLAT = 1e-4
 
 
@@ -67,7 +67,7 @@ def fit_ahead(law: Law, points: Points, settings: Settings) -> Fit:
         problem.upper,
         Objective("huber", 1.0),
         weights,
-        steps=2 * _STEPS,
+        steps=5 * _STEPS,
         tolerance=_TOLERANCE,
     )
     best = int(np.argmin(ends.value))

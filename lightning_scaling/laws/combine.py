@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from lightning_scaling.fitting.levenberg import Minimum, minimize
 from lightning_scaling.fitting.objectives import Objective
+from lightning_scaling.laws.ahead import RECENCY, fit_ahead, merged
 from lightning_scaling.laws.card import table
-from lightning_scaling.laws.estimate import problem_of
 from lightning_scaling.laws.fit import Fit, Settings
 from lightning_scaling.laws.law import Law
 from lightning_scaling.laws.points import Points, read
-from lightning_scaling.laws.problem import Problem
-from lightning_scaling.laws.quality import judge
 from lightning_scaling.laws.registry import get
 
 Array = NDArray[np.float64]
-Ints = NDArray[np.intp]
 
 DEFAULT = ("m2", "m3", "m4", "bnsl")
 
-# Chosen on the curves of Alabdulmohsin et al. 2022, half of the tasks at a time (benchmarks/extrapolation.py), and
-# checked on language models trained at a constant rate; the optimum is flat.
-_SLOWING, _SLOWING_SPREAD = 0.35, 0.15
-_DOUBLINGS = np.arange(-1.0, 4.0)
-_RECENCY = 3.0
-_CAUTION = 2.0
-_LEAST_NOISE = 0.002
-_CELL = 0.05
 _LEAST_POINTS = 3
-_LEAST_SPARE = 2
 
-# Calibrated on the same curves: shares of what is uncertain in the scale of a Student t.
-_OF_LAW = 1.0
+# Scale of a Student t, calibrated on the two collections of lightning_scaling.laws.ahead.
 _OF_FORMS = 1.0
-_OF_NOISE = 1.0
-_OF_DISTANCE = 0.0
-_TAILS = 5.0
+_OF_LAW = 0.6
+_OF_NOISE = 2.5
+_TAILS = 4.0
 
 
 class Combination:
@@ -53,10 +39,10 @@ class Combination:
 
     Laws of one quantity (a single training curve) are fitted for what lies ahead rather than for the whole curve.
     Residuals of ``ln loss`` are weighted by ``(x / x_last)^3``, because no form describes a curve from its first point
-    to its last; their scale is twice that of each law's own residuals. And there is a weak belief about what no point
-    can tell: the falls of ``ln loss`` over successive doublings of x, from the last one seen to the third one ahead,
-    shrink by ``2^-0.35`` each, give or take .15. That excludes neither a power law (no shrinking) nor a near
-    floor; it settles the question where the points leave it open. Points closer than 5 % are merged first.
+    to its last, and counted in twice the law's own scatter; beyond that they count linearly (Huber). To them comes a
+    weak belief about what no point can tell: the falls of ``ln loss`` over successive doublings of x, from the one just
+    seen to the third ahead, shrink by ``2^-0.4`` each, give or take .15. It leaves room for a power law (no shrinking)
+    and for a floor close by, and decides only what the points leave open. Points within 5 % of each other are averaged.
 
     Laws of several inputs are fitted by :meth:`Law.fit` as they are.
 
@@ -125,7 +111,7 @@ class Combination:
         first = next(iter(self.laws.values()))
         seen = read(first, data, loss, weights=weights, columns=columns, space="log")
         single = len(self.inputs) == 1
-        points = _merged(first, seen) if single else seen
+        points = merged(first, seen) if single else seen
         if len(points) < _LEAST_POINTS:
             raise ValueError(
                 f"{len(points)} distinct usable points are too few to see where a curve is heading; give at least "
@@ -139,7 +125,7 @@ class Combination:
             )
             try:
                 if single:
-                    members[label] = _ahead(law, points, settings)
+                    members[label] = fit_ahead(law, points, settings)
                 else:
                     members[label] = law.fit(data, loss, delta="auto", weights=weights, columns=columns, space="log")
             except ValueError as error:
@@ -181,7 +167,7 @@ class CombinedFit:
         w = self.points.weights
         if len(self.points.inputs) == 1:
             (x,) = self.points.inputs.values()
-            w = w * (x / x.max()) ** _RECENCY
+            w = w * (x / x.max()) ** RECENCY
         return float(np.sqrt(np.average(r**2, weights=w)))
 
     def predict(self, **inputs: Any) -> Array:
@@ -199,10 +185,10 @@ class CombinedFit:
         return np.exp(self._middle(self._all(inputs)))
 
     def interval(self, level: float = 0.95, **inputs: Any) -> tuple[Array, Array]:
-        """Interval for what a new point would show.
+        """Interval for what a new point would show, from :meth:`parts`.
 
-        Its scale holds how far the laws disagree, how well the points determine each of them, the noise of one
-        observation, and a share of the fall that is forecast.
+        A Student t with 4 degrees of freedom goes around the root of the squares of: the disagreement of the laws, .6
+        of the spread of each, and two and a half times the noise, because later points scatter more than fitted ones.
 
         Args:
             level: Probability of the interval, between 0 and 1.
@@ -217,39 +203,34 @@ class CombinedFit:
         """
         if not 0 < level < 1:
             raise ValueError(f"`level` must lie between 0 and 1, but got {level!r}.")
-        every = self._all(inputs)
-        middle = self._middle(every)
-        half = stdtrit(_TAILS, (1 + level) / 2) * self._scale(every, middle, inputs)
-        return np.exp(middle - half), np.exp(middle + half)
+        middle, parts = self.predict(**inputs), self.parts(**inputs)
+        scale = np.sqrt(
+            (_OF_FORMS * parts["forms"]) ** 2 + (_OF_LAW * parts["law"]) ** 2 + (_OF_NOISE * parts["noise"]) ** 2
+        )
+        half = stdtrit(_TAILS, (1 + level) / 2) * scale
+        return middle * np.exp(-half), middle * np.exp(half)
 
     def parts(self, **inputs: Any) -> dict[str, Array]:
-        """What an interval is made of, as standard deviations of ``ln loss``, by name.
+        """What an interval is made of, as standard deviations of ``ln loss``.
 
         Args:
             **inputs: The inputs by name.
 
         Returns:
-            ``forms``, ``law``, ``noise`` and ``distance``, each of the inputs' broadcast shape.
+            ``forms``: root mean square distance of the laws from their median; ``law``: how little the points determine
+            a law, the median over laws; ``noise``: see `noise`. Each of the inputs' broadcast shape.
+
+        Raises:
+            TypeError: An input is missing or unknown.
         """
         every = self._all(inputs)
         middle = self._middle(every)
         spreads = np.stack([fit.spread_model.law(inputs) for fit in self.members.values()])
-        lowest = float(np.min(self._middle(self._all(self.points.inputs))))
         return {
-            "forms": np.sqrt(np.mean((every - middle) ** 2, axis=0)),
+            "forms": np.sqrt(np.mean(np.where(np.isfinite(every), every - middle, 0.0) ** 2, axis=0)),
             "law": np.median(np.where(np.isfinite(spreads), spreads, 0.0), axis=0),
             "noise": np.full(middle.shape, self.noise),
-            "distance": np.maximum(lowest - middle, 0.0),
         }
-
-    def _scale(self, every: Array, middle: Array, inputs: Mapping[str, Any]) -> Array:
-        parts = self.parts(**inputs)
-        return np.sqrt(
-            (_OF_FORMS * parts["forms"]) ** 2
-            + (_OF_LAW * parts["law"]) ** 2
-            + (_OF_NOISE * parts["noise"]) ** 2
-            + (_OF_DISTANCE * parts["distance"]) ** 2
-        )
 
     def _all(self, inputs: Mapping[str, Any]) -> Array:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -257,7 +238,8 @@ class CombinedFit:
 
     @staticmethod
     def _middle(every: Array) -> Array:
-        return np.asarray(np.nanmedian(every, axis=0))
+        lost = np.all(np.isnan(every), axis=0)
+        return np.asarray(np.where(lost, np.nan, np.nanmedian(np.where(lost, 0.0, every), axis=0)))
 
     def summary(self) -> str:
         """A table: what each law and their median say at the last point and beyond it, with 90 % intervals."""
@@ -313,89 +295,3 @@ def _law(name: str | Law, over: str | None) -> Law:
 
 def _full_name(law: Law) -> str:
     return f"{law.name}({', '.join(f'{key}={value}' for key, value in law.options().items())})"
-
-
-def _merged(law: Law, points: Points) -> Points:
-    """Points of one curve in order, those closer than a cell averaged; weights favour the last."""
-    (name,) = law.inputs
-    log_x, log_y = np.log(points.inputs[name]), np.log(points.y)
-    back = np.floor((log_x.max() - log_x) / _CELL).astype(np.intp)
-    cells, which = np.unique(-back, return_inverse=True)
-    mass = np.bincount(which, points.weights, len(cells))
-    x = np.bincount(which, points.weights * log_x, len(cells)) / mass
-    y = np.bincount(which, points.weights * log_y, len(cells)) / mass
-    mean = mass / np.bincount(which, minlength=len(cells))
-    weights = mean * np.exp(_RECENCY * (x - log_x.max()))
-    return replace(points, inputs={name: np.exp(x)}, y=np.exp(y), weights=weights / weights.max(), groups=None)
-
-
-def _ahead(law: Law, points: Points, settings: Settings) -> Fit:
-    """One law of one quantity, fitted for what lies ahead of the last point."""
-    problem = problem_of(law, points, settings)
-    starts = problem.starts()
-    plain = problem.descend(starts)
-    rough = plain.u[[int(np.argmin(plain.value))]]
-    r = problem.model(rough, np.array([0]))[0][0]
-    noise = np.sqrt(np.average(r**2, weights=points.weights) * len(r) / max(len(r) - rough.shape[1], _LEAST_SPARE))
-    believed = _Slowing(problem, float(_CAUTION * max(noise, _LEAST_NOISE)))
-    weights = np.concatenate([points.weights, np.ones(len(_DOUBLINGS) - 2)])
-    ends = minimize(
-        believed.model,
-        np.concatenate([plain.u, starts]),
-        problem.lower,
-        problem.upper,
-        Objective("least_squares"),
-        weights,
-    )
-    best = int(np.argmin(ends.value))
-    if not np.isfinite(ends.value[best]):
-        raise ValueError(f"{law.name} has no finite value beyond these points.")
-    own = problem.model(ends.u, np.arange(len(ends.u)))[0]
-    data_value = 0.5 * np.sum(points.weights * own**2, axis=1)
-    fit = judge(law, points, settings, problem, Minimum(ends.u, data_value, ends.converged, ends.iterations), best)
-    return replace(fit, cov=believed.covariance(ends.u[best], weights))
-
-
-class _Slowing:
-    """Residuals of a law in units of their scale, and the belief about its slope as three more of them."""
-
-    def __init__(self, problem: Problem, scale: float) -> None:
-        (name,) = problem.law.inputs
-        x = problem.inputs[name]
-        self.count = len(x)
-        self.scale = scale
-        self.problem = problem
-        self.wide = Problem(
-            problem.law,
-            {name: np.concatenate([x, x.max() * 2.0**_DOUBLINGS])},
-            np.concatenate([problem.y, np.full(len(_DOUBLINGS), problem.y[-1])]),
-            np.concatenate([problem.weights, np.zeros(len(_DOUBLINGS))]),
-            problem.objective,
-            problem.space,
-            problem.fixed,
-            problem.bounds,
-        )
-        self.target = 2.0**-_SLOWING
-        self.unit = _SLOWING_SPREAD * np.sqrt(len(_DOUBLINGS) - 2)
-
-    def model(self, u: Array, rows: Ints) -> tuple[Array, Array]:
-        r, jac = self.wide.model(u, rows)
-        n = self.count
-        fall, d_fall = -np.diff(r[:, n:], axis=1), -np.diff(jac[:, :, n:], axis=2)
-        last, ahead = fall[:, :-1], fall[:, 1:]
-        size = last**2 + 1e-8
-        ratio = ahead * last / size
-        by_ahead, by_last = last / size, ahead * (size - 2 * last**2) / size**2
-        slope = d_fall[:, :, 1:] * by_ahead[:, None] + d_fall[:, :, :-1] * by_last[:, None]
-        return (
-            np.concatenate([r[:, :n] / self.scale, (ratio - self.target) / self.unit], axis=1),
-            np.concatenate([jac[:, :, :n] / self.scale, slope / self.unit], axis=2),
-        )
-
-    def covariance(self, u: Array, weights: Array) -> Array:
-        jac = self.model(u[None], np.array([0]))[1][0] * np.sqrt(weights)
-        free = (u > self.problem.lower) & (u < self.problem.upper)
-        cov = np.zeros((len(u), len(u)))
-        inner = jac[free]
-        cov[np.ix_(free, free)] = np.linalg.pinv(inner @ inner.T, rcond=1e-12, hermitian=True)
-        return cov

@@ -155,10 +155,10 @@ def test_the_recipe_for_ladders_is_that_of_the_library(ladder, csv):
 
 def test_laws_are_ranked_by_what_was_held_out(csv):
     shown = run(csv, "--law", "chinchilla", "--compare", "kaplan_params_tokens")
-    assert "scored on those after" in shown.stdout
+    assert "Held-out error of laws" in shown.stdout
     assert shown.stdout.index("chinchilla  ") < shown.stdout.index("kaplan_params_tokens  ")
     document = json.loads(run(csv, "--law", "chinchilla", "--compare", "kaplan_params_tokens", "--json").stdout)
-    assert [row["name"] for row in document["comparison"]["rows"]] == ["chinchilla", "kaplan_params_tokens"]
+    assert [row["law"] for row in document["comparison"]["rows"]] == ["chinchilla", "kaplan_params_tokens"]
     wrong = run(csv, "--law", "chinchilla", "--compare", "kaplann")
     assert wrong.exit_code == 2
     assert "There is no law 'kaplann'" in wrong.stderr
