@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lightning_scaling.forecast import family_prior
+from lightning_scaling.forecast.prior import ShapePrior
 from lightning_scaling.history import names
 from lightning_scaling.history.read import find_run, history_from_mlflow, tracking_uri_or_default
 from lightning_scaling.run import Run, RunHistory
@@ -110,7 +111,7 @@ class BackgroundHistory:
         data = {
             "source": place,
             "runs": [run.meta.get("run_id") or run.name for run in history],
-            "prior": asdict(prior) if is_dataclass(prior) and not isinstance(prior, type) else None,
+            "prior": asdict(prior) if isinstance(prior, ShapePrior) else {"source": prior.source},
         }
         others = "" if finished == len(history) else f" and {len(history) - finished} unfinished"
         return Learned(history, prior, f"Learned from {finished} finished{others} runs of {place}.", data=data)
