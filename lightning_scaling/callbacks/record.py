@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
@@ -207,7 +208,8 @@ class Record:
         spent = np.isfinite(points.flops)
         flops = np.interp(run.step, points.last[spent], points.flops[spent]) if spent.any() else None
         if perf_counter() < until and len(run) >= _ENOUGH_TO_FIT:
-            self._tracker.artifact(names.ARTIFACT_FIT, dumps(fit_run(run)))
+            with suppress(ValueError):  # most of it a warm-up: there is no law to leave behind
+                self._tracker.artifact(names.ARTIFACT_FIT, dumps(fit_run(run)))
         if perf_counter() < until:
             self._tracker.artifact(names.ARTIFACT_FORECAST, forecast_figure(run, ledger))
         if perf_counter() < until:

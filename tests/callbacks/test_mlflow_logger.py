@@ -1,7 +1,10 @@
 """With an MLFlowLogger everything arrives in its run."""
 
+from functools import partial
+
 import mlflow
 import pytest
+import torch
 
 from lightning_scaling.callbacks import ScalingLawMonitor
 
@@ -38,3 +41,20 @@ def test_metrics_params_tags_description_and_artifacts(pl, module, fit, tmp_path
     stored = {item.path for item in client.list_artifacts(logger.run_id, "scaling")}
     names = ("curve.csv", "ledger.json", "law.json", "fit.json", "forecast.png", "loss_vs_compute.png")
     assert stored == {f"scaling/{name}" for name in names}
+
+
+def test_a_run_that_never_leaves_its_warmup_has_no_law_but_all_else(pl, module, fit, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    logger = pl.loggers.MLFlowLogger("runs", tracking_uri=uri, artifact_location=str(tmp_path / "artifacts"))
+    rising = partial(torch.optim.lr_scheduler.LinearLR, start_factor=0.01, total_iters=48)
+    fit(
+        pl,
+        ScalingLawMonitor(count=3, max_overhead=1),
+        module(pl, schedule=rising),
+        logger=logger,
+        max_epochs=8,
+        log_every_n_steps=1,
+    )
+    stored = {item.path for item in mlflow.MlflowClient(uri).list_artifacts(logger.run_id, "scaling")}
+    assert "scaling/forecast.png" in stored
+    assert "scaling/fit.json" not in stored
