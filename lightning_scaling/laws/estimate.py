@@ -76,6 +76,10 @@ def fit_law(
             f"({', '.join(p.name for p in problem.free)}); add points, or give some of them in `fixed`."
         )
     ends = problem.descend(problem.starts())
+    if not np.isfinite(ends.value).any():
+        raise ValueError(
+            f"{law.name} has no admissible value at these points: it falls to zero or below; use space='linear'."
+        )
     for _ in range(_ROUNDS if auto or settings.priors else 0):
         best = ends.u[[int(np.argmin(ends.value))]]
         r = problem.model(best, np.array([0]))[0][0]
@@ -84,7 +88,13 @@ def fit_law(
             settings = replace(settings, objective=Objective(objective, size, quantile))
         problem = problem_of(law, points, settings)
         problem.unit = settings.objective.unit(r, points.weights, free)
-        ends = problem.descend(problem.believable(np.concatenate([best, ends.u])))
+        again = np.concatenate([best, problem.believable(np.concatenate([best, ends.u]))])
+        held = problem.descend(again)
+        if not np.isfinite(held.value).any():
+            raise ValueError(
+                f"{law.name} is not positive at these points where its priors would have it; leave them out."
+            )
+        ends = held
     best_of = int(np.argmin(ends.value))
     if not ends.converged[best_of]:
         ends = _again(problem, ends.u)

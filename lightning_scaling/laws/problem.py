@@ -66,10 +66,6 @@ class Problem:
         self.reach = np.array([self._reach(p) for p in self.free])
         self.target = np.log(self.y) if self.space == "log" else self.y
         limits = np.array([self.ranges[p.name][1] for p in self.free]).reshape(-1, 2)
-        if self.law.link == "identity" and self.space == "log":
-            for j, p in enumerate(self.free):
-                if p.of == "loss" and p.lower == 0 and np.isinf(p.upper) and p.name in self.law.linear:
-                    limits[j, 1] = min(limits[j, 1], 1.2 * float(np.max(self.y)))
         self.lower, self.upper = self._inner(limits[:, 0], low=True), self._inner(limits[:, 1], low=False)
 
     def _ranges(self, p: Parameter) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -324,8 +320,28 @@ class Problem:
             cross = np.einsum("skn,sn->sk", weighted, np.where(finite[:, None], target, 0.0))
             free = np.array([self.ranges[name][1][0] < 0 for name in linear])
             coefficients, fall = solve_linear(gram, cross, free)
+            if self.space == "log" and not log_link and free.any():
+                finite &= self._keep_positive(coefficients, fall, columns, offset, gram, cross)
             total = np.sum(scale * target**2, axis=-1) - fall
         return coefficients, np.where(finite, np.maximum(total, 0.0), np.inf)
+
+    @staticmethod
+    def _keep_positive(
+        coefficients: Array, fall: Array, columns: Array, offset: Any, gram: Array, cross: Array
+    ) -> NDArray[np.bool_]:
+        """Give up negative coefficients, in place, where they make the law negative; says where that helped."""
+
+        def least(rows: Any) -> Array:
+            shift = offset[rows] if np.shape(offset)[:1] == coefficients.shape[:1] else offset
+            return np.asarray(np.min(np.einsum("sk,skn->sn", coefficients[rows], columns[rows]) + shift, axis=1))
+
+        bad = np.flatnonzero(least(slice(None)) <= 0)
+        if len(bad):
+            none = np.zeros(coefficients.shape[1], dtype=bool)
+            coefficients[bad], fall[bad] = solve_linear(gram[bad], cross[bad], none)
+        good = np.ones(len(coefficients), dtype=bool)
+        good[bad] = least(bad) > 0
+        return good
 
     def _seen(self, p: Mapping[str, Any], x: Any, log: bool) -> Array:
         value = np.asarray(self.law.value(SimpleNamespace(**p), x), dtype=np.float64)

@@ -43,6 +43,15 @@ def test_before_the_rate_falls_the_gain_is_given_not_claimed():
     assert "given" in fit.summary()
 
 
+def test_a_steep_short_run_keeps_its_law_positive():
+    steps = np.arange(1, 47)
+    loss = 2.3 - 1.25 * (steps / 46) ** 1.5
+    plan = Plan([1, 5, 46], [1e-3, 1e-2, 1e-5], total_steps=46)
+    fit = laws.fit_run(Run(steps, loss, plan.at(steps), total_steps=46, planned_lr=(plan.steps, plan.lr)))
+    assert np.all(fit.predict(steps=steps[6:]) > 0)
+    assert np.isfinite(fit.diagnostics["rms_residual"])
+
+
 def test_the_file_of_a_run_can_be_read_and_asked(tmp_path):
     fit = laws.fit_run(recorded())
     loaded = laws.load(fit.save(tmp_path / "fit.json"))
