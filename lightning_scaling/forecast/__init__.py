@@ -1,6 +1,7 @@
 """Where the loss will be, how sure that is, and what it rests on."""
 
 from lightning_scaling.forecast.family import Family, family_prior
+from lightning_scaling.forecast.finals import FinalPrediction, FinalsPrior
 from lightning_scaling.forecast.forecaster import Forecaster
 from lightning_scaling.forecast.prior import PUBLISHED, Lesson, ShapePrior
 from lightning_scaling.forecast.relative import Relative
@@ -9,6 +10,8 @@ from lightning_scaling.forecast.result import Forecast, Prediction
 __all__ = [
     "PUBLISHED",
     "Family",
+    "FinalPrediction",
+    "FinalsPrior",
     "Forecast",
     "Forecaster",
     "Lesson",
