@@ -21,7 +21,7 @@ from lightning_scaling.callbacks.console import Console, ScalingAdviceWarning, w
 from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.callbacks.sizes import Sizes
 from lightning_scaling.callbacks.tally import Block
-from lightning_scaling.tracking import Tracker, find_targets, names, new_journal_path
+from lightning_scaling.tracking import MLflowTarget, Tracker, find_targets, names, new_journal_path
 from lightning_scaling.tracking.journal import builtins_of
 
 if TYPE_CHECKING:
@@ -68,6 +68,11 @@ class Record:
         if before and Path(before).parent == folder.absolute() and Path(before).exists():
             return Path(before)
         return new_journal_path(folder, self._settings.name or "scaling")
+
+    @property
+    def own_run(self) -> MLflowTarget | None:
+        """The run's own place in MLflow, on rank zero."""
+        return next((t for t in self._targets if isinstance(t, MLflowTarget)), None) if self._first else None
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is written, as builtins, to go on there after a resume."""

@@ -20,7 +20,6 @@ from lightning_scaling.history.background import BackgroundHistory
 from lightning_scaling.monitor import Monitor, Update
 from lightning_scaling.schedule import Plan
 from lightning_scaling.schedule.horizon import plan_from_trainer
-from lightning_scaling.tracking import MLflowTarget, find_targets
 
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
@@ -125,7 +124,7 @@ class Session:
         what = self._settings.to_read
         if what is None or not self._trainer.is_global_zero:
             return None
-        own = next((target for target in find_targets(self._trainer)[0] if isinstance(target, MLflowTarget)), None)
+        own = self.record.own_run
         return BackgroundHistory(
             what,
             run_id=None if own is None else own.run_id,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightning_scaling.callbacks import ScalingLawMonitor
+from lightning_scaling.tracking import detect
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -58,3 +59,12 @@ def test_a_run_that_never_leaves_its_warmup_has_no_law_but_all_else(pl, module, 
     stored = {item.path for item in mlflow.MlflowClient(uri).list_artifacts(logger.run_id, "scaling")}
     assert "scaling/forecast.png" in stored
     assert "scaling/fit.json" not in stored
+
+
+def test_the_logger_is_asked_for_its_run_once(pl, module, fit, tmp_path, monkeypatch):
+    asked = []
+    real = detect._of_logger
+    monkeypatch.setattr(detect, "_of_logger", lambda logger: asked.append(logger) or real(logger))
+    logger = pl.loggers.MLFlowLogger("runs", tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    fit(pl, ScalingLawMonitor(count=3), module(pl), logger=logger, max_epochs=1, log_every_n_steps=1)
+    assert asked == [logger]  # each time it could block on a dead server
