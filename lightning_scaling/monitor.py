@@ -231,7 +231,8 @@ class Monitor:
             # Kept per single loss; bins and blocks hold different numbers of them.
             per_loss = forecast.params["noise"] * math.sqrt(forecast.params["losses_per_point"])
             self._noise = [*self._noise, per_loss][-_NOISE_MEMORY:]
-        self.deviation = self._detector.update(block, forecast, settled=self._settled(now, forecast))
+        held_to = forecast if forecast.own is None else replace(forecast, path=forecast.own)
+        self.deviation = self._detector.update(block, held_to, settled=self._settled(now, forecast))
         self.forecast = self._doubt(forecast, ratio)
         if block is not None:
             self._loss = block.loss

@@ -229,6 +229,7 @@ class Forecaster:
             why,
             params=params,
             path=self._taught(mixture, step, horizon),
+            own=mixture,
             falling=falling,
             ends=horizon == self.plan.total_steps,
             valid_until=self._valid_until(step, progress),

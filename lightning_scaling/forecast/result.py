@@ -90,6 +90,7 @@ class Forecast:
         why: Why the trust is not ``"ok"``, one clause; empty otherwise.
         params: Weighted means of the law's parameters and the settings of the fit.
         path: Medians and scales at any steps; ``None`` when there was too little to fit.
+        own: The path by the run's own losses, where relatives have led :attr:`path` elsewhere: what the run is held to.
         falling: Whether the law found the curve to fall at all.
         ends: Whether the horizon is the end of the plan.
         valid_until: Step up to which the run may be held to the forecast: beyond it lies what only the prior knows.
@@ -103,6 +104,7 @@ class Forecast:
     df: float = DEGREES_OF_FREEDOM
     params: dict[str, float] = field(default_factory=dict)
     path: PredictivePath | None = field(default=None, repr=False, compare=False)
+    own: PredictivePath | None = field(default=None, repr=False, compare=False)
     falling: bool = True
     ends: bool = True
     valid_until: float = math.inf
