@@ -1,4 +1,4 @@
-"""Where will this run land, before its first step? The final loss from the runs of its family alone.
+"""Where will this run land, before its first step? The forecast of the engine, from the runs of its family alone.
 
 ``left out``: each run from the relatives that do not share its size, schedule and length. ``beyond``: the runs of more
 than twice the compute of the cheaper 60 % of the family, from those. Rival: a Chinchilla surface fitted to the final
@@ -13,18 +13,29 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from _data import Recorded, curves
 
-from lightning_scaling import RunHistory, laws
-from lightning_scaling.forecast.finals import FinalsPrior
+from lightning_scaling import laws
+from lightning_scaling.forecast import Family, Forecaster, Lesson, Relative
+from lightning_scaling.forecast.family import nearest
+from lightning_scaling.schedule import Plan
 
 CHEAPER, BEYOND, LEAST = 0.6, 2.0, 6
 
 Task = tuple[list[Recorded], list[Recorded]]
+
+prepared: dict[str, Relative] = {}
+
+
+def relatives(items: list[Recorded]) -> list[Relative]:
+    """Those of some runs that teach, each prepared once."""
+    for item in items:
+        if item.id not in prepared:
+            prepared[item.id] = Relative(item.run)
+    return [prepared[item.id] for item in items if prepared[item.id].teaches]
 
 
 def families(items: list[Recorded]) -> dict[str, list[Recorded]]:
@@ -63,6 +74,17 @@ def beyond(runs: list[Recorded]) -> Iterator[Task]:
     yield [runs[i] for i in cheap], [runs[i] for i in order if flops[i] > BEYOND * flops[cheap].max()]
 
 
+class Landings:
+    """A family asked only where runs land: what it teaches besides is not needed here, and takes longer."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+
+    def about(self, plan: Plan) -> Lesson:
+        """What it teaches."""
+        return self._family.about(plan, np.empty(0))
+
+
 def rows_of(name: str, task: str, known: list[Recorded], asked: list[Recorded]) -> list[dict]:
     """Forecasts of some runs from others, ours and the rival's."""
     if len(known) < LEAST or not asked:
@@ -71,17 +93,15 @@ def rows_of(name: str, task: str, known: list[Recorded], asked: list[Recorded]) 
         inputs(known) | {"loss": np.array([r.final_loss for r in known])}, objective="least_squares"
     )
     plain = surface.predict(**inputs(asked))
-    marks = [time.perf_counter()]
-    prior = FinalsPrior.from_history(RunHistory(r.run for r in known))
-    marks.append(time.perf_counter())
-    assert prior is not None
-    found = []
+    teaching = relatives(known)
+    found, took = [], []
     for item in asked:
-        found.append(prior.predict(item.run.params, tokens(item), item.run.plan))
-        marks.append(time.perf_counter())
-    took = [1e3 * (b - a) for a, b in pairwise(marks)]
+        began = time.perf_counter()
+        family = Family(nearest(teaching, item.run.params), item.run.params, item.run.tokens_per_step, landed=teaching)
+        found.append(Forecaster(item.run.plan, Landings(family)).before())
+        took.append(1e3 * (time.perf_counter() - began))
     rows = []
-    for item, one, rival, ms in zip(asked, found, plain, took[1:], strict=True):
+    for item, one, rival, ms in zip(asked, found, plain, took, strict=True):
         lower, upper = one.interval(0.9)
         relative = 100 / item.final_loss
         rows.append(
@@ -90,12 +110,11 @@ def rows_of(name: str, task: str, known: list[Recorded], asked: list[Recorded]) 
                 "family": name,
                 "task": task,
                 "id": item.id,
-                "error": (one - item.final_loss) * relative,
+                "error": (one.final - item.final_loss) * relative,
                 "plain": (rival - item.final_loss) * relative,
                 "covered": 100.0 * (lower <= item.final_loss <= upper),
                 "width": (upper - lower) * relative,
-                "prepare": took[0],
-                "predict": ms,
+                "ms": ms,
                 "trust": one.trust,
             }
         )
@@ -114,8 +133,7 @@ def summary(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         width=("width", "median"),
         plain=("plain_size", "median"),
         plain_p90=("plain_size", lambda x: x.quantile(0.9)),
-        prepare_ms=("prepare", "median"),
-        predict_ms=("predict", "median"),
+        ms=("ms", "median"),
     )
 
 

@@ -24,6 +24,7 @@ from lightning_scaling import laws
 from lightning_scaling.curve import Curve
 from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, Lesson, Relative
 from lightning_scaling.forecast.family import nearest
+from lightning_scaling.forecast.forecaster import Mixture
 from lightning_scaling.forecast.relative import before
 from lightning_scaling.schedule import Plan
 
@@ -85,7 +86,7 @@ class Histories:
                     self.relatives[i.id] = Relative(i.run)
             teaching = [self.relatives[name] for name in ids if self.relatives[name].teaches]
             enough = sum(r.finished for r in teaching) > 1
-            self.families[known] = Family(nearest(teaching, size[0]), *size) if enough else None
+            self.families[known] = Family(nearest(teaching, size[0]), *size, landed=teaching) if enough else None
         return Taught(self.families[known])
 
 
@@ -141,7 +142,7 @@ def rows_of(
                     "width": (upper - lower) * relative,
                     "ms": took * 1e3,
                 }
-                if mode == "alone":
+                if isinstance(forecast.path, Mixture):
                     mixture, change = forecast.path.spread(forecast.horizon)
                     row |= {
                         "mixture": mixture * relative,
@@ -238,9 +239,12 @@ def main() -> None:
         .groupby(["mode", "fraction", "trust"])
         .agg(runs=("id", "size"), median=("size", "median"), covered=("covered", lambda x: x.astype(float).mean()))
     )
+    overall = table.assign(size=table.error.abs()).groupby(["mode", "trust"])["size"].agg(["size", "median"])
     rivals = compared(table) if args.rivals else None
     if args.json:
-        document = {"runs": result, "trust": trust} | ({} if rivals is None else {"rivals": rivals})
+        document = {"runs": result, "trust": trust, "trust_overall": overall} | (
+            {} if rivals is None else {"rivals": rivals}
+        )
         print(json.dumps({name: part.reset_index().to_dict("records") for name, part in document.items()}))
         return
     print(
@@ -250,6 +254,8 @@ def main() -> None:
     print(result.round(2).to_string())
     print()
     print(trust.round(3).to_string())
+    print()
+    print(overall.round(3).to_string())
     if rivals is not None:
         print("\nall methods on the runs that the rivals were fitted to, mean over sources\n")
         print(rivals.round(2).to_string())

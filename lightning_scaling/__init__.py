@@ -6,6 +6,7 @@ from lightning_scaling import laws
 from lightning_scaling.allocation import allocate
 from lightning_scaling.monitor import Monitor, Update
 from lightning_scaling.replay import replay
+from lightning_scaling.replay_set import replay_set
 from lightning_scaling.run import Run, RunHistory
 
 try:
@@ -13,4 +14,4 @@ try:
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Monitor", "Run", "RunHistory", "Update", "__version__", "allocate", "laws", "replay"]
+__all__ = ["Monitor", "Run", "RunHistory", "Update", "__version__", "allocate", "laws", "replay", "replay_set"]

@@ -6,19 +6,29 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from lightning_scaling.curve import Points
 from lightning_scaling.deviation import Deviation
 from lightning_scaling.forecast import Forecast
+from lightning_scaling.outcome import outcome_at
 
 LEVEL = 0.9
 
 
 def ledger_row(
-    step: int, fraction: float | None, loss: float, forecast: Forecast, deviation: Deviation, action: str
+    step: int,
+    fraction: float | None,
+    loss: float,
+    forecast: Forecast,
+    deviation: Deviation,
+    action: str,
+    mode: str = "alone",
+    factor: float = 1.0,
 ) -> dict[str, Any]:
-    """One line of the ledger as builtins; what is not finite is ``None``, and so are outcome and error for now."""
+    """One line of the ledger as builtins; what is not finite is ``None``, and so are outcome and error for now.
+
+    ``mode`` is ``"family"`` where relatives taught where the run will land; ``factor`` is what a calibration multiplied
+    the scale of the forecast by.
+    """
     lower, upper = forecast.interval(LEVEL)
     return {
         "step": step,
@@ -31,6 +41,8 @@ def ledger_row(
         "trust": forecast.trust,
         "why": forecast.why,
         "law": forecast.law,
+        "mode": mode,
+        "factor": factor,
         "loss": _finite(loss),
         "verdict": deviation.verdict,
         "e_value": deviation.e_value,
@@ -47,26 +59,6 @@ def settle(rows: Iterable[dict[str, Any]], points: Points, reached: int) -> None
         final = row["final"]
         row["outcome"] = outcome
         row["error"] = None if outcome is None or final is None or outcome == 0 else (final - outcome) / outcome
-
-
-def outcome_at(points: Points, horizon: int, reached: int) -> float | None:
-    """Mean loss over the last 1 % before a step.
-
-    Args:
-        points: The curve.
-        horizon: The step.
-        reached: Last step of the run.
-
-    Returns:
-        The mean; ``None`` if the run has not come to within half a percent of the step.
-    """
-    last = points.last
-    if reached < 0.995 * horizon or not last.size:
-        return None
-    window = (last > 0.99 * horizon) & (last <= max(1.01 * horizon, horizon + 1))
-    if not window.any() and (last <= horizon).any():
-        window = last == last[last <= horizon].max()
-    return float(np.average(points.loss[window], weights=points.count[window])) if window.any() else None
 
 
 def _finite(value: float) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +14,12 @@ from lightning_scaling.advice import Advice, Adviser, Situation
 from lightning_scaling.curve import Curve
 from lightning_scaling.deviation import Deviation, DeviationDetector, DivergenceWatch
 from lightning_scaling.deviation.detector import block_of
-from lightning_scaling.forecast import Forecast, Forecaster, family_prior
+from lightning_scaling.forecast import PUBLISHED, Forecast, Forecaster, WhatIf, family_prior, what_if, what_ifs
+from lightning_scaling.forecast.calibrated import applied, calibrated
 from lightning_scaling.forecast.forecaster import Teacher
+from lightning_scaling.forecast.relative import before
 from lightning_scaling.ledger import ledger_row, settle
+from lightning_scaling.measure import Measure
 from lightning_scaling.pending import Pending
 from lightning_scaling.run import Run, RunHistory
 from lightning_scaling.schedule.plan import Plan
@@ -29,6 +32,7 @@ _ENOUGH_POINTS = 16
 _NONFINITE_ALARM = 20
 _NOISE_MEMORY = 20
 _MAX_LOG = 1000
+_OTHER_RATES = "the learning rate used is not the planned one"
 LAWS = ("auto", "relative_multi_power")
 
 
@@ -75,8 +79,13 @@ class Monitor:
         alpha: Probability of a false alarm over the whole run, in ``(0, 1)``.
         target: Loss the user wants to reach, or ``None``.
         law: Law of the curve: ``"auto"`` or ``"relative_multi_power"``.
-        history: Finished runs of the same family; their shapes replace the published prior.
+        history: Finished runs of the same family; their shapes replace the published prior, and their calibration sets
+            the intervals right.
         params: Number of parameters, for the record.
+        metric: Name of the metric followed; ``None`` is the training loss.
+        mode: Whether it is to be low (``"min"``) or high (``"max"``); ``"auto"`` goes by its name.
+        bounds: Its lowest and highest value, ``None`` for none; left out, see
+            :func:`~lightning_scaling.forecast.scale.scales_for`.
         skip: Asked with the step before each update; ``True`` leaves that update out.
 
     Raises:
@@ -98,6 +107,9 @@ class Monitor:
         law: str = "auto",
         history: RunHistory | None = None,
         params: int | None = None,
+        metric: str | None = None,
+        mode: str = "auto",
+        bounds: Sequence[float | None] | None = None,
         skip: Callable[[int], bool] | None = None,
     ) -> None:
         if not (isinstance(alpha, float | int) and 0 < alpha < 1):
@@ -110,7 +122,10 @@ class Monitor:
         self.alpha = float(alpha)
         self.target = target
         self.params = params
-        self._prior: Teacher = family_prior(history, params)
+        self.measure = Measure(metric, mode, bounds)
+        self._history = history
+        self._prior: Teacher = PUBLISHED
+        self._teach()
         self._sized = False
         self._skip = skip
         self._forecaster = Forecaster(self.plan, self._prior)
@@ -122,7 +137,7 @@ class Monitor:
         self._follows = False
         self._loss = math.nan
         self.curve = Curve(self.plan)
-        self.forecast = Forecast(0, self._forecaster.horizon(0), self._forecaster.law, "none", "no losses yet")
+        self.forecast = self.measure.forecast(self._forecaster.before())
         self.deviation = Deviation(False, 1.0, None, None, "undecidable")
         self.advice = Advice("continue", "No losses have been seen yet.")
         self.advice_log: list[Advice] = []
@@ -172,6 +187,7 @@ class Monitor:
                 **{name: None if values is None else values[part] for name, values in others.items()},
             )
             self._pending.add(steps[part], losses[part])
+            self.measure.see(losses[part])
             self._compare_rates(steps[part], others["lr"], part)
             start = end
             now = int(steps[end - 1])
@@ -215,25 +231,30 @@ class Monitor:
             The update, also kept in :attr:`forecast`, :attr:`deviation`, :attr:`advice` and :attr:`ledger`.
         """
         now = max(self.curve.last_step, 0) if step is None else step
+        if self.measure.settle():
+            self._rescale()
         if not self._sized:
             self._tell_size()
         ratio = float(np.median(self._pending.rates)) if self._pending.rates else math.nan
         if math.isfinite(ratio) and abs(ratio - 1) > 0.05 and not self._binding:
             self._follow_rates()
             ratio = math.nan
-        forecast = self._forecaster.fit(self.curve.points, now)
+        forecast = self._forecaster.fit(self.measure.points(self.curve.points), now)
         # The noise of fits made before this block, and their median: a fault must not raise the bar it is held to.
         losses = max(len(self._pending), 1)
-        block = block_of(
-            *self._pending.means, float(np.median(self._noise)) / math.sqrt(losses) if self._noise else 0.0
-        )
+        noise = float(np.median(self._noise)) / math.sqrt(losses) if self._noise else 0.0
+        if noise and not self.measure.plain and len(self._pending):
+            noise = self.measure.noise(float(np.mean(self._pending.means[1])), noise)
+        block = block_of(*self._pending.means, noise)
+        on_law = self.measure.block(block)
         if "noise" in forecast.params and not self.deviation.alarm:
             # Kept per single loss; bins and blocks hold different numbers of them.
             per_loss = forecast.params["noise"] * math.sqrt(forecast.params["losses_per_point"])
             self._noise = [*self._noise, per_loss][-_NOISE_MEMORY:]
         held_to = forecast if forecast.own is None else replace(forecast, path=forecast.own)
-        self.deviation = self._detector.update(block, held_to, settled=self._settled(now, forecast))
-        self.forecast = self._doubt(forecast, ratio)
+        verdict = self._detector.update(on_law, held_to, settled=self._settled(now, forecast))
+        self.deviation = self.measure.deviation(verdict, block)
+        self.forecast = self._doubt(self.measure.forecast(forecast, known=self.plan.known), ratio)
         if block is not None:
             self._loss = block.loss
         elif self._pending.nonfinite:
@@ -244,11 +265,13 @@ class Monitor:
             loss=self._loss,
             forecast=self.forecast,
             deviation=self.deviation,
-            divergence=self._watch.update(block),
+            divergence=self.measure.divergence(self._watch.update(on_law)),
             nonfinite_tail=self.curve.nonfinite_tail,
             nonfinite=self._pending.nonfinite,
             rate_ratio=ratio,
             target=self.target,
+            metric=self.measure.name,
+            mode=self.measure.scale.mode,
         )
         before = self.advice
         self.advice = self._adviser.advise(situation)
@@ -257,9 +280,37 @@ class Monitor:
         self._pending.clear()
         update = Update(now, situation.fraction, situation.loss, self.forecast, self.deviation, self.advice)
         self.ledger.append(
-            ledger_row(now, update.fraction, update.loss, self.forecast, self.deviation, self.advice.action)
+            ledger_row(
+                now,
+                update.fraction,
+                update.loss,
+                self.forecast,
+                self.deviation,
+                self.advice.action,
+                *applied(self._forecaster.lesson, forecast),
+            )
         )
         return update
+
+    def _teach(self) -> None:
+        """Let the history say what it has to, on the scale of the law, which has to hold its values too."""
+        for run in () if self.measure.plain else self._history or ():
+            self.measure.see(run.loss)
+        self.measure.settle()
+        self._prior = self._calibrated(family_prior(self.measure.history(self._history), self.params), self._history)
+
+    def _calibrated(self, teacher: Teacher, history: RunHistory | None) -> Teacher:
+        """The teacher with its intervals set right by the history's calibration, which is one of losses."""
+        return calibrated(teacher, None if history is None or not self.measure.plain else history.calibration)
+
+    def _rescale(self) -> None:
+        """A value beyond the bounds taken so far: what was made out on the scale before is void."""
+        self._teach()
+        self._forecaster, self._sized = Forecaster(self.plan, self._prior), False
+        self._noise = []
+        self._watch = DivergenceWatch()
+        self._detector.reset()
+        self.deviation = Deviation(False, 1.0, None, None, "undecidable")
 
     def _tell_size(self) -> None:
         """Relatives are likened by the size of their steps, too, which is known once something has been counted."""
@@ -290,7 +341,7 @@ class Monitor:
         if forecast.trust == "none":
             return forecast
         if math.isfinite(ratio) and abs(ratio - 1) > 0.05:
-            return replace(forecast, trust="low", why="the learning rate used is not the planned one")
+            return replace(forecast, trust="low", why=_OTHER_RATES)
         if self.deviation.alarm:
             why = f"the run has left the path forecast at step {self.deviation.since_step:,}"
             return replace(forecast, trust="low", why=why)
@@ -340,8 +391,54 @@ class Monitor:
             prior: What :func:`~lightning_scaling.forecast.family_prior` makes of them, where it is known already.
         """
         self._sized = False
-        self._prior = family_prior(history, self.params) if prior is None else prior
+        if prior is not None and self.measure.plain:
+            self._prior = self._calibrated(prior, history)
+        else:
+            scale = self.measure.scale
+            self._history = history
+            self._teach()
+            if self.measure.scale != scale:
+                self._rescale()
         self._forecaster = Forecaster(self.plan, self._prior)
+        if not len(self.curve):
+            self.forecast = self.measure.forecast(self._forecaster.before())
+
+    def what_if(self, change: str | Plan, **options: Any) -> WhatIf:
+        """Where the run would land if its plan were another one from the step of the latest forecast on.
+
+        Args:
+            change: ``"stop"``, ``"decay"``, ``"longer"``, ``"wsd"`` or another plan.
+            **options: Its options, as of :func:`~lightning_scaling.forecast.what_if`.
+
+        Raises:
+            ValueError: If the rates of the plan are not known, or the change or an option is none that can be made.
+            TypeError: If the change has no such option.
+
+        Example:
+            >>> monitor = Monitor(Plan([1, 1000], [1e-3, 1e-3], total_steps=1000))
+            >>> updates = monitor.observe(range(1, 501), [5 * s ** -0.1 for s in range(1, 501)])
+            >>> stopped = monitor.what_if("stop")
+            >>> stopped.total_steps, stopped.extra_compute, stopped.final > monitor.forecast.final
+            (500, -0.5, True)
+        """
+        return what_if(self.forecast, self.plan, change, **self._told(), **options)
+
+    def what_ifs(self, changes: Iterable[str | Plan | tuple[str, Mapping[str, Any]]] | None = None) -> list[WhatIf]:
+        """Carrying on, then several changes.
+
+        Args:
+            changes: Changes, alone or with their options. Left out, the usual ones as far as the plan allows them.
+
+        Raises:
+            ValueError: As :meth:`what_if`.
+            TypeError: As :meth:`what_if`.
+        """
+        return what_ifs(self.forecast, self.plan, changes, **self._told())
+
+    def _told(self) -> dict[str, Any]:
+        points = self.measure.points(before(self.curve.points, self.forecast.step))
+        doubtful = self.deviation.alarm or self.forecast.why == _OTHER_RATES
+        return {"points": points, "prior": self._prior, "doubt": self.forecast.why if doubtful else ""}
 
     def finish(self) -> list[Update]:
         """Close the run: a last update if losses came since the one before, and the outcomes of all forecasts.
@@ -372,6 +469,8 @@ class Monitor:
             "params": self.params,
         }
         settings.update(known)
+        if self.measure.told["metric"] is not None or not self.measure.plain:
+            settings["meta"] = {**(settings.get("meta") or {}), **self.measure.told}
         return Run(steps[keep], points.loss[keep], lr if np.isfinite(lr).all() and lr.size else None, **settings)
 
     def state_dict(self) -> dict[str, Any]:
@@ -386,6 +485,7 @@ class Monitor:
             "noise": list(self._noise),
             "follows": self._follows,
             "ledger": [dict(row) for row in self.ledger],
+            "measure": self.measure.state_dict(),
             "advice_log": [advice.to_dict() for advice in self.advice_log],
             "next_update": self.next_update,
         }
@@ -400,9 +500,12 @@ class Monitor:
             raise ValueError(f"The saved monitor state has version {state.get('version')!r}; this version reads 1.")
         self.curve.load_state_dict(state["curve"])
         self._pending.load_state_dict(state["pending"])
-        self._watch.load_state_dict(state["watch"])
+        if self.measure.load_state_dict(state.get("measure")):
+            self._watch.load_state_dict(state["watch"])
+            self._noise = list(state["noise"])
         self._adviser.load_state_dict(state["adviser"])
-        self._noise = list(state["noise"])
+        if not self.measure.plain:
+            self._teach()
         self._follows = bool(state["follows"])
         self.ledger = [dict(row) for row in state["ledger"]]
         self.advice_log = [Advice(**advice) for advice in state["advice_log"]]
@@ -410,7 +513,8 @@ class Monitor:
         if state["plan"]["total_steps"] == self.plan.total_steps:
             self.next_update = state["next_update"]
         if len(self.curve):
-            self.forecast = self._forecaster.fit(self.curve.points, self.curve.last_step)
+            found = self._forecaster.fit(self.measure.points(self.curve.points), self.curve.last_step)
+            self.forecast = self.measure.forecast(found, known=self.plan.known)
         if self.advice_log:
             self.advice = self.advice_log[-1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -64,17 +65,19 @@ class Pending:
         return self._step[used] / self._count[used], self._loss[used] / self._count[used]
 
     def state_dict(self) -> dict[str, Any]:
-        """The losses as builtins: at most 256 chunks of them."""
-        while self._count.astype(bool).sum() > 256:
-            self._double()
-        used = int(self._count.astype(bool).sum())
+        """The losses as builtins: at most 256 chunks of them. Saving changes nothing here."""
+        small = copy(self)
+        small._step, small._loss, small._count = self._step.copy(), self._loss.copy(), self._count.copy()
+        while np.count_nonzero(small._count) > 256:
+            small._double()
+        used = np.count_nonzero(small._count)
         return {
-            "stride": self._stride,
-            "seen": self._seen,
-            "step": self._step[:used].tolist(),
-            "loss": self._loss[:used].tolist(),
-            "count": self._count[:used].tolist(),
-            "nonfinite": self.nonfinite,
+            "stride": small._stride,
+            "seen": small._seen,
+            "step": small._step[:used].tolist(),
+            "loss": small._loss[:used].tolist(),
+            "count": small._count[:used].tolist(),
+            "nonfinite": small.nonfinite,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -211,8 +211,9 @@ class Run:
             timeout: Seconds without an answer after which MLflow counts as unreachable.
 
         Returns:
-            The run. ``meta`` holds its ``run_id``, ``status``, the ``metric``, and what its ``steps`` are: optimizer
-            steps where this package logged them, else steps as logged.
+            The run. ``meta`` holds its ``run_id``, ``status``, ``start_time`` and ``end_time`` (milliseconds since
+            1970), the ``metric``, and what its ``steps`` are: optimizer steps where this package logged them, else
+            steps as logged.
 
         Raises:
             lightning_scaling.history.HistoryError: If it cannot be read or holds no curve.
@@ -220,6 +221,27 @@ class Run:
         # the room that reads stands above this one and is entered only when asked for
         read = import_module("lightning_scaling.history").run_from_mlflow
         run: Run = read(run_id, metric=metric, tracking_uri=tracking_uri, lr=lr, family=family, timeout=timeout)
+        return run
+
+    @classmethod
+    def from_journal(cls, path: str | os.PathLike[str]) -> Run:
+        """Read the journal that a monitor wrote; :func:`~lightning_scaling.replay` says again what was said live.
+
+        Args:
+            path: The ``.jsonl`` file, also one of a run that is still training or was broken off.
+
+        Returns:
+            The run with every loss, a :class:`~lightning_scaling.recording.Recording`. What was made again after a
+            resume replaces what it was before. ``meta`` holds ``journal``, the ``metric``, its ``status``,
+            ``start_time`` and ``end_time`` (milliseconds since 1970), ``settings`` of the monitor, what it ``learned``
+            from past runs, and whether the run is ``open_ended``: ``total_steps`` is then its last step.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not a journal, was written by a newer version, or holds no finite loss.
+        """
+        read = import_module("lightning_scaling.tracking.recording").run_from_journal
+        run: Run = read(path)
         return run
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
@@ -249,6 +271,8 @@ class RunHistory(Sequence[Run]):
         skipped: How many others were left out, by reason.
         lacking: How many of the runs lack something, by what it is.
         source: Where they come from.
+        calibration: How the intervals of forecasts taught by them are set right, a
+            :class:`~lightning_scaling.forecast.calibration.Calibration`; ``None`` leaves the intervals as they are.
 
     Raises:
         TypeError: If something other than a :class:`Run` is among them.
@@ -261,11 +285,13 @@ class RunHistory(Sequence[Run]):
         skipped: Mapping[str, int] | None = None,
         lacking: Mapping[str, int] | None = None,
         source: str | None = None,
+        calibration: Any = None,
     ) -> None:
         self._runs = list(runs)
         self._skipped = dict(skipped or {})
         self._lacking = dict(lacking or {})
         self.source = source
+        self.calibration = calibration
         for run in self._runs:
             if not isinstance(run, Run):
                 raise TypeError(f"A RunHistory holds Run objects, but got {type(run).__name__}.")
@@ -299,7 +325,7 @@ class RunHistory(Sequence[Run]):
 
     @classmethod
     def from_csv(cls, folder: str | os.PathLike[str], **known: Any) -> RunHistory:
-        """Read every ``*.csv`` of a folder as a finished run (see :meth:`Run.from_csv`).
+        """Read every ``*.csv`` of a folder as a finished run (see :meth:`Run.from_csv`), and its ``calibration.json``.
 
         Raises:
             ValueError: If the folder holds no CSV file, or one of them is not a curve.
@@ -307,7 +333,11 @@ class RunHistory(Sequence[Run]):
         files = sorted(Path(folder).glob("*.csv"))
         if not files:
             raise ValueError(f"{folder} holds no *.csv file; expected one file `step,loss[,lr]` per finished run.")
-        return cls((Run.from_csv(file, **known) for file in files), source=f"the folder {folder}")
+        history = cls((Run.from_csv(file, **known) for file in files), source=f"the folder {folder}")
+        if (Path(folder) / "calibration.json").is_file():
+            # the room that reads stands above this one and is entered only when asked for
+            history.calibration = import_module("lightning_scaling.history.calibration_store").of_folder(folder)
+        return history
 
     @classmethod
     def from_mlflow(

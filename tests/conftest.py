@@ -32,9 +32,19 @@ def make_run():
     """A run that follows the multi-power law with given shape, with independent noise on every recorded point."""
 
     def make(
-        kind="cosine", total=4000, alpha=0.45, kappa=1.2, floor=2.5, drop=0.4, noise=0.003, every=10, seed=0, **known
+        kind="cosine",
+        total=4000,
+        alpha=0.45,
+        kappa=1.2,
+        floor=2.5,
+        drop=0.4,
+        noise=0.003,
+        every=10,
+        seed=0,
+        warmup=0.02,
+        **known,
     ):
-        plan = schedule(kind, total, warmup=total // 50)
+        plan = schedule(kind, total, warmup=int(warmup * total))
         steps = np.arange(every, total + 1, every)
         progress = Progress(plan, total)
         gain = progress.annealing(steps)[ANNEAL_RATES.index(0.03)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lightning_scaling.advice.result import Action, Advice
 from lightning_scaling.deviation import Deviation, Divergence
@@ -16,8 +16,8 @@ _RATE_OFF = 0.05
 _MISS = 0.95
 _CALM = 2
 
-_CHECK_ABOVE = "check the learning rate, the batch and the data that arrived since then before anything else"
-_CHECK_BELOW = "check for repeated data, a leak or a change of the loss before celebrating"
+_CHECK_WORSE = "check the learning rate, the batch and the data that arrived since then before anything else"
+_CHECK_BETTER = "check for repeated data, a leak or a change of the {} before celebrating"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Situation:
         nonfinite_tail: How many losses in a row, up to now, were not finite.
         nonfinite: How many losses were not finite since the last update.
         rate_ratio: Learning rate used over the planned one, ``nan`` if unknown.
-        target: Loss the user wants to reach.
+        target: Value the user wants to reach.
+        metric: What to call that which is followed.
+        mode: Whether it is to be low or high.
     """
 
     step: int
@@ -47,6 +49,23 @@ class Situation:
     nonfinite: int
     rate_ratio: float
     target: float | None
+    metric: str = "loss"
+    mode: Literal["min", "max"] = "min"
+
+    @property
+    def followed(self) -> str:
+        """The metric as the subject of a sentence."""
+        return "loss" if self.metric == "loss" else f"`{self.metric}`"
+
+    @property
+    def values(self) -> str:
+        """Several values of the metric."""
+        return "losses" if self.metric == "loss" else f"values of {self.followed}"
+
+    @property
+    def the(self) -> str:
+        """The metric at the beginning of a sentence."""
+        return "The loss" if self.metric == "loss" else f"`{self.metric}`"
 
 
 class Adviser:
@@ -114,8 +133,8 @@ def _not_finite(s: Situation) -> Advice | None:
         first = s.step - s.nonfinite_tail + 1
         return Advice(
             "stop",
-            f"The last {s.nonfinite_tail:,} losses, since about step {first:,}, are not finite: the weights are very "
-            f"likely lost; go back to a checkpoint from before that step and lower the learning rate.{_left(s)}",
+            f"The last {s.nonfinite_tail:,} {s.values}, since about step {first:,}, are not finite: the weights are "
+            f"very likely lost; go back to a checkpoint from before that step and lower the learning rate.{_left(s)}",
             {"nonfinite_tail": s.nonfinite_tail, "first_step": first},
             saving=_saving(s),
             cost=0.0,
@@ -123,7 +142,7 @@ def _not_finite(s: Situation) -> Advice | None:
             step=s.step,
         )
     if s.nonfinite:
-        word = "loss" if s.nonfinite == 1 else "losses"
+        word = "loss" if s.nonfinite == 1 and s.metric == "loss" else s.values
         return Advice(
             "investigate",
             f"{s.nonfinite:,} {word} before step {s.step:,} came out not finite; look for an overflow or a bad batch "
@@ -140,7 +159,8 @@ def _diverged(s: Situation) -> Advice | None:
     if d is None:
         return None
     evidence = {"since_step": d.since_step, "lost": d.lost, "best": d.best, "loss": s.loss}
-    since = f"The loss has gone from {d.best:.4g} back up to {s.loss:.4g} since step {d.since_step:,}"
+    back = "back up" if s.mode == "min" else "back down"
+    since = f"{s.the} has gone from {d.best:.4g} {back} to {s.loss:.4g} since step {d.since_step:,}"
     if d.lasting:
         return Advice(
             "stop",
@@ -180,6 +200,7 @@ def _deviates(s: Situation) -> Advice | None:
     if not d.alarm:
         return None
     above = d.direction != "below"
+    worse = above == (s.mode == "min")
     evidence = {
         "e_value": d.e_value,
         "since_step": d.since_step,
@@ -191,9 +212,9 @@ def _deviates(s: Situation) -> Advice | None:
     share = abs(d.excess / d.expected) if d.expected else math.nan
     return Advice(
         "investigate",
-        f"The loss is {s.loss:.4g} at step {s.step:,} where {d.expected:.4g} was forecast at step {d.since_step:,}: "
+        f"{s.the} is {s.loss:.4g} at step {s.step:,} where {d.expected:.4g} was forecast at step {d.since_step:,}: "
         f"{share:.1%} {'above' if above else 'below'} its path (odds {_odds(d.e_value)} against chance); "
-        f"{_CHECK_ABOVE if above else _CHECK_BELOW}.",
+        f"{_CHECK_WORSE if worse else _CHECK_BETTER.format('loss' if s.metric == 'loss' else 'metric')}.",
         evidence,
         confidence=1 - 1 / max(d.e_value, 1.0),
         step=s.step,
@@ -208,17 +229,17 @@ def _misses_target(s: Situation) -> Advice | None:
     if s.target is None or s.forecast.trust != "ok":
         return None
     prediction = s.forecast.landing
-    miss = 1 - prediction.below(s.target)
+    miss = 1 - prediction.reaches(s.target)
     if miss < _MISS:
         return None
     lower, upper = prediction.interval(0.9)
     return Advice(
         "stop",
-        f"The final loss is forecast at {prediction:.4g} (90 % between {lower:.4g} and {upper:.4g}) and misses the "
-        f"target {s.target:.4g} with probability {miss:.1%}.{_left(s)}",
+        f"The final {s.followed} is forecast at {prediction:.4g} (90 % between {lower:.4g} and {upper:.4g}) and misses "
+        f"the target {s.target:.4g} with probability {miss:.1%}.{_left(s)}",
         {"target": s.target, "miss": miss, "final": float(prediction), "lower": lower, "upper": upper},
         saving=_saving(s),
-        cost=max(s.loss - float(prediction), 0.0) if math.isfinite(s.loss) else None,
+        cost=max((s.loss - float(prediction)) * (1 if s.mode == "min" else -1), 0.0) if math.isfinite(s.loss) else None,
         confidence=miss,
         step=s.step,
     )
@@ -230,7 +251,8 @@ def _on_track(s: Situation) -> Advice:
         return Advice("continue", f"At step {s.step:,} it is too early for a forecast: {f.why}.", step=s.step)
     prediction = f.landing
     lower, upper = prediction.interval(0.9)
-    where = f"the loss at step {f.horizon:,} is forecast at {prediction:.4g} (90 % between {lower:.4g} and {upper:.4g})"
+    what = "the loss" if s.metric == "loss" else s.followed
+    where = f"{what} at step {f.horizon:,} is forecast at {prediction:.4g} (90 % between {lower:.4g} and {upper:.4g})"
     caution = "" if f.trust == "ok" else f", with low trust: {f.why}"
     track = "on track" if s.deviation.verdict == "on track" else "nothing wrong seen"
     return Advice(

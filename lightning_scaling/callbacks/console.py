@@ -77,13 +77,13 @@ class Console:
             self._said.add(what)
             warn(text, category)
 
-    def progress(self, update: Mapping[str, Any], total_steps: int | None) -> None:
+    def progress(self, update: Mapping[str, Any], total_steps: int | None, metric: str = "loss") -> None:
         """Say where the run stands, at about each tenth of the run; without a plan, each time it has doubled."""
         fraction, step = update.get("fraction"), int(update["step"])
         reached = int(fraction * _TENTHS + 1e-9) if fraction is not None else int(math.log2(max(step, 1)))
         if reached > self._reached:
             self._reached = reached
-            self.line(progress_line(update, total_steps))
+            self.line(progress_line(update, total_steps, metric))
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:
@@ -94,12 +94,13 @@ def warn(text: str, category: type[Warning] = UserWarning) -> None:
         _logger.warning("%s", text)
 
 
-def progress_line(update: Mapping[str, Any], total_steps: int | None) -> str:
+def progress_line(update: Mapping[str, Any], total_steps: int | None, metric: str = "loss") -> str:
     """One line on where a run stands.
 
     Args:
         update: An update as builtins: ``step``, ``fraction``, ``loss``, ``forecast``, ``deviation``.
         total_steps: Steps of the plan, if it has an end.
+        metric: What to call that which is followed.
 
     Example:
         >>> forecast = {"final": 2.981, "lower": 2.942, "upper": 3.02, "trust": "low", "why": "nothing decayed yet"}
@@ -110,7 +111,7 @@ def progress_line(update: Mapping[str, Any], total_steps: int | None) -> str:
     where = f"step {update['step']:,}"
     if total_steps is not None and fraction is not None:
         where += f"/{total_steps:,} ({fraction:.0%})"
-    parts = [f"{where}: loss {_short(update.get('loss'))}"]
+    parts = [f"{where}: {metric} {_short(update.get('loss'))}"]
     forecast = update.get("forecast") or {}
     trust = forecast.get("trust", "none")
     why = f": {forecast['why']}" if forecast.get("why") else ""

@@ -22,11 +22,12 @@ from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.callbacks.sizes import Sizes
 from lightning_scaling.callbacks.tally import Block
 from lightning_scaling.tracking import MLflowTarget, Tracker, find_targets, names, new_journal_path
-from lightning_scaling.tracking.journal import builtins_of
+from lightning_scaling.tracking.journal import PLAN, builtins_of
 
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
     from lightning_scaling.monitor import Monitor
+    from lightning_scaling.schedule import Plan
 
 _NOTE_EVERY = 0.05
 _WRITE_SECONDS = 10.0
@@ -41,11 +42,11 @@ class Record:
         settings: The arguments of the callback.
         trainer: The Trainer, set up.
         console: Where to say things.
-        resumed: What :meth:`state_dict` returned before the run was interrupted.
+        state: The state of the session that this one goes on from, with what :meth:`state_dict` returned in it.
     """
 
     def __init__(
-        self, settings: Settings, trainer: Any, console: Console, resumed: Mapping[str, Any] | None = None
+        self, settings: Settings, trainer: Any, console: Console, state: Mapping[str, Any] | None = None
     ) -> None:
         self._settings = settings
         self._console = console
@@ -55,7 +56,8 @@ class Record:
         self._noted = -1.0
         self._advice: Any = None
         self._total: int | None = None
-        self._resumed = dict(resumed or {})
+        self._state = state
+        self._resumed = dict(state["record"] if state else {})
         if self._first:
             self._targets, self._where = find_targets(trainer)
             self._journal = self._journal_path(trainer)
@@ -82,6 +84,7 @@ class Record:
         return {
             "journal": None if path is None else str(path),
             "targets": builtins_of([target.describe() for target in self._targets]),
+            **self._tracker.position,
         }
 
     def introduce(self, sizes: Sizes, counts: ParamCounts | None, engine: Monitor, capture: Capture) -> None:
@@ -90,7 +93,8 @@ class Record:
             return
         plan = engine.plan
         self._total = None if plan is None else plan.total_steps
-        self._counting = [*sizes.sentences(), plan_sentence(plan)]
+        followed = [engine.measure.sentence] if engine.measure.sentence else []
+        self._counting = [*followed, *sizes.sentences(), plan_sentence(plan)]
         params = {
             "unit": sizes.unit,
             "counting": sizes.sentences()[0],
@@ -103,6 +107,7 @@ class Record:
             "alpha": self._settings.alpha,
             "target": self._settings.target,
             "monitor": self._settings.monitor,
+            "measure": engine.measure.sentence or None,
         }
         if counts is not None:
             params |= {f"params.{key}": value for key, value in counts.to_dict().items()}
@@ -113,7 +118,13 @@ class Record:
             "params": None if counts is None else counts.to_dict(),
             "step": capture.steps,
             "settings": {key: value for key, value in params.items() if value is not None},
+            "engine": {
+                **{name: getattr(engine, name) for name in ("alpha", "target", "params", "next_update")},
+                **engine.measure.told,
+            },
+            **self._past(),
         }
+        self._state = None
         self._tracker = Tracker(
             self._targets, journal=self._journal, header=builtins_of(header), interval=_WRITE_SECONDS
         )
@@ -123,6 +134,15 @@ class Record:
         journal = f" Journal: {self._journal}." if self._journal is not None else ""
         said = "; ".join(sentence.rstrip(".") for sentence in self._counting)
         self._console.line(f"Scaling monitor: {said}. {self._where}{journal}")
+
+    def _past(self) -> dict[str, Any]:
+        """Where this journal holds what the run goes on from; where it does not, the state of the engine itself."""
+        if self._state is None or self._journal is None:
+            return {}
+        place = {key: self._resumed.get(key) for key in ("segment", "rows")}
+        if str(self._journal) == self._resumed.get("journal") and place["segment"]:
+            return {"resumed": place}
+        return {"state": self._state["engine"]}
 
     def points(self, block: Block) -> None:
         """Keep a stretch of the curve in the journal."""
@@ -140,6 +160,10 @@ class Record:
         if self._tracker is not None:
             self._tracker.mark(reason, step, data)
 
+    def replan(self, plan: Plan, step: int) -> None:
+        """Note another plan in the journal."""
+        self.mark("plan", step, {"kind": PLAN, "plan": plan.to_dict()})
+
     def update(self, update: Any, counters: Mapping[str, Any], step: int, engine: Monitor) -> None:
         """Write an update of the engine; ``step`` is the one Lightning's own metrics of that moment have."""
         if self._tracker is None:
@@ -148,7 +172,7 @@ class Record:
         self._tracker.update(data)
         self._tracker.metrics(names.metrics_of(data, counters), max(step, 0))
         self._tracker.tags(names.tags_of(data))
-        self._console.progress(data, self._total)
+        self._console.progress(data, self._total, engine.measure.name)
         self._advice = data.get("advice")
         fraction = data.get("fraction")
         if fraction is None or fraction >= self._noted + _NOTE_EVERY:
@@ -159,7 +183,13 @@ class Record:
         from lightning_scaling.report import description
 
         if self._tracker is not None:
-            text = description(engine.ledger, advice=self._advice, counting=self._counting, finished=finished)
+            text = description(
+                engine.ledger,
+                advice=self._advice,
+                counting=self._counting,
+                finished=finished,
+                metric=engine.measure.name,
+            )
             self._tracker.note(text)
 
     def advice(self, advice: Any) -> None:
@@ -189,6 +219,7 @@ class Record:
         until = perf_counter() + deadline
         try:
             self._note(engine, finished=True)
+            self._ledger(engine, known)
             if self._tracker.targets or self._tracker.journal_path is not None:
                 self._artifacts(engine, known, until)
         except Exception as error:
@@ -196,6 +227,16 @@ class Record:
         report = self._tracker.close(max(until - perf_counter(), 1.0), overhead=overhead, setup_seconds=setup_seconds)
         self._tracker = None
         self._console.line(f"Scaling monitor: took {overhead:.2%} of the training time. {report.message}".rstrip())
+
+    def _ledger(self, engine: Monitor, known: Mapping[str, Any]) -> None:
+        """Leave the run with the forecasts made of it beside what came, for those that come after it."""
+        from lightning_scaling.forecast.calibrated import ledger_of
+
+        assert self._tracker is not None
+        if engine.measure.plain and len(engine.curve):
+            ledger = ledger_of(engine.ledger, engine.run(**known))
+            if ledger is not None:
+                self._tracker.tags({names.TAG_LEDGER: json.dumps(ledger, separators=(",", ":"))})
 
     def _artifacts(self, engine: Monitor, known: Mapping[str, Any], until: float) -> None:
         assert self._tracker is not None
@@ -212,7 +253,7 @@ class Record:
         run, points = engine.run(**known), engine.curve.points
         spent = np.isfinite(points.flops)
         flops = np.interp(run.step, points.last[spent], points.flops[spent]) if spent.any() else None
-        if perf_counter() < until and len(run) >= _ENOUGH_TO_FIT:
+        if perf_counter() < until and len(run) >= _ENOUGH_TO_FIT and engine.measure.plain:
             with suppress(ValueError):  # most of it a warm-up: there is no law to leave behind
                 self._tracker.artifact(names.ARTIFACT_FIT, dumps(fit_run(run)))
         if perf_counter() < until:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -15,9 +15,10 @@ from lightning_scaling.callbacks.session import Session
 from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.compute import BatchCounter, FlopMeter, ParamCounts, count_params
 from lightning_scaling.deviation import Deviation
-from lightning_scaling.forecast import Forecast
+from lightning_scaling.forecast import Forecast, WhatIf
 from lightning_scaling.monitor import Monitor
 from lightning_scaling.run import Run, RunHistory
+from lightning_scaling.schedule import Plan
 
 __all__ = ["ScalingAdviceWarning", "ScalingLawMonitor"]
 
@@ -55,12 +56,17 @@ class ScalingLawMonitor(CallbackBase):
     Args:
         monitor: Name of a logged metric to follow instead of the training loss: one logged on every step, one of whole
             epochs, or one of validation, told apart by when it turns up.
+        mode: Whether that metric is to be low (``"min"``) or high (``"max"``). ``"auto"`` is ``"max"`` for the usual
+            names of accuracies and scores, such as ``val_acc``, ``f1`` or ``mean_iou``, and ``"min"`` for all others.
+        bounds: The lowest and the highest value the metric can have, ``None`` for one there is not, as in ``(0, 1)`` or
+            ``(0, None)``. Left out, a loss has none; accuracies, error rates and metrics that are to be high lie
+            between 0 and 1, or between 0 and 100 once a value above 1 has been seen. Forecasts stay inside the bounds.
         history: Past runs of the same family, whose shapes replace the published prior: a
             :class:`~lightning_scaling.run.RunHistory`, a folder of CSV files, or ``"mlflow:EXPERIMENT"``. ``None`` or
             ``"auto"`` is the experiment of the run's own MLflow run, without that run; ``False`` is none. All but a
             ``RunHistory`` are read beside the training, which does not wait, and used from the next update on.
         law: Law of the curve: ``"auto"`` or ``"relative_multi_power"``.
-        target: Loss that the run is meant to reach.
+        target: Loss that the run is meant to reach, or value of the metric followed: at most, at least for ``"max"``.
         alpha: Probability of a false alarm over the whole run, in (0, 1).
         on_advice: What to do when the advised action changes, on rank zero: ``"warn"`` (one Python warning, of category
             :class:`ScalingAdviceWarning`), ``"log"``, ``"ignore"`` or ``None``, or a function called with the
@@ -93,6 +99,8 @@ class ScalingLawMonitor(CallbackBase):
         self,
         monitor: str | None = None,
         *,
+        mode: Literal["auto", "min", "max"] = "auto",
+        bounds: Sequence[float | None] | None = None,
         history: RunHistory | str | Path | bool | None = None,
         law: str = "auto",
         target: float | None = None,
@@ -108,6 +116,8 @@ class ScalingLawMonitor(CallbackBase):
         super().__init__()
         self._settings = Settings(
             monitor=monitor,
+            mode=mode,
+            bounds=bounds,
             history=history,
             law=law,
             target=target,
@@ -188,6 +198,23 @@ class ScalingLawMonitor(CallbackBase):
     def ledger(self) -> list[dict[str, Any]]:
         """Every forecast made, and what came of it where that is known; builtins."""
         return [] if self._engine is None else [dict(row) for row in self._engine.ledger]
+
+    def what_if(self, change: str | Plan, **options: Any) -> WhatIf | None:
+        """Where the run would land under another plan from here; ``None`` before training.
+
+        Args:
+            change: ``"stop"``, ``"decay"``, ``"longer"``, ``"wsd"`` or another plan.
+            **options: Its options, as of :func:`~lightning_scaling.forecast.what_if`.
+
+        Raises:
+            ValueError: If the rates of the plan are not known, or the change or an option is none that can be made.
+            TypeError: If the change has no such option.
+        """
+        return None if self._engine is None else self._engine.what_if(change, **options)
+
+    def what_ifs(self, changes: Iterable[str | Plan | tuple[str, Mapping[str, Any]]] | None = None) -> list[WhatIf]:
+        """Carrying on, then several changes, by default the usual ones; empty before training."""
+        return [] if self._engine is None else self._engine.what_ifs(changes)
 
     def mark(self, reason: str, *, follow_rates: bool = False) -> None:
         """Announce a change made on purpose, such as new data: the test against earlier forecasts begins anew.

@@ -18,8 +18,10 @@ from lightning_scaling.callbacks.sizes import Sizes
 from lightning_scaling.callbacks.tally import Block
 from lightning_scaling.history.background import BackgroundHistory
 from lightning_scaling.monitor import Monitor, Update
+from lightning_scaling.run import RunHistory
 from lightning_scaling.schedule import Plan
 from lightning_scaling.schedule.horizon import plan_from_trainer
+from lightning_scaling.tracking.journal import ANNOUNCED, HISTORY, RESUMED
 
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
@@ -90,6 +92,9 @@ class Session:
             law=settings.law,
             history=settings.past_runs,
             params=settings.params or counted,
+            metric=settings.monitor,
+            mode=settings.mode,
+            bounds=settings.bounds,
             skip=None if settings.max_overhead >= 1 else _Budget(self),
         )
         if state is not None:
@@ -98,7 +103,7 @@ class Session:
         if state is not None or self.capture.steps:
             self._mark = f"resumed at step {self.capture.steps}"
             engine.mark(self._mark)
-        self.record = Record(settings, trainer, self._console, None if state is None else state["record"])
+        self.record = Record(settings, trainer, self._console, state)
         self.engine = engine
         self._teacher = self._open_history(engine)
         self.setup_seconds = self._clock() - begun
@@ -133,6 +138,17 @@ class Session:
             params=engine.params,
         ).start()
 
+    def _given(self) -> dict[str, Any]:
+        """What the journal says of a history that was given as runs."""
+        history = self._settings.past_runs or RunHistory()
+        runs = [run.meta.get("run_id") or run.name for run in history]
+        calibration = history.calibration.to_dict() if history.calibration else None
+        return {
+            "source": history.source or "the runs given to the callback",
+            "runs": runs,
+            "calibration": calibration,
+        }
+
     def _learn(self) -> None:
         """Take the history once it has been read; the journal says from which step on it counts."""
         learned = None if self._teacher is None else self._teacher.poll()
@@ -142,7 +158,8 @@ class Session:
         self._teacher = None
         if learned.history is not None:
             self.engine.learn(learned.history, prior=learned.prior)
-            self.record.mark("history", max(self.engine.curve.last_step, 0), learned.data)
+            step = max(self.engine.curve.last_step, 0)
+            self.record.mark("history", step, {"kind": HISTORY, **learned.data})
         if learned.failed:
             self._console.once("history", learned.sentence)
         else:
@@ -155,6 +172,7 @@ class Session:
             plan = self._plan()
             if plan.known:
                 self.engine.replan(plan)
+                self.record.replan(plan, max(self.engine.curve.last_step, 0))
 
     # ----------------------------------------------------------------- batches
 
@@ -205,7 +223,9 @@ class Session:
             self._replan()
             self.record.introduce(self.sizes, self._counts, engine, capture)
             if self._mark:
-                self.record.mark(self._mark, capture.steps)
+                self.record.mark(self._mark, capture.steps, {"kind": RESUMED})
+            if self._settings.past_runs:
+                self.record.mark("history", max(engine.curve.last_step, 0), {"kind": HISTORY, **self._given()})
             self.setup_seconds += self._clock() - begun
             begun = self._clock()
         self._flushing, self._made = begun, 0
@@ -273,7 +293,7 @@ class Session:
         if self.capture.alone and self.capture.pending:
             self.flush()
         self.engine.mark(reason, follow_rates=follow_rates)
-        self.record.mark(reason, self.capture.steps)
+        self.record.mark(reason, self.capture.steps, {"kind": ANNOUNCED, "follow_rates": follow_rates})
 
     def epoch(self, *, ended: bool) -> None:
         """An epoch has begun or ended: the two moments at which metrics of whole epochs turn up."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_scaling.forecast.scale import scales_for
 from lightning_scaling.history.background import AUTO, MLFLOW
 from lightning_scaling.monitor import LAWS
 from lightning_scaling.run import RunHistory
@@ -26,6 +27,8 @@ class Settings:
     """
 
     monitor: str | None
+    mode: str
+    bounds: Sequence[float | None] | None
     history: RunHistory | str | Path | bool | None
     law: str
     target: float | None
@@ -44,6 +47,7 @@ class Settings:
                 raise TypeError(f"`{what}` must be a string or None, but got {value!r}.")
             if value is not None and not value.strip():
                 raise ValueError(f"`{what}` must not be empty; leave it out or give a name.")
+        scales_for(self.monitor, self.mode, self.bounds)
         self._check_history()
         if self.law not in LAWS:
             raise ValueError(f"`law` must be one of {', '.join(map(repr, LAWS))}, but got {self.law!r}.")

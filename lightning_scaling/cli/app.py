@@ -6,8 +6,10 @@ import click
 
 from lightning_scaling import __version__
 from lightning_scaling.cli.allocate import allocate
+from lightning_scaling.cli.calibrate import calibrate
 from lightning_scaling.cli.doctor import doctor
 from lightning_scaling.cli.fit import fit
+from lightning_scaling.cli.forecast import forecast
 from lightning_scaling.cli.laws import list_laws
 from lightning_scaling.cli.replay import replay
 from lightning_scaling.cli.sync import sync
@@ -27,4 +29,6 @@ main.add_command(doctor)
 main.add_command(sync)
 main.add_command(list_laws)
 main.add_command(fit)
+main.add_command(forecast)
 main.add_command(allocate)
+main.add_command(calibrate)

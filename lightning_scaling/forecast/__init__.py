@@ -6,6 +6,7 @@ from lightning_scaling.forecast.forecaster import Forecaster
 from lightning_scaling.forecast.prior import PUBLISHED, Lesson, ShapePrior
 from lightning_scaling.forecast.relative import Relative
 from lightning_scaling.forecast.result import Forecast, Prediction
+from lightning_scaling.forecast.what_if import WhatIf, what_if, what_ifs
 
 __all__ = [
     "PUBLISHED",
@@ -18,5 +19,8 @@ __all__ = [
     "Prediction",
     "Relative",
     "ShapePrior",
+    "WhatIf",
     "family_prior",
+    "what_if",
+    "what_ifs",
 ]

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.forecast.finals import FinalsPrior
 from lightning_scaling.forecast.prior import PUBLISHED, Correction, Lesson, ShapePrior
 from lightning_scaling.forecast.process import Process, Scales, Space, Traits, twins
 from lightning_scaling.forecast.relative import Relative
@@ -21,6 +22,8 @@ FRACTIONS = np.array([0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9]
 
 _ENOUGH = 2
 _MOST = 64
+_MUCH = 0.15
+_OF_GAIN = 0.6
 _LEAST_SPREAD = 0.1
 _SCARCE = 10.0
 _MOST_SHARED = 0.8
@@ -28,9 +31,9 @@ _LEVEL = Scales(unit=0.1, offset=30.0, related=(0.03, 0.1, 0.3, 1.0), apart=(0.0
 _SHAPE = tuple(
     Scales(unit=spread, middle=math.log(median))
     for median, spread in (
-        (PUBLISHED.alpha, PUBLISHED.alpha_spread),
-        (PUBLISHED.kappa, PUBLISHED.kappa_spread),
-        (PUBLISHED.slope, PUBLISHED.slope_spread),
+        (0.3, 0.6),
+        (1.2, 0.45),
+        (0.03, 0.8),
     )
 )
 
@@ -42,15 +45,23 @@ class Family:
         relatives: The past runs, those that :attr:`Relative.teaches`.
         params: Number of parameters of the new run.
         tokens_per_step: Tokens (or samples) of one of its steps.
+        landed: Those whose final losses alone count, if there are more of them.
     """
 
     def __init__(
-        self, relatives: list[Relative], params: int | None = None, tokens_per_step: float | None = None
+        self,
+        relatives: list[Relative],
+        params: int | None = None,
+        tokens_per_step: float | None = None,
+        *,
+        landed: list[Relative] | None = None,
     ) -> None:
         self._relatives = relatives
+        self._landed = landed or relatives
         self._params = params
         self._tokens_per_step = tokens_per_step
         self._shaped = [r for r in relatives if r.teaches_shape]
+        self._annealed = sum(falls(r.plan, r.reached) for r in self._shaped) >= _ENOUGH
         self._errors: dict[float, tuple[Process, Space, float] | None] = {}
         finished = sum(r.finished for r in relatives)
         others = f" and {len(relatives) - finished} unfinished" if finished < len(relatives) else ""
@@ -62,6 +73,26 @@ class Family:
         landing = np.array([r.landing for r in self._relatives])
         process = Process(space.at, landing[:, 0], landing[:, 1], _LEVEL)
         return space, process.calibrate(_groups([r.traits for r in self._relatives]))
+
+    @cached_property
+    def _finals(self) -> FinalsPrior | None:
+        return FinalsPrior.from_history(RunHistory(r.run for r in self._landed))
+
+    def _landing(self, plan: Plan, traits: Traits) -> tuple[float, float]:
+        """Where the run will land, from the landings alone: by likeness and by the law of final losses.
+
+        Their errors are anything from independent to the same, so the joint one is taken to be no smaller than theirs;
+        and as each knows its own best where it is small, the surer one counts by the fourth power.
+        """
+        space, levels = self._levels
+        log, error = levels.predict(space.place(traits))
+        tokens = self._tokens_per_step and self._tokens_per_step * (plan.total_steps or 0)
+        told = self._finals.predict(self._params, tokens or None, plan) if self._finals and plan.known else None
+        if told is None or not math.isfinite(told.scale) or told <= 0:
+            return log, error
+        other = told.scale / float(told)
+        weight = error**4 / (error**4 + other**4)
+        return log + weight * (math.log(told) - log), math.sqrt(2 / (error**-2 + other**-2))
 
     @cached_property
     def _space(self) -> Space:
@@ -160,14 +191,16 @@ class Family:
                 shape = _shape([process.predict(middle) for process in self._shapes], self.source)
             return Lesson(shape)
         traits = Traits.of(plan, plan.total_steps, self._params, self._tokens_per_step)
-        space, levels = self._levels
-        landing = levels.predict(space.place(traits))
+        landing = self._landing(plan, traits)
+        if not self._annealed and falls(plan):
+            prior = PUBLISHED.about(plan).shape
+            landing = landing[0], math.hypot(landing[1], _OF_GAIN * prior.kappa * prior.slope)
         if len(self._shaped) < _ENOUGH or not plan.known:
-            return Lesson(PUBLISHED, landing)
+            return Lesson(PUBLISHED.about(plan).shape, landing, annealed=self._annealed)
         shape = _shape([process.predict(self._space.place(traits)) for process in self._shapes], self.source)
         errors = [(f, e) for f in fractions if (e := self._error(float(f))) is not None]
-        if not errors:
-            return Lesson(shape, landing)
+        if not errors or (falls(plan) and not self._annealed):
+            return Lesson(shape, landing, annealed=self._annealed)
         told = np.array([process.predict(space.place(traits)) for _, (process, space, _) in errors])
         correction = Correction(
             np.array([f for f, _ in errors]),
@@ -176,7 +209,7 @@ class Family:
             np.array([process.trusted for _, (process, _, _) in errors]),
             np.array([shared for _, (_, _, shared) in errors]),
         )
-        return Lesson(shape, landing, correction)
+        return Lesson(shape, landing, correction, self._annealed)
 
 
 def family_prior(
@@ -195,7 +228,13 @@ def family_prior(
     relatives = [relative for run in history or () if (relative := Relative(run)).teaches]
     if sum(r.finished for r in relatives) < _ENOUGH:
         return PUBLISHED
-    return Family(nearest(relatives, params), params, tokens_per_step).prepare()
+    return Family(nearest(relatives, params), params, tokens_per_step, landed=relatives).prepare()
+
+
+def falls(plan: Plan, step: float = math.inf) -> bool:
+    """Whether the planned rate gives up much of its peak by a step after the warm-up."""
+    rates = plan.lr[(plan.steps >= plan.warmup_end) & (plan.steps <= step)]
+    return bool(-np.minimum(np.diff(rates), 0.0).sum() > _MUCH * plan.peak)
 
 
 def nearest(relatives: list[Relative], params: int | None) -> list[Relative]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.ndimage import median_filter
 
 from lightning_scaling.curve import Points
 from lightning_scaling.fitting import GridFit, fit_grid
+from lightning_scaling.forecast.presumed import Anchor, PresumedPath
 from lightning_scaling.forecast.prior import PUBLISHED, Lesson, log_density
 from lightning_scaling.forecast.result import Forecast, PredictivePath, Trust
 from lightning_scaling.schedule.plan import Plan
@@ -23,7 +24,7 @@ _BURN_IN = 0.04
 _RECENCY = 3.0
 _MIN_POINTS = 4
 _FEW_POINTS = 6
-_EVIDENCE = 0.4
+_EVIDENCE = 0.3
 _MAX_EVIDENCE = 100.0
 _KEPT = 1e-4
 _HAMPEL = 7
@@ -33,12 +34,17 @@ _OF_MIXTURE = 0.5
 _OF_CHANGE = 0.12
 _OF_DOUBT = 2.0
 
-_EARLY = 0.1
+_SURE = 0.006
+_SURE_UNSEEN = 0.002
+_OF_FALLEN = 0.25
+_HALF = 2.132
 _DECAY_AHEAD = 0.1
 _DECAY_SEEN = 0.15
 _DECAY_HELD = 0.15
 _DECAY_SHOWS = 0.03
 _OPEN_HORIZON = 2
+_SHORT = 4.0
+_NO_POINTS = Points(**{field.name: np.empty(0) for field in fields(Points)})
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Mixture:
     now: float
     doubt: float
     share_of_spread: float
+    presumed: bool
 
     def __call__(self, steps: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Medians and scales at the given steps."""
@@ -65,7 +72,15 @@ class Mixture:
             + (_OF_CHANGE * (reference - mean)) ** 2
             + (_OF_DOUBT * self.doubt) ** 2
         )
+        if self.presumed:
+            # Nothing is known of what the decay gains: no gain and twice the presumed one both belong to the interval.
+            scale = np.maximum(scale, self._gain(steps) / _HALF)
         return mean, scale
+
+    def _gain(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What annealing is forecast to gain between now and then."""
+        gain = self.progress.annealing(steps) - self.progress.annealing([self.now])
+        return np.maximum((self.weight * self.slope * self.kappa * self.alpha) @ gain[self.speed], 0.0)
 
     def spread(self, step: float) -> tuple[float, float]:
         """Disagreement of the shapes at a step, and the change forecast from now to then."""
@@ -171,14 +186,13 @@ class Forecaster:
             step: The present step.
 
         Returns:
-            The forecast; its trust is ``"none"`` and its path empty while there is too little to fit.
+            The forecast; while there is too little to fit it rests on beliefs alone.
         """
         horizon = self.horizon(step)
         progress = self._progress_to(horizon)
         usable = (points.last > self._burn_in(step)) & ~_spikes(points.loss)
         if int(usable.sum()) < _MIN_POINTS:
-            why = f"fewer than {_MIN_POINTS} points after the warm-up"
-            return Forecast(step, horizon, self.law, "none", why)
+            return self._presume(points, step, f"fewer than {_MIN_POINTS} points after the warm-up")
         at, loss, count = points.step[usable], points.loss[usable], points.count[usable]
         reach = progress.progress(at)
         weights = (reach / reach[-1]) ** _RECENCY * _precision(count, points.spread[usable], loss)
@@ -191,6 +205,7 @@ class Forecaster:
         # Five parameters were found from these points: with few of them the residuals are too small.
         freedom = at.size / max(at.size - 5, 1)
         noise = math.sqrt(float(fit.weights @ fit.residual**2) * freedom)
+        unseen = self._unseen(step, progress)
         mixture = Mixture(
             progress,
             _ALPHAS[a],
@@ -201,11 +216,12 @@ class Forecaster:
             share,
             float(step),
             noise / math.sqrt(independent),
-            1.0 if self._unseen(step, progress) else _OF_MIXTURE,
+            1.0 if unseen else _OF_MIXTURE,
+            unseen and not self.lesson.annealed,
         )
-        trust, why = self._trust(step, progress)
-        if at.size < _FEW_POINTS:
-            trust, why = "none", f"only {at.size} points after the warm-up"
+        falling = bool(fit.slope.flat[fit.best] > 0)
+        if not falling and reach[-1] < _SHORT * reach[0]:
+            return self._presume(points, step, "the curve has not begun to fall after the warm-up")
         params = {
             "L0": float(share @ fit.offset[kept]),
             "A": float(share @ fit.slope[kept]),
@@ -218,7 +234,10 @@ class Forecaster:
             "effective_points": independent,
             "burn_in_step": float(self._burn_in(step)),
         }
-        falling = fit.slope.flat[fit.best] > 0
+        path = self._taught(mixture, step, horizon)
+        trust, why = self._trust(step, progress, path, float(loss.max()))
+        if at.size < _FEW_POINTS and self.lesson.landing is None:
+            trust, why = "none", f"only {at.size} points after the warm-up"
         if not falling:
             trust, why = "low", "the curve is not falling, so the law says only that it stays where it is"
         return Forecast(
@@ -228,12 +247,44 @@ class Forecaster:
             trust,
             why,
             params=params,
-            path=self._taught(mixture, step, horizon),
+            path=path,
             own=mixture,
             falling=falling,
             ends=horizon == self.plan.total_steps,
             valid_until=self._valid_until(step, progress),
         )
+
+    def _presume(self, points: Points, step: int, why: str) -> Forecast:
+        """The forecast of a run that has shown at most a level: the shape is presumed, the end that of relatives."""
+        horizon = self.horizon(step)
+        progress = self._progress_to(horizon)
+        anchor = Anchor.of(points)
+        own: PredictivePath | None = None if anchor is None else PresumedPath(progress, self.prior, anchor)
+        path = own
+        trust: Trust = "none"
+        landing = self.lesson.landing
+        if landing is not None and horizon == self.plan.total_steps:
+            trust, why = "low", f"{why}; it rests on {self.prior.source}"
+            if anchor is not None and path is not None:
+                path = self._taught(path, step, horizon)
+            else:
+                final = math.exp(landing[0])
+                path = PresumedPath(progress, self.prior, Anchor(float(horizon), final, final * landing[1]))
+        return Forecast(
+            step,
+            horizon,
+            self.law,
+            trust,
+            why,
+            path=path,
+            own=own,
+            falling=False,
+            ends=horizon == self.plan.total_steps,
+        )
+
+    def before(self) -> Forecast:
+        """The forecast before the first step: where relatives landed, if there are any."""
+        return self._presume(_NO_POINTS, 0, "no losses yet")
 
     def _taught(self, path: PredictivePath, step: int, horizon: int) -> PredictivePath:
         """The path led to where the lesson has the run land."""
@@ -281,21 +332,25 @@ class Forecaster:
         shown = progress.fallen(step - _DECAY_SHOWS * progress.horizon)
         return max(progress.reaches(shown + _DECAY_HELD), float(step))
 
-    def _trust(self, step: int, progress: Progress) -> tuple[Trust, str]:
+    def _trust(self, step: int, progress: Progress, path: PredictivePath, top: float) -> tuple[Trust, str]:
         plan = self.plan
         if plan.total_steps is None or plan.total_steps < step:
             reason = plan.why if plan.total_steps is None and plan.why else "the run has no planned end ahead"
             return "low", f"{reason}; the forecast is for twice the present progress"
         if not plan.known:
             return "low", plan.why or "the learning rate ahead is not known"
-        if step <= plan.warmup_end:
+        alone = self.lesson.landing is None
+        if step <= plan.warmup_end and alone:
             return "none", "the warm-up is not over"
-        if step < _EARLY * plan.total_steps:
-            return "low", f"less than {_EARLY:.0%} of the run has been seen"
-        if self._unseen(step, progress):
+        final, scale = (float(values[0]) for values in path(np.array([progress.horizon])))
+        unsure = scale / max(abs(final), _OF_FALLEN * (top - final), 1e-300)
+        if not self.lesson.annealed and unsure > _SURE_UNSEEN and self._unseen(step, progress):
             return "low", (
                 f"the learning rate has hardly begun to fall: what its decay gains is taken from {self.prior.source}"
             )
+        if unsure > _SURE:
+            taught = "" if alone else f", even with what {self.prior.source} teach"
+            return "low", f"the 90% interval still reaches {_HALF * unsure:.1%} to either side{taught}"
         return "ok", ""
 
 

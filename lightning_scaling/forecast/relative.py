@@ -18,6 +18,7 @@ from lightning_scaling.run import Run
 _REACHED = 0.98
 _LANDED = 0.02
 _LEAST_ERROR = 0.03
+_LEAST_SHOWN = 0.05
 _LEAST_LEVEL_ERROR = 2e-4
 _NOT_SHOWN = 0.1
 
@@ -31,6 +32,7 @@ class Relative:
 
     def __init__(self, run: Run) -> None:
         seen = np.isfinite(run.loss) & (run.step <= run.total_steps)
+        self.run = run
         self.plan = run.plan
         self.total_steps = run.total_steps
         self.traits = Traits.of(self.plan, run.total_steps, run.params, run.tokens_per_step)
@@ -59,18 +61,29 @@ class Relative:
 
     @cached_property
     def shape(self) -> NDArray[np.float64]:
-        """Means and standard deviations of the logarithms of alpha, kappa and slope, shape ``(3, 2)``."""
+        """Means and standard deviations of the logarithms of alpha, kappa and slope, shape ``(3, 2)``.
+
+        What the curve itself has shown of them: the published belief it was fitted under is taken out again, lest many
+        runs that never decayed add up to a certain gain of annealing.
+        """
         path = self._fit().path
         assert isinstance(path, Mixture)
         level = abs(float(self.points.loss[-1]))
         logs = (np.log(path.alpha), np.log(path.kappa), np.log(np.maximum(path.alpha * path.slope / level, 1e-6)))
-        means = [float(path.weight @ log) for log in logs]
-        errors = [
-            math.sqrt(float(path.weight @ (log - mean) ** 2) + _LEAST_ERROR**2)
-            for log, mean in zip(logs, means, strict=True)
-        ]
-        logs_of_shape: NDArray[np.float64] = np.array([means, errors]).T
-        return logs_of_shape
+        prior = self._forecaster.prior
+        beliefs = (
+            (prior.alpha, prior.alpha_spread),
+            (prior.kappa, prior.kappa_spread),
+            (prior.slope, prior.slope_spread),
+        )
+        shown = []
+        for log, (median, spread) in zip(logs, beliefs, strict=True):
+            mean = float(path.weight @ log)
+            variance = float(path.weight @ (log - mean) ** 2) + _LEAST_ERROR**2
+            precision = max(1 / variance - 1 / spread**2, _LEAST_SHOWN / spread**2)
+            at_first = math.log(median)
+            shown.append((at_first + (mean - at_first) / (variance * precision), precision**-0.5))
+        return np.array(shown)
 
     @cached_property
     def landing(self) -> tuple[float, float]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+
+from lightning_scaling.forecast.scale import PLAIN, Scale
 
 DEGREES_OF_FREEDOM = 4.0
 """Of the Student t of the forecast error, by maximum likelihood on recorded runs."""
@@ -67,6 +69,59 @@ class Prediction(float):
             return 0.5
         return float(stats.t.cdf((loss - float(self)) / max(self.scale, 1e-300), self.df))
 
+    def reaches(self, target: float) -> float:
+        """Probability that the outcome is at least as good as ``target``."""
+        return self.below(target)
+
+
+class MetricPrediction(Prediction):
+    """A :class:`Prediction` of a metric that is no loss, made on the scale of the law.
+
+    Median, quantiles and intervals are in the units of the metric and inside its bounds; ``scale`` there holds to first
+    order only.
+
+    Args:
+        on_law: The prediction on the scale of the law.
+        measured: Between the metric and that scale.
+    """
+
+    on_law: Prediction
+    measured: Scale
+
+    def __new__(cls, on_law: Prediction, measured: Scale) -> MetricPrediction:
+        """A float in the units of the metric."""
+        median = float(on_law)
+        self = float.__new__(cls, float(measured.from_law(median)))
+        self.scale = float(measured.spread_from_law(median, on_law.scale))
+        self.df = on_law.df
+        self.on_law = on_law
+        self.measured = measured
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (MetricPrediction, (self.on_law, self.measured))
+
+    def quantile(self, q: float) -> float:
+        """The value below which the outcome falls with probability ``q``."""
+        Prediction.quantile(self, q)
+        return float(self.measured.from_law(self.on_law.quantile(q if self.measured.mode == "min" else 1 - q)))
+
+    def interval(self, level: float = 0.9) -> tuple[float, float]:
+        """The central interval that holds the outcome with probability ``level``."""
+        one, other = (float(self.measured.from_law(end)) for end in self.on_law.interval(level))
+        return min(one, other), max(one, other)
+
+    def below(self, loss: float) -> float:
+        """Probability that the outcome is at most ``loss``."""
+        if not self.measured.low <= loss < self.measured.high:
+            return float(loss >= self.measured.high)
+        share = self.reaches(loss)
+        return share if self.measured.mode == "min" else 1 - share
+
+    def reaches(self, target: float) -> float:
+        """Probability that the outcome is at least as good as ``target``."""
+        return self.on_law.below(float(self.measured.to_law(target)))
+
 
 @lru_cache(maxsize=256)
 def _deviate(q: float, df: float) -> float:
@@ -94,6 +149,8 @@ class Forecast:
         falling: Whether the law found the curve to fall at all.
         ends: Whether the horizon is the end of the plan.
         valid_until: Step up to which the run may be held to the forecast: beyond it lies what only the prior knows.
+        scale: Between the metric and the scale of the law. The paths and the params are on the scale of the law; all
+            else that a forecast says is in the units of the metric. Of a loss they are the same.
     """
 
     step: int
@@ -108,6 +165,12 @@ class Forecast:
     falling: bool = True
     ends: bool = True
     valid_until: float = math.inf
+    scale: Scale = PLAIN
+
+    @property
+    def on_law(self) -> Forecast:
+        """The forecast in the units of the law: itself, for a loss."""
+        return self if self.scale.plain else replace(self, scale=PLAIN)
 
     def at(self, step: float) -> Prediction:
         """The predictive distribution at a step, present or future; use it as a float, or ask for its ``interval``.
@@ -120,14 +183,21 @@ class Forecast:
         if self.path is None:
             return Prediction(float("nan"), float("inf"), self.df)
         median, scale = self.path(np.array([float(step)]))
-        return Prediction(float(median[0]), float(scale[0]), self.df)
+        if self.scale.plain:
+            return Prediction(float(median[0]), float(scale[0]), self.df)
+        # The outcome is one recorded value, or few, not the mean of many as with training losses.
+        spread = math.hypot(float(scale[0]), self.params.get("noise", 0.0))
+        return MetricPrediction(Prediction(float(median[0]), spread, self.df), self.scale)
 
     def curve(self, steps: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Medians and scales at many steps, each of shape ``(n,)``; ``nan`` and ``inf`` where nothing is known."""
         at = np.asarray(steps, dtype=np.float64)
         if self.path is None:
             return np.full(at.shape, np.nan), np.full(at.shape, np.inf)
-        return self.path(at)
+        medians, scales = self.path(at)
+        if self.scale.plain:
+            return medians, scales
+        return self.scale.from_law(medians), self.scale.spread_from_law(medians, scales)
 
     @cached_property
     def landing(self) -> Prediction:

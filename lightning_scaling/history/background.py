@@ -13,7 +13,8 @@ import numpy as np
 from lightning_scaling.forecast import family_prior
 from lightning_scaling.forecast.prior import ShapePrior
 from lightning_scaling.history import names
-from lightning_scaling.history.read import find_run, history_from_mlflow, tracking_uri_or_default
+from lightning_scaling.history.calibration_store import calibration_of
+from lightning_scaling.history.read import find_run, read_experiment, tracking_uri_or_default
 from lightning_scaling.run import Run, RunHistory
 
 MLFLOW = "mlflow:"
@@ -75,6 +76,7 @@ class BackgroundHistory:
         self._params = params
         self._timeout = timeout
         self._learned: Learned | None = None
+        self._note = ""
         self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
 
     def start(self) -> BackgroundHistory:
@@ -108,13 +110,18 @@ class BackgroundHistory:
                 sentence = f"{sentence[:-1]} (left out: {reasons})."
             return Learned(None, None, sentence)
         prior = family_prior(history, self._params)
+        calibration = history.calibration
         data = {
             "source": place,
             "runs": [run.meta.get("run_id") or run.name for run in history],
             "prior": asdict(prior) if isinstance(prior, ShapePrior) else {"source": prior.source},
+            "calibration": calibration.to_dict() if calibration else None,
         }
         others = "" if finished == len(history) else f" and {len(history) - finished} unfinished"
-        return Learned(history, prior, f"Learned from {finished} finished{others} runs of {place}.", data=data)
+        sentence = f"Learned from {finished} finished{others} runs of {place}."
+        for more in (calibration.sentence() if calibration else "", self._note):
+            sentence += f" {more}" if more else ""
+        return Learned(history, prior, sentence, data=data)
 
     def _relatives(self) -> tuple[RunHistory, str]:
         what = str(self._what)
@@ -128,7 +135,7 @@ class BackgroundHistory:
             family = next(iter(own.labels(names.FAMILY).values()), its_experiment if named is None else None)
             experiment = named or its_experiment
         assert experiment is not None
-        history = history_from_mlflow(
+        history, there = read_experiment(
             experiment,
             tracking_uri=uri,
             metric=self._metric or (names.OURS, *names.TRAIN),
@@ -140,7 +147,10 @@ class BackgroundHistory:
         place = f"the MLflow experiment {experiment!r}"
         if family not in (None, experiment):
             place = f"the family {family!r} of {place}"
-        return self._among(history, lambda run: family in (None, run.family)), place
+        relatives = self._among(history, lambda run: family in (None, run.family))
+        if len({run.family for run in relatives}) == 1:
+            relatives.calibration, self._note = calibration_of(relatives, there, self._metric)
+        return relatives, place
 
     def _among(self, history: RunHistory, related: Callable[[Run], bool]) -> RunHistory:
         runs = [run for run in history if run.meta.get("run_id") != self._run_id and related(run)]

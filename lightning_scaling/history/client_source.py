@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from lightning_scaling.history.error import HistoryError
-from lightning_scaling.history.records import Info, Series, usual
+from lightning_scaling.history.records import Experiment, Info, Series, usual
 from lightning_scaling.tracking.mlflow_target import without_secrets
 
 _PAGE = 500
@@ -106,12 +106,26 @@ class ClientSource:
         finally:
             stop.set()
 
-    def experiment(self, name: str) -> tuple[str, str] | None:
-        """Id and name of an experiment given by its name or id."""
+    def experiment(self, name: str) -> Experiment | None:
+        """An experiment given by its name or id."""
         found = self._ask(lambda: self._client.get_experiment_by_name(name))
         if found is None and name.isdigit():
             found = self._ask(lambda: _or_none(self._client.get_experiment, name))
-        return None if found is None or found.lifecycle_stage != "active" else (str(found.experiment_id), found.name)
+        if found is None or found.lifecycle_stage != "active":
+            return None
+        return Experiment(str(found.experiment_id), found.name, dict(found.tags or {}))
+
+    def set_tag(self, experiment: str, key: str, value: str) -> None:
+        """Write a tag of an experiment.
+
+        Raises:
+            HistoryError: If the store does not take it.
+        """
+        asked = [lambda: self._client.set_experiment_tag(experiment, key, value)]
+        _, refusal = next(self._items(asked, lenient=True))
+        if isinstance(refusal, Exception):
+            text = " ".join(str(refusal).split())[:200] or type(refusal).__name__
+            raise HistoryError(f"MLflow at {self._place} did not take the tag `{key}` ({text}).") from refusal
 
     def experiments(self) -> list[str]:
         """Names of some experiments."""
@@ -172,7 +186,15 @@ def _info(run: Any) -> Info:
     tags = {key: value for key, value in data.tags.items() if not key.startswith("mlflow.")}
     name = getattr(info, "run_name", None) or data.tags.get("mlflow.runName", "")
     return Info(
-        info.run_id, name, info.status, info.end_time or None, info.artifact_uri or "", data.params, tags, data.metrics
+        info.run_id,
+        name,
+        info.status,
+        info.end_time or None,
+        info.artifact_uri or "",
+        data.params,
+        tags,
+        data.metrics,
+        info.start_time or None,
     )
 
 

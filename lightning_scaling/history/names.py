@@ -17,6 +17,8 @@ OUR_RATE = "scaling/lr"
 OUR_TOKENS = ("scaling/tokens", "scaling/samples")
 OUR_FLOPS = "scaling/flops"
 CURVE = "scaling/curve.csv"
+LEDGER = "scaling.ledger"
+CALIBRATION = "scaling.calibration"
 
 TRAIN = (
     "train_loss",

@@ -9,18 +9,21 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from lightning_scaling.history import names
 from lightning_scaling.history.cache import CurveCache
+from lightning_scaling.history.calibration_store import calibration_of
 from lightning_scaling.history.client_source import ClientSource
 from lightning_scaling.history.error import HistoryError
 from lightning_scaling.history.records import (
     CURVE_LOSS,
     CURVE_RATE,
     MAX_POINTS,
+    Experiment,
     Info,
     Reading,
     Series,
@@ -53,7 +56,7 @@ def tracking_uri_or_default(uri: str | None) -> str:
     return str(mlflow.get_tracking_uri())
 
 
-def history_from_mlflow(
+def read_experiment(
     experiment: str,
     *,
     tracking_uri: str | None = None,
@@ -66,26 +69,29 @@ def history_from_mlflow(
     timeout: float = TIMEOUT,
     readers: int | None = None,
     quiet: bool = False,
-) -> RunHistory:
-    """Read the runs of an experiment; see :meth:`lightning_scaling.RunHistory.from_mlflow`."""
+) -> tuple[RunHistory, Experiment]:
+    """The runs of an experiment and what is known of it; arguments as :meth:`lightning_scaling.RunHistory.from_mlflow`.
+
+    The history has no calibration yet: which one depends on the family.
+    """
     reading = _reading(metric, lr, family, MAX_POINTS)
     if isinstance(max_runs, bool) or not isinstance(max_runs, int) or max_runs < 1:
         raise ValueError(f"`max_runs` must be a whole number of at least 1, but got {max_runs!r}.")
     uri = tracking_uri_or_default(tracking_uri)
     if filter:
         client = _client(uri, timeout, readers)
-        identity, name = _experiment(client, experiment, uri)
-        infos = client.search(identity, max_runs, filter)
+        place = _experiment(client, experiment, uri)
+        infos = client.search(place.id, max_runs, filter)
     else:
         source: Source = _source(uri, timeout, readers)
         try:
-            identity, name = _experiment(source, experiment, uri)
-            infos = source.search(identity, max_runs)
+            place = _experiment(source, experiment, uri)
+            infos = source.search(place.id, max_runs)
         except UnknownTablesError:
             client = _client(uri, timeout, readers)
-            identity, name = _experiment(client, experiment, uri)
-            infos = client.search(identity, max_runs)
-    kept = CurveCache(without_secrets(uri), identity) if cache else None
+            place = _experiment(client, experiment, uri)
+            infos = client.search(place.id, max_runs)
+    kept = CurveCache(without_secrets(uri), place.id) if cache else None
     curves = _curves(infos, reading, kept, uri, timeout, readers)
     runs: list[Run] = []
     skipped: Counter[str] = Counter()
@@ -95,7 +101,7 @@ def history_from_mlflow(
         try:
             if isinstance(found, Exception):
                 raise SkippedError(f"could not be read: {type(found).__name__}")
-            run, lacks = to_run(info, found, reading, name)
+            run, lacks = to_run(info, found, reading, place.name)
         except SkippedError as reason:
             skipped[str(reason)] += 1
         except (ValueError, TypeError, OverflowError) as error:
@@ -104,9 +110,19 @@ def history_from_mlflow(
         else:
             runs.append(run)
             lacking.update(lacks)
-    history = RunHistory(runs, skipped=skipped, lacking=lacking, source=f"experiment {name!r}")
+    history = RunHistory(runs, skipped=skipped, lacking=lacking, source=f"experiment {place.name!r}")
     if not quiet:
         _logger.info("%s", history.summary())
+    return history, place
+
+
+def history_from_mlflow(experiment: str, *, metric: Words = None, **options: Any) -> RunHistory:
+    """Read the runs of an experiment; see :meth:`lightning_scaling.RunHistory.from_mlflow`."""
+    history, place = read_experiment(experiment, metric=metric, **options)
+    if len({run.family for run in history}) == 1:
+        history.calibration, note = calibration_of(history, place, metric)
+        if note:
+            _logger.warning("%s", note)
     return history
 
 
@@ -142,14 +158,14 @@ def find_run(run_id: str, uri: str, timeout: float = TIMEOUT) -> tuple[Info, str
     source = _source(uri, timeout, None)
     try:
         found = source.run(run_id)
-        name = None if found is None else source.experiment(found[1])
+        place = None if found is None else source.experiment(found[1])
     except UnknownTablesError:
         client = _client(uri, timeout, None)
         found = client.run(run_id)
-        name = None if found is None else client.experiment(found[1])
+        place = None if found is None else client.experiment(found[1])
     if found is None:
         raise HistoryError(f"There is no run {run_id!r} at {without_secrets(uri)}.")
-    return found[0], found[1] if name is None else name[1]
+    return found[0], found[1] if place is None else place.name
 
 
 def _reading(metric: Words, lr: Words, family: Words, max_points: int | None) -> Reading:
@@ -178,7 +194,7 @@ def _client(uri: str, timeout: float, readers: int | None) -> ClientSource:
     return ClientSource(uri, timeout) if readers is None else ClientSource(uri, timeout, readers)
 
 
-def _experiment(source: Source, name: str, uri: str) -> tuple[str, str]:
+def _experiment(source: Source, name: str, uri: str) -> Experiment:
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"`experiment` must be the name or the id of an MLflow experiment, but got {name!r}.")
     found = source.experiment(name)

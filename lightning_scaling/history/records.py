@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class Info:
         params: Its params.
         tags: Its tags, those of MLflow itself left out.
         metrics: The last value of each metric.
+        start: When it began, in milliseconds since 1970; ``None`` where that is not known.
     """
 
     run_id: str
@@ -46,6 +48,7 @@ class Info:
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    start: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -58,6 +61,21 @@ class Info:
 
     def _has(self, name: str) -> bool:
         return bool(self.tags.get(name) or self.params.get(name))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment.
+
+    Attributes:
+        id: Its id.
+        name: Its name.
+        tags: Its tags.
+    """
+
+    id: str
+    name: str
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class SkippedError(Exception):
@@ -212,9 +230,21 @@ def to_run(info: Info, series: Mapping[str, Series], reading: Reading, experimen
             "status": info.status,
             "metric": info.params.get(names.FOLLOWED) or names.OURS if ours else wanted[0],
             "steps": "optimizer steps" if ours else "steps as logged",
+            "start_time": info.start,
+            "end_time": info.end if info.ended else None,
+            **(_ledger(info) if ours else {}),
         },
     )
     return run, lacks
+
+
+def _ledger(info: Info) -> dict[str, Any]:
+    """What its monitor forecast while it trained, where the run has been left with that."""
+    try:
+        ledger = json.loads(info.tags[names.LEDGER])
+    except (KeyError, ValueError):
+        return {}
+    return {"ledger": ledger}
 
 
 def _centred(step: NDArray[np.float64], loss: NDArray[np.float64]) -> Series:

@@ -13,17 +13,18 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from lightning_scaling.history.error import HistoryError
-from lightning_scaling.history.records import Info, Series, usual
+from lightning_scaling.history.records import Experiment, Info, Series, usual
 
 _CHUNK = 500
 _BUSY_SECONDS = 5.0
 _EXPERIMENTS = "SELECT experiment_id, name, lifecycle_stage FROM experiments WHERE "
-_RUN = "SELECT run_uuid, name, status, end_time, artifact_uri FROM runs WHERE "
+_RUN = "SELECT run_uuid, name, status, end_time, artifact_uri, start_time FROM runs WHERE "
 _SERIES = (
     "SELECT key, step, CASE WHEN is_nan THEN NULL ELSE value END FROM metrics "
     "WHERE run_uuid = ? AND +key IN ({}) ORDER BY +key, +step, +timestamp, +value"
@@ -68,16 +69,19 @@ class SqliteSource:
         except sqlite3.Error as error:
             raise UnknownTablesError(str(error)) from error
 
-    def experiment(self, name: str) -> tuple[str, str] | None:
-        """Id and name of an experiment given by its name or id."""
+    def experiment(self, name: str) -> Experiment | None:
+        """An experiment given by its name or id."""
         with self._open() as database:
             found = database.execute(f"{_EXPERIMENTS} name = ?", (name,)).fetchall()
             if not found and name.isdigit():
                 found = database.execute(f"{_EXPERIMENTS} experiment_id = ?", (int(name),)).fetchall()
-        found = [row for row in found if row[2] == "active"]
-        if len(found) > 1:
-            raise UnknownTablesError(f"several experiments are named {name!r}")
-        return (str(found[0][0]), found[0][1]) if found else None
+            found = [row for row in found if row[2] == "active"]
+            if len(found) > 1:
+                raise UnknownTablesError(f"several experiments are named {name!r}")
+            if not found:
+                return None
+            tags = database.execute("SELECT key, value FROM experiment_tags WHERE experiment_id = ?", found[0][:1])
+            return Experiment(str(found[0][0]), found[0][1], dict(tags))
 
     def experiments(self) -> list[str]:
         """Names of all experiments."""
@@ -102,7 +106,7 @@ class SqliteSource:
             ).fetchall()
             return self._infos(database, rows)
 
-    def _infos(self, database: sqlite3.Connection, rows: list[tuple[str, str, str, int | None, str]]) -> list[Info]:
+    def _infos(self, database: sqlite3.Connection, rows: list[Any]) -> list[Info]:
         found: dict[str, dict[str, dict[str, str]]] = {}
         latest: dict[str, dict[str, float]] = defaultdict(dict)
         ids = [row[0] for row in rows]
@@ -128,6 +132,7 @@ class SqliteSource:
                 found["params"][row[0]],
                 found["tags"][row[0]],
                 latest[row[0]],
+                row[5],
             )
             for row in rows
         ]

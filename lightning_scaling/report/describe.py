@@ -27,6 +27,7 @@ def description(
     advice: Mapping[str, Any] | None = None,
     counting: Sequence[str] = (),
     finished: bool = False,
+    metric: str = "loss",
 ) -> str:
     """Status, forecast, trust, advice and what is counted, in a screen of Markdown.
 
@@ -36,13 +37,14 @@ def description(
             ``saving`` as a fraction of the planned compute and ``cost`` in units of the loss).
         counting: Sentences that say what is counted and how (samples or tokens, FLOPs, learning rate).
         finished: Whether the run has ended; the forecasts are then shown against what came.
+        metric: What to call that which is followed.
 
     Returns:
         Markdown of well under 8000 characters, the most that MLflow keeps of a description.
     """
-    parts = [_status(ledger, finished)]
+    parts = [_status(ledger, finished, metric)]
     if advice is not None and not (finished and advice.get("action") == "continue"):
-        parts.append(_advice(advice))
+        parts.append(_advice(advice, metric))
     if finished:
         parts.append(_outcomes(ledger))
     if counting:
@@ -54,7 +56,7 @@ def description(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _status(ledger: Sequence[Mapping[str, Any]], finished: bool) -> str:
+def _status(ledger: Sequence[Mapping[str, Any]], finished: bool, metric: str) -> str:
     if not ledger:
         ended = "The run ended before" if finished else "Nothing yet:"
         return f"### No forecast\n\n{ended} the first forecast, which needs a few hundred steps past the warm-up."
@@ -64,16 +66,21 @@ def _status(ledger: Sequence[Mapping[str, Any]], finished: bool) -> str:
         where += f" ({row['fraction']:.0%} of the plan)"
     verdict = _VERDICTS.get(str(row.get("verdict")), str(row.get("verdict")))
     if finished and known(row, "outcome") is not None:
-        lines = [f"### Final loss {digits(row['outcome'])}", f"The run ended at {where}; at the end it was {verdict}."]
+        lines = [
+            f"### Final {metric} {digits(row['outcome'])}",
+            f"The run ended at {where}; at the end it was {verdict}.",
+        ]
     elif not forecasts([row]):
-        return f"### No forecast yet\n\nAt {where}, loss {_number(row, 'loss')}: {_clip(row.get('why') or verdict)}."
+        return (
+            f"### No forecast yet\n\nAt {where}, {metric} {_number(row, 'loss')}: {_clip(row.get('why') or verdict)}."
+        )
     else:
         span = f"{_number(row, 'lower')} to {_number(row, 'upper')}"
         horizon = f" at step {row['horizon']:,}" if row.get("horizon") is not None else ""
         lines = [
-            f"### Final loss: {digits(row['final'])} expected",
+            f"### Final {metric}: {digits(row['final'])} expected",
             f"{row.get('level', 0.9):.0%} interval **{span}**{horizon}. "
-            f"Now at {where}, loss {_number(row, 'loss')}: {verdict}.",
+            f"Now at {where}, {metric} {_number(row, 'loss')}: {verdict}.",
         ]
     trust = row.get("trust")
     if trust != "ok" and not finished:
@@ -84,13 +91,13 @@ def _status(ledger: Sequence[Mapping[str, Any]], finished: bool) -> str:
     return "\n\n".join(lines[:2]) + "".join(f" {line}" for line in lines[2:])
 
 
-def _advice(advice: Mapping[str, Any]) -> str:
+def _advice(advice: Mapping[str, Any], metric: str) -> str:
     action = str(advice.get("action"))
     text = f"**Advice: {_HEADLINES.get(action, action)}.** {_clip(advice.get('reason') or '')}".strip()
     saving, cost = advice.get("saving"), advice.get("cost")
     if action == "stop" and saving:
         text += f" Saves {saving:.0%} of the planned compute"
-        text += f", gives up {cost:.3g} of loss." if cost else "."
+        text += f", gives up {cost:.3g} of {metric}." if cost else "."
     return text
 
 

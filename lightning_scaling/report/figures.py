@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lightning_scaling.forecast.scale import scales_for
 from lightning_scaling.report import _style as style
 from lightning_scaling.report.ledger import checkpoints, forecasts, known, notable, percent, trouble_of
 from lightning_scaling.run import Run
@@ -21,7 +22,7 @@ _BINS = 80
 _EARLY = 0.05
 
 
-def forecast_figure(run: Run, ledger: Sequence[Mapping[str, Any]]) -> bytes:
+def forecast_figure(run: Run, ledger: Sequence[Mapping[str, Any]], *, stop: int | None = None) -> bytes:
     """The loss, and at every moment the final loss that was forecast then, with its interval.
 
     The blue line at step ``s`` is the loss that was expected at the end of the plan when ``s`` steps had been seen, the
@@ -31,6 +32,7 @@ def forecast_figure(run: Run, ledger: Sequence[Mapping[str, Any]]) -> bytes:
     Args:
         run: The run so far or to its end.
         ledger: Rows of ``Monitor.ledger``, oldest first.
+        stop: Step at which it was advised to stop; what that saves is drawn.
 
     Returns:
         A PNG file.
@@ -41,6 +43,7 @@ def forecast_figure(run: Run, ledger: Sequence[Mapping[str, Any]]) -> bytes:
     step, loss = _finite(run)
     plan = run.plan
     early = max(plan.warmup_end, _EARLY * run.total_steps)
+    metric, rising = _followed(run)
     rows = [row for row in forecasts(ledger) if row["step"] >= early]
     outcome = next((value for row in reversed(ledger) if (value := known(row, "outcome")) is not None), None)
     with style.styled():
@@ -53,19 +56,21 @@ def forecast_figure(run: Run, ledger: Sequence[Mapping[str, Any]]) -> bytes:
         axes.plot(*line, color=style.INK, linewidth=2.2)
         if rows:
             _draw_fan(axes, rows)
-        low, high = _window(line, rows, end)
+        low, high = _window(line, rows, end, rising=rising)
         axes.set_ylim(low, high)
         _label_ends(axes, rows, outcome, end)
-        trouble = notable(ledger)
+        trouble = notable(ledger if stop is None else [row for row in ledger if row["step"] >= stop])
+        if stop is not None:
+            _draw_saving(axes, stop, end, low)
         if trouble is not None:
             _draw_trouble(axes, trouble, high, left=trouble["step"] > 0.55 * end)
         elif outcome is not None:
-            _label_checkpoints(axes, rows)
-        axes.set_ylabel("loss")
+            _label_checkpoints(axes, rows, rising=rising)
+        axes.set_ylabel(metric)
         style.bare(axes)
-        names = [("training loss", style.INK)]
+        names = [("training loss" if metric == "loss" else metric, style.INK)]
         if rows:
-            names.append(("final loss expected at that step, with its 90% range", style.FORECAST))
+            names.append((f"final {metric} expected at that step, with its 90% range", style.FORECAST))
         style.title(axes, *_headline(run, rows, trouble, outcome), lines=names)
 
         every = np.linspace(1, end, 600)
@@ -84,6 +89,8 @@ def forecast_figure(run: Run, ledger: Sequence[Mapping[str, Any]]) -> bytes:
 def loss_compute_figure(run: Run, ledger: Sequence[Mapping[str, Any]] = (), *, flops: ArrayLike | None = None) -> bytes:
     """Loss against the compute spent, both on a logarithmic scale, with the forecast of the end while it is ahead.
 
+    A metric that is no loss is drawn on a linear scale.
+
     Args:
         run: The run so far or to its end.
         ledger: Rows of ``Monitor.ledger``, oldest first; the last one is drawn as the forecast.
@@ -98,7 +105,8 @@ def loss_compute_figure(run: Run, ledger: Sequence[Mapping[str, Any]] = (), *, f
     """
     step, loss = _finite(run)
     spent, per_step, label, unit = _compute_axis(run, step, flops)
-    keep = (spent > 0) & (loss > 0)
+    metric, _ = _followed(run)
+    keep = (spent > 0) & ((loss > 0) | (metric != "loss"))
     spent, loss = spent[keep], loss[keep]
     if not spent.size:
         raise ValueError("The run has no positive loss, so it cannot be drawn on a logarithmic scale.")
@@ -106,7 +114,7 @@ def loss_compute_figure(run: Run, ledger: Sequence[Mapping[str, Any]] = (), *, f
         figure = style.canvas(_WIDTH, _HEIGHT * 0.92)
         axes = figure.subplots()
         axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set_yscale("log" if metric == "loss" else "linear")
         axes.plot(spent, loss, color=style.FAINT, linewidth=1.0)
         place, mean = style.smooth(np.log(spent), loss, 90)
         axes.plot(np.exp(place), mean, color=style.INK, linewidth=2.2)
@@ -114,7 +122,12 @@ def loss_compute_figure(run: Run, ledger: Sequence[Mapping[str, Any]] = (), *, f
         last = rows[-1] if rows else None
         right = float(spent[-1])
         ended = None if last is None else known(last, "outcome")
-        if last is not None and ended is None and last["horizon"] > step[-1] and last["lower"] > 0:
+        if (
+            last is not None
+            and ended is None
+            and last["horizon"] > step[-1]
+            and (last["lower"] > 0 or metric != "loss")
+        ):
             right = float(last["horizon"]) * per_step
             _draw_target(axes, last, right)
         else:
@@ -123,14 +136,16 @@ def loss_compute_figure(run: Run, ledger: Sequence[Mapping[str, Any]] = (), *, f
             _right_of(axes, right, now, f"{'now at' if ended is None else 'ended at'}\n{now:.3g}", style.INK)
         left = max(float(spent[0]), right / 1000)
         axes.set_xlim(left if left < right else right / 2, right)
-        _log_ticks(axes)
+        if metric == "loss":
+            _log_ticks(axes)
         axes.set_xlabel(label)
-        axes.set_ylabel("loss")
+        axes.set_ylabel(metric)
         style.bare(axes)
         size = f"{style.si(run.params)} parameters, " if run.params else ""
         steps = f"{max([int(run.step[-1]), *(row['step'] for row in ledger)]):,} steps"
         done = f"{style.si(float(spent[-1]))} {unit} in {steps}" if unit else steps
-        style.title(axes, f"Loss against {label.split(' (')[0]}", f"{size}{done}; a straight stretch is a power law")
+        said = f"{size}{done}" + ("; a straight stretch is a power law" if metric == "loss" else "")
+        style.title(axes, f"{'Loss' if metric == 'loss' else metric} against {label.split(' (')[0]}", said)
         return style.png(figure)
 
 
@@ -163,8 +178,21 @@ def _draw_fan(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.plot(when, [row["final"] for row in rows], color=style.FORECAST, linewidth=2.2)
 
 
-def _window(line: tuple[_Array, _Array], rows: Sequence[Mapping[str, Any]], end: float) -> tuple[float, float]:
+def _followed(run: Run) -> tuple[str, bool]:
+    """What to call the metric of a run, and whether it rises."""
+    metric = run.meta.get("metric")
+    scale = scales_for(metric, run.meta.get("mode", "auto"), run.meta.get("bounds"))[0]
+    return "loss" if scale.plain or not metric else str(metric), scale.mode == "max"
+
+
+def _window(
+    line: tuple[_Array, _Array], rows: Sequence[Mapping[str, Any]], end: float, *, rising: bool = False
+) -> tuple[float, float]:
     """Limits of the loss axis: from the lowest sensible value up to the loss early in the run, not its first cliff."""
+    if rising:
+        turned = [{**row, "final": -row["final"], "lower": -row["upper"]} for row in rows]
+        low, high = _window((line[0], -line[1]), turned, end)
+        return -high, -low
     place, mean = line
     seen = mean[place >= 0.04 * min(end, place[-1])]
     settled = [row for row in rows if row["step"] >= 0.1 * end] or list(rows)
@@ -186,17 +214,17 @@ def _label_ends(axes: Axes, rows: Sequence[Mapping[str, Any]], outcome: float | 
         _right_of(axes, end, float(last["final"]), f"expected\n{last['final']:.3g}", style.FORECAST)
 
 
-def _label_checkpoints(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def _label_checkpoints(axes: Axes, rows: Sequence[Mapping[str, Any]], *, rising: bool = False) -> None:
     for row in checkpoints(rows):
         axes.plot([row["step"]], [row["final"]], "o", color=style.FORECAST, markersize=7, zorder=5)
         axes.annotate(
             f"at {row['fraction']:.0%}: {percent(row.get('error'))}",
-            (row["step"], row["lower"]),
-            (0, -5),
+            (row["step"], row["upper" if rising else "lower"]),
+            (0, 5 if rising else -5),
             textcoords="offset points",
             color=style.FORECAST,
             ha="center",
-            va="top",
+            va="bottom" if rising else "top",
             path_effects=style.halo(),
         )
 
@@ -212,6 +240,21 @@ def _draw_trouble(axes: Axes, row: Mapping[str, Any], top: float, *, left: bool)
         fontweight="bold",
         ha="right" if left else "left",
         va="top",
+        path_effects=style.halo(),
+    )
+
+
+def _draw_saving(axes: Axes, stop: int, end: float, bottom: float) -> None:
+    axes.axvspan(stop, end, color=style.ALARM, alpha=0.06, linewidth=0, zorder=0)
+    narrow = stop > 0.8 * end
+    axes.annotate(
+        f"{1 - stop / end:.0%} of the planned\ncompute saved",
+        (stop if narrow else (stop + end) / 2, bottom),
+        (-7 if narrow else 0, 8),
+        textcoords="offset points",
+        color=style.ALARM,
+        ha="right" if narrow else "center",
+        va="bottom",
         path_effects=style.halo(),
     )
 

@@ -13,6 +13,9 @@ ANNEAL_RATES = (0.003, 0.01, 0.03, 0.1)
 _GRID = 320
 _QUANTA = 160
 _FLOOR = 1e-3
+_DECAY_AHEAD = 0.1
+_DECAY_SEEN = 0.15
+_DECAY_SHOWS = 0.03
 
 
 class Progress:
@@ -29,12 +32,26 @@ class Progress:
         power: The exponent ``q`` of progress.
         beta: The exponent of ``G`` (Luo et al. 2025 fit .58 to .60).
         gamma: How much a low rate slows the effect of its fall (Luo et al. 2025 fit .64 to .66 in absolute rates).
+        unit: Measure by another plan: its peak rate, its warm-up and its whole progress are the units, and ``q``,
+            ``beta`` and ``gamma`` its own. Progress may then exceed 1.
     """
 
     def __init__(
-        self, plan: Plan, horizon: float, *, power: float = 0.75, beta: float = 0.59, gamma: float = 1.0
+        self,
+        plan: Plan,
+        horizon: float,
+        *,
+        power: float = 0.75,
+        beta: float = 0.59,
+        gamma: float = 1.0,
+        unit: Progress | None = None,
     ) -> None:
+        self.plan = plan
         self.horizon = float(horizon)
+        self._unit: tuple[float, float, float, float, float] = (
+            (plan.peak, plan.warmup_end, power, beta, gamma) if unit is None else unit._unit
+        )
+        peak, warmup_end, power, beta, gamma = self._unit
         knots = plan.steps[(plan.steps > 0) & (plan.steps < horizon)]
         if knots.size > _GRID:
             knots = knots[np.linspace(0, knots.size - 1, _GRID).astype(int)]
@@ -42,23 +59,23 @@ class Progress:
             np.concatenate([[0.0], np.linspace(0, horizon, _GRID + 1), np.geomspace(1, max(horizon, 2), 100), knots])
         )
         self._grid = grid[grid <= horizon]
-        peak = plan.peak
         rate = plan.at(self._grid) / peak if peak > 0 else np.ones_like(self._grid)
         self._progress = _integral(self._grid, rate**power)
         self._beta = beta
-        self._distance, self._size = self._falls(rate, plan, gamma)
+        self._distance, self._size = self._falls(rate, warmup_end, gamma)
         self._annealing = np.stack([self._gain(c) for c in ANNEAL_RATES])
-        reach = np.interp(horizon, self._grid, self._progress)
-        self._progress /= max(float(reach), 1e-300)
+        reach = float(np.interp(horizon, self._grid, self._progress))
+        self._whole: float = reach if unit is None else unit._whole
+        self._progress /= max(self._whole, 1e-300)
         self._rate = rate
 
     def _falls(
-        self, rate: NDArray[np.float64], plan: Plan, gamma: float
+        self, rate: NDArray[np.float64], warmup_end: float, gamma: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         grid = self._grid
         plain = _integral(grid, rate)
         falls = -np.diff(rate)
-        falls[grid[1:] <= plan.warmup_end] = 0.0
+        falls[grid[1:] <= warmup_end] = 0.0
         moved = np.flatnonzero(np.abs(falls) > 1e-9)
         self.travel = np.concatenate([[0.0], np.cumsum(np.maximum(falls, 0.0))])
         if moved.size == 0:
@@ -107,6 +124,11 @@ class Progress:
     def rate(self, step: float) -> float:
         """Planned rate at a step over the peak rate."""
         return float(np.interp(step, self._grid, self._rate))
+
+    def unseen(self, step: float) -> bool:
+        """Whether most of a fall of the rate has yet to show in the losses: its gain is then not known of this run."""
+        shown = self.fallen(step - _DECAY_SHOWS * self.horizon)
+        return self.fallen(self.horizon) - shown > _DECAY_AHEAD and shown < _DECAY_SEEN
 
 
 def _integral(grid: NDArray[np.float64], rate: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ stays, and a forked child holds no buffer that it could write a second time.
 | `header` | `format`, `version`, `segment`, `pid`, `targets`, `data` (what the run is) |
 | `points` | `step`, `loss`, and where known `lr`, `tokens`, `flops`, `seconds`: columns of one length |
 | `update` | `data`: an update of the monitor |
-| `mark` | `reason`, `step`, `data`: something that happened |
+| `mark` | `reason`, `step`, `data`: something that happened; its `kind` is one of :data:`KINDS` |
 | `metrics` | `step`, `values` |
 | `params`, `tags` | `values` |
 | `note` | `text` |
@@ -18,6 +18,10 @@ stays, and a forked child holds no buffer that it could write a second time.
 | `end` | what was known at the end |
 
 A column is a list, or ``{"from", "by", "count"}``: whole numbers that rise evenly, or one float over and over.
+
+What a replay needs is here exactly: points in the blocks in which the monitor took them, each followed by the updates
+it made of them. The header of a resumed run says which row (``resumed``: ``segment`` and ``rows``, the number of rows
+of it before the checkpoint) the monitor went on from, or holds its state (``state``) where this journal does not.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ except ImportError:  # pragma: no cover  (Windows: no advisory locks; file names
 
 FORMAT = "lightning-scaling-journal"
 VERSION = 1
+ANNOUNCED, HISTORY, PLAN, RESUMED = KINDS = ("announced", "history", "plan", "resumed")
 COLUMNS = ("step", "loss", "lr", "tokens", "flops", "seconds")
 
 _HELD_BACK = 4 * 2**20

@@ -36,6 +36,7 @@ TAG_VERDICT = "scaling.verdict"
 TAG_ADVICE = "scaling.advice"
 TAG_REASON = "scaling.reason"
 TAG_TRUST = "scaling.trust"
+TAG_LEDGER = "scaling.ledger"
 
 PARAM_PREFIX = "scaling."
 

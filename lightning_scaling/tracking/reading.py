@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lightning_scaling.tracking.journal import COLUMNS, FORMAT, VERSION
 
+REPLAYED = ("header", "points", "update", "mark")
 SENDABLE = ("metrics", "params", "tags", "note", "artifact")
 _INT64 = 2**63 - 1
 
@@ -50,6 +51,9 @@ class JournalContents:
         updates: The updates of the monitor, in order, as builtins.
         marks: Events on the way: ``reason``, ``step``, ``data`` and ``row``, the number of points before it.
         ops: The rows that can be sent, in order: ``op``, ``n``, ``t``, ``segment`` and their fields.
+        rows: All that the monitor was given and said, in the order it was written, superseded or not: rows with the
+            ``op`` ``"header"``, ``"points"``, ``"update"`` or ``"mark"``, their ``segment`` and their fields; those of
+            points hold unpacked columns.
         end: The last row of a run that ended in order, else ``None``.
         damaged: Lines that could not be read; a killed process or a full disk can leave one.
         superseded: Points left out because a resumed run made them again.
@@ -61,6 +65,7 @@ class JournalContents:
     updates: list[dict[str, Any]] = field(default_factory=list)
     marks: list[dict[str, Any]] = field(default_factory=list)
     ops: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] | None = None
     damaged: int = 0
     superseded: int = 0
@@ -127,6 +132,7 @@ class _Reader:
         self.updates: list[dict[str, Any]] = []
         self.marks: list[dict[str, Any]] = []
         self.ops: list[dict[str, Any]] = []
+        self.all: list[dict[str, Any]] = []
         self.end: dict[str, Any] | None = None
         self.damaged = 0
         self.superseded = 0
@@ -152,6 +158,9 @@ class _Reader:
                 self.ops.append({**row, "segment": self.segments[-1].id})
             elif op == "end":
                 self.end = {key: value for key, value in row.items() if key not in ("op", "n")}
+            if op in REPLAYED:
+                block = self.blocks[-1] if op == "points" and self.blocks else {}
+                self.all.append({**row, **block, "segment": self.segments[-1].id})
         except (ValueError, KeyError, TypeError, AttributeError):
             if line.strip():
                 self.damaged += 1
@@ -210,6 +219,7 @@ class _Reader:
             updates=self.updates,
             marks=self.marks,
             ops=self.ops,
+            rows=self.all,
             end=self.end,
             damaged=self.damaged,
             superseded=self.superseded,

@@ -133,6 +133,11 @@ class Tracker:
         """The journal as it is named once it is open, or ``None`` without one."""
         return None if self._journal is None else self._journal.path
 
+    @property
+    def position(self) -> dict[str, Any]:
+        """Where the journal stands: its segment and how many rows of it there are; empty without a journal."""
+        return {} if self._journal is None else {"segment": self._journal.segment, "rows": self._journal.rows}
+
     @_safely
     def metrics(self, values: Mapping[str, Any], step: int) -> None:
         """Write metrics of one optimizer step. Values that are not finite are left out and counted."""

@@ -43,6 +43,24 @@ def test_a_metric_of_every_step(both, module, fit):
     np.testing.assert_array_equal(monitor.run.loss, [2 * float(loss) for loss in model.true])
 
 
+def test_an_accuracy_is_followed_upwards_and_said_so(pl, module, fit, caplog):
+    def log(model, batch, batch_idx):
+        model.log("train_acc", 1 - 1 / (2 + model.global_step))
+
+    monitor, model = observe("train_acc", on_advice=None), module(pl, log=log)
+    fit(pl, monitor, model, max_epochs=10)
+    assert "`train_acc`: higher is better, between 0 and 1" in caplog.text
+    assert monitor.run.meta["mode"] == "max"
+    assert 0.9 < monitor.forecast.final <= 1
+    assert monitor.forecast.interval(0.999)[1] <= 1
+
+
+@pytest.mark.parametrize(("settings", "said"), [({"mode": "up"}, "`mode`"), ({"bounds": (1, 0)}, "`bounds`")])
+def test_wrong_words_about_the_metric_are_told_at_once(settings, said):
+    with pytest.raises(ValueError, match=said):
+        ScalingLawMonitor("val_acc", **settings)
+
+
 def test_of_steps_and_epochs_under_one_name_the_steps_count(pl, module, fit):
     def log(model, batch, batch_idx):
         model.log("both", model.true[-1], on_step=True, on_epoch=True)

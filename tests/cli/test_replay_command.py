@@ -132,7 +132,7 @@ def test_missing_files_folders_and_binary_files_are_named(tmp_path):
     assert "There is no file" in missing.stderr
     folder = run("replay", tmp_path)
     assert folder.exit_code == 2
-    assert "is a folder" in folder.stderr
+    assert "holds no *.csv file and no journal" in folder.stderr
     binary = tmp_path / "image.csv"
     binary.write_bytes(b"\x89PNG\xff\xfe")
     picture = run("replay", binary)

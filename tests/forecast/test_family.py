@@ -41,6 +41,18 @@ def test_planted_annealing_is_recovered_within_its_interval(relatives, make_run,
     assert shape.kappa_spread < PUBLISHED.kappa_spread
 
 
+def test_relatives_that_never_decayed_say_nothing_of_the_gain(make_run):
+    history = RunHistory(make_run("constant", total=t, seed=t, params=10_000_000) for t in range(2000, 8000, 1000))
+    shape = family_prior(history, 10_000_000).about(make_run("wsd").plan).shape
+    assert shape.kappa_spread > 0.9 * PUBLISHED.kappa_spread
+    run = make_run("wsd", params=10_000_000, kappa=2.0)
+    forecast = fitted(run, 0.5, family_prior(history, 10_000_000))
+    low, high = forecast.interval()
+    assert forecast.trust == "low"
+    assert "hardly begun to fall" in forecast.why
+    assert low < run.loss[-5:].mean() < high
+
+
 def test_a_family_foretells_what_the_decay_gains(relatives, make_run):
     run = make_run("wsd", kappa=2.4, seed=9, params=10_000_000)
     end = run.loss[-5:].mean()
@@ -56,6 +68,30 @@ def test_before_any_decay_and_without_history_the_interval_admits_no_gain_and_fu
     low, high = fitted(run, 0.5).interval()
     for gain in (0.0, 1.2):
         assert low <= make_run("wsd", kappa=gain, noise=0.0).loss[-1] <= high
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.75])
+def test_a_decay_that_gains_nothing_or_twice_the_usual_is_inside_the_interval(make_run, fraction, seed):
+    low, high = fitted(make_run("wsd", kappa=1.0, seed=seed), fraction).interval()
+    for gain in (0.0, 2 * PUBLISHED.kappa):
+        assert low <= make_run("wsd", kappa=gain, noise=0.0).loss[-1] <= high
+
+
+def test_relatives_tell_the_end_before_the_first_step(relatives, make_run):
+    run = make_run("wsd", kappa=1.2, seed=9, params=10_000_000)
+    forecaster = Forecaster(run.plan, family_prior(relatives(1.2), 10_000_000))
+    before, later = forecaster.before(), fitted(run, 0.75, family_prior(relatives(1.2), 10_000_000))
+    end = run.loss[-5:].mean()
+    low, high = before.interval()
+    assert before.trust == "low"
+    assert "no losses yet; it rests on 6 finished runs of the family" in before.why
+    assert low <= end <= high
+    assert before.final == pytest.approx(end, rel=0.02)
+    assert np.diff(later.interval())[0] < high - low
+    medians, scales = before.curve([200, 2000, 4000])
+    assert np.all(np.diff(medians) < 0)
+    assert scales[0] > scales[-1]
 
 
 def test_where_run_and_family_clash_the_run_is_believed(relatives, make_run):
@@ -91,7 +127,7 @@ def test_relatives_without_rates_or_sizes_teach_only_where_they_land(make_run):
     family = family_prior(blind)
     assert isinstance(family, Family)
     lesson = family.about(make_run("cosine").plan)
-    assert lesson.shape is PUBLISHED
+    assert lesson.shape == PUBLISHED.about(make_run("cosine").plan).shape
     assert lesson.landing is not None
     assert lesson.correction is None
 

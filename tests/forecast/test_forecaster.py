@@ -35,12 +35,47 @@ def test_the_interval_narrows_as_losses_arrive(make_run):
 def test_trust_says_what_is_missing(make_run):
     run = make_run("wsd")
     assert fitted(run, 0.001).trust == "none"
-    assert "less than 10%" in fitted(run, 0.08).why
     assert "hardly begun to fall" in fitted(run, 0.5).why
+    early = fitted(make_run("constant", noise=0.02), 0.12)
+    assert early.trust == "low"
+    assert "the 90% interval still reaches" in early.why
     assert fitted(run, 0.95).trust == "ok"
     warming = fitted(make_run("wsd"), 0.019)
     assert warming.trust == "none"
     assert "warm-up" in warming.why
+
+
+def test_a_level_alone_gives_a_wide_forecast_that_is_not_to_be_used(make_run):
+    run = make_run("cosine", total=3000)
+    forecast = fitted(run, 0.02)
+    low, high = forecast.interval()
+    assert forecast.trust == "none"
+    assert "points" in forecast.why
+    assert low < run.loss[-1] < high
+    assert high - low > 5 * np.diff(fitted(run, 0.5).interval())[0]
+
+
+def test_without_losses_and_relatives_nothing_is_claimed(make_run):
+    forecast = Forecaster(make_run("cosine").plan).before()
+    assert forecast.trust == "none"
+    assert np.isnan(forecast.final)
+    assert forecast.why == "no losses yet"
+
+
+def test_a_spike_at_the_end_of_the_warm_up_is_no_flat_curve(make_run):
+    run = make_run("cosine", total=3000, warmup=0.2)
+    loss = run.loss.copy()
+    begun = (run.step > 0.2 * 3000) & (run.step <= 0.25 * 3000)
+    loss[begun] *= np.linspace(1.0, 1.6, int(begun.sum()))
+    spiked = Run(run.step, loss, run.lr, total_steps=run.total_steps, planned_lr=run.planned_lr)
+    assert fitted(spiked, 0.25).final < 0.97 * fitted(spiked, 0.25).at(750)
+
+
+def test_longer_runs_are_believed_to_end_flatter():
+    slopes = [PUBLISHED.about(Plan.constant(total_steps=n)).shape.slope for n in (1_000, 13_000, 130_000, 10**12)]
+    assert slopes == sorted(slopes, reverse=True)
+    assert slopes[1] == PUBLISHED.slope
+    assert slopes[-1] > 0
 
 
 def test_an_isolated_spike_does_not_move_the_forecast(make_run):

@@ -163,3 +163,10 @@ def test_before_the_first_forecast_it_says_so():
 def test_a_description_stays_within_what_mlflow_keeps():
     advice = {"action": "investigate", "reason": "x" * 5000}
     assert len(description(make_ledger(outcome=2.0), advice=advice, counting=["y" * 4000] * 3, finished=True)) <= 8000
+
+
+def test_a_metric_that_rises_is_drawn_and_described_by_its_name():
+    run = make_run(meta={"metric": "val_acc", "mode": "max", "bounds": None})
+    assert forecast_figure(run, make_ledger()) != forecast_figure(make_run(), make_ledger())
+    assert loss_compute_figure(run, make_ledger()) != loss_compute_figure(make_run(), make_ledger())
+    assert "### Final val_acc: 2.160 expected" in description(make_ledger(200), metric="val_acc")

@@ -1,0 +1,162 @@
+"""How a calibration reaches the forecasts of a run, and how those forecasts reach the next calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lightning_scaling.forecast.calibration import ALONE, FAMILY, FRACTIONS, MODES, REVISION, Calibration, Judged
+from lightning_scaling.forecast.forecaster import Forecaster, Teacher
+from lightning_scaling.forecast.prior import Lesson
+from lightning_scaling.forecast.relative import Relative
+from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM, Forecast, Prediction
+from lightning_scaling.outcome import outcome_at
+from lightning_scaling.run import Run
+from lightning_scaling.schedule.plan import Plan
+
+_FORMAT = 1
+_NEAR = 0.02
+
+
+@dataclass(frozen=True)
+class CalibratedLesson(Lesson):
+    """A lesson whose forecasts have their scale set right last of all.
+
+    Args:
+        calibration: By what; ``None`` leaves them as they are.
+    """
+
+    calibration: Calibration | None = None
+
+    def correct(self, fraction: float, final: float, scale: float) -> tuple[float, float]:
+        """The forecast set right by what relatives taught, then its scale by how such forecasts have fared."""
+        final, scale = super().correct(fraction, final, scale)
+        if self.calibration is None:
+            return final, scale
+        return self.calibration.apply(mode_of(self), fraction, final, scale)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A teacher whose lessons are calibrated.
+
+    Args:
+        teacher: Who teaches.
+        calibration: How its forecasts are set right.
+    """
+
+    teacher: Teacher
+    calibration: Calibration
+
+    def of(self, tokens_per_step: float) -> Teacher:
+        """The same, for a run of so many tokens (or samples) per step."""
+        taught = self.teacher.of(tokens_per_step)
+        return self if taught is self.teacher else Calibrated(taught, self.calibration)
+
+    def about(self, plan: Plan) -> Lesson:
+        """What is believed of a run under this plan."""
+        lesson = self.teacher.about(plan)
+        return CalibratedLesson(
+            **{field.name: getattr(lesson, field.name) for field in fields(lesson)}, calibration=self.calibration
+        )
+
+
+def calibrated(teacher: Teacher, calibration: Calibration | None) -> Teacher:
+    """The teacher with its forecasts set right; unchanged without a calibration, or with one of other forecasts."""
+    if calibration is None or not calibration or calibration.stale(Forecaster.law):
+        return teacher
+    return Calibrated(teacher, calibration)
+
+
+def mode_of(lesson: Lesson) -> str:
+    """Whether relatives teach where the run is going to land."""
+    return ALONE if lesson.landing is None else FAMILY
+
+
+def applied(lesson: Lesson, forecast: Forecast) -> tuple[str, float]:
+    """In which mode a forecast was made, and by which factor its scale was multiplied."""
+    mode = mode_of(lesson) if forecast.ends else ALONE
+    if mode == ALONE or forecast.step >= forecast.horizon or forecast.path is None:
+        return mode, 1.0
+    calibration = lesson.calibration if isinstance(lesson, CalibratedLesson) else None
+    return mode, 1.0 if calibration is None else calibration.factor(mode, forecast.step / forecast.horizon)
+
+
+def ledger_of(rows: Iterable[Mapping[str, Any]], run: Run) -> dict[str, Any] | None:
+    """The forecasts that were made of a run while it trained, beside what came: short enough for a tag.
+
+    Args:
+        rows: The ledger of its monitor.
+        run: The run as it was recorded.
+
+    Returns:
+        Builtins, less than 1,000 characters of JSON; ``None`` for a run that has not reached the end of its plan, or of
+        which nothing was forecast.
+    """
+    relative = Relative(run)
+    if not relative.finished or not relative.teaches:
+        return None
+    landed = log_outcome(relative)
+    usable = [row for row in rows if _usable(row, run.total_steps)]
+    found: dict[str, list[Any]] = {"at": [], "mode": [], "error": [], "scale": []}
+    for fraction in FRACTIONS:
+        row = min(usable, key=lambda row: abs(row["fraction"] - fraction), default=None)
+        if row is None or abs(row["fraction"] - fraction) > _NEAR + 1e-9:
+            continue
+        half = (row["upper"] - row["lower"]) / 2 / row.get("factor", 1.0)
+        unit = Prediction(0.0, 1.0, DEGREES_OF_FREEDOM).interval(row["level"])[1]
+        found["at"].append(fraction)
+        found["mode"].append(row.get("mode", ALONE))
+        found["error"].append(_digits(landed - math.log(row["final"])))
+        found["scale"].append(_digits(half / unit / row["final"]))
+    if not found["at"]:
+        return None
+    law = usable[-1]["law"]
+    return {"version": _FORMAT, "law": law, "revision": REVISION, "steps": run.total_steps, **found}
+
+
+def log_outcome(relative: Relative) -> float:
+    """Logarithm of what came of a finished run: of the mean loss over the last 1 % of its plan."""
+    came = outcome_at(relative.points, relative.total_steps, relative.reached)
+    return relative.landing[0] if came is None or came <= 0 else math.log(came)
+
+
+def _usable(row: Mapping[str, Any], total_steps: int) -> bool:
+    """Whether a forecast counts: of the end of the plan, trusted at all, and not of a run that had left its path."""
+    known = all(row.get(name) is not None for name in ("fraction", "final", "lower", "upper"))
+    if not known or row["horizon"] != total_steps or row["step"] >= total_steps:
+        return False
+    return bool(row["final"] > 0 and row["upper"] > row["lower"] and row["trust"] != "none") and (
+        row["verdict"] != "deviating"
+    )
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def judged_of(ledger: Any, run: str, kind: int) -> list[Judged]:
+    """The forecasts that a ledger tells of; none if it is no ledger, or one of other forecasts than these.
+
+    Args:
+        ledger: What :func:`ledger_of` gave.
+        run: Which run it is of.
+        kind: Number of its kind.
+    """
+    try:
+        if (ledger["version"], ledger["law"], ledger["revision"]) != (_FORMAT, Forecaster.law, REVISION):
+            return []
+        columns = (ledger["at"], ledger["mode"], ledger["error"], ledger["scale"])
+        rows = [
+            Judged(run, kind, str(mode), float(at), float(error), float(scale), True)
+            for at, mode, error, scale in zip(*columns, strict=True)
+        ]
+    except (KeyError, TypeError, ValueError):
+        return []
+    return [row for row in rows if row.fraction in FRACTIONS and row.mode in MODES and _sound(row)]
+
+
+def _sound(row: Judged) -> bool:
+    return math.isfinite(row.error) and math.isfinite(row.scale) and row.scale > 0

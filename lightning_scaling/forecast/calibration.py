@@ -1,0 +1,279 @@
+"""How far forecasts have been off what came, and the factor on their scale that makes intervals hold."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM
+
+FRACTIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
+"""Parts of the run at which forecasts are judged."""
+
+FAMILY, ALONE = "family", "alone"
+MODES = (FAMILY, ALONE)
+"""Taught by relatives, or from the run's own losses and the published prior."""
+
+REVISION = 1
+"""Of the forecasts themselves: raised when they change so much that errors of before say nothing of those to come."""
+
+ENOUGH = 5
+"""Runs below which nothing is corrected."""
+
+_VERSION = 1
+_WIDENING, _NARROWING = 5.0, 10.0
+_NEIGHBOURS = 0.7
+_LOG_FACTORS = np.linspace(-2.0, 2.0, 161)
+_MOST_SEEN = 256
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One forecast of the final loss beside what came.
+
+    Attributes:
+        run: Which run it was made for.
+        kind: A number that runs of one size, length and schedule share: they share their errors too.
+        mode: ``"family"`` or ``"alone"``.
+        fraction: The part of the run that had been seen, one of :data:`FRACTIONS`.
+        error: Logarithm of the outcome over the median forecast.
+        scale: Scale of the forecast over its median, without any correction.
+        live: Whether it was made while the run was training, rather than in a replay.
+    """
+
+    run: str
+    kind: int
+    mode: str
+    fraction: float
+    error: float
+    scale: float
+    live: bool = False
+
+    @property
+    def standardised(self) -> float:
+        """The error in units of the scale."""
+        return self.error / self.scale
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How widely the errors of one mode were spread, in units of the forecasts' scales, at each of the fractions.
+
+    Attributes:
+        runs: How many runs were forecast.
+        kinds: At each fraction, how many different runs: those of one size, length and schedule count once.
+        found: At each fraction the likeliest factor on the scale, 1 where there was no forecast.
+    """
+
+    runs: int
+    kinds: tuple[int, ...]
+    found: tuple[float, ...]
+
+    @classmethod
+    def of(cls, rows: Iterable[Judged]) -> Spread:
+        """The spread of the errors of some forecasts: the likeliest scale of a Student t at each fraction."""
+        rows = list(rows)
+        kinds, found = [], []
+        for fraction in FRACTIONS:
+            here = [row for row in rows if row.fraction == fraction]
+            kinds.append(len({row.kind for row in here}))
+            likely = _log_likelihood(np.array([row.standardised for row in here])).sum(0)
+            found.append(round(float(np.exp(_LOG_FACTORS[np.argmax(likely)])), 4) if here else 1.0)
+        return cls(len({row.run for row in rows}), tuple(kinds), tuple(found))
+
+    @property
+    def enough(self) -> bool:
+        """Whether there were enough runs to correct anything."""
+        return self.runs >= ENOUGH
+
+    @cached_property
+    def factor(self) -> tuple[float, ...]:
+        r"""The factors to use: :attr:`found`, smoothed over neighbouring fractions and drawn towards 1.
+
+        With ``n`` different runs the logarithm is multiplied by ``n / (n + 5)`` where the factor widens the interval,
+        by ``n / (n + 10)`` where it narrows it.
+        """
+        kinds = np.array(self.kinds, dtype=np.float64)
+        place = np.arange(kinds.size)
+        near = np.exp(-0.5 * ((place[:, None] - place) / _NEIGHBOURS) ** 2) * kinds
+        total = near.sum(1)
+        log = near @ np.log(self.found) / np.where(total > 0, total, 1.0)
+        log *= kinds / (kinds + np.where(log > 0, _WIDENING, _NARROWING))
+        return tuple(float(value) for value in np.exp(log))
+
+    def joined(self, other: Spread) -> Spread:
+        """This one and that of other runs together."""
+        both = list(zip(self.kinds, self.found, other.kinds, other.found, strict=True))
+        return Spread(
+            self.runs + other.runs,
+            tuple(n + m for n, _, m, _ in both),
+            tuple(round(math.exp((n * math.log(a) + m * math.log(b)) / max(n + m, 1)), 4) for n, a, m, b in both),
+        )
+
+
+def _log_likelihood(standardised: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each error, under each factor, shape ``(n, factors)``."""
+    df = DEGREES_OF_FREEDOM
+    constant = float(gammaln((df + 1) / 2) - gammaln(df / 2)) - 0.5 * math.log(df * math.pi)
+    z = standardised[:, None] / np.exp(_LOG_FACTORS)
+    log: NDArray[np.float64] = constant - (df + 1) / 2 * np.log1p(z**2 / df) - _LOG_FACTORS
+    return log
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The correction of intervals that finished runs of a family ask for.
+
+    A factor on the scale of the forecast at each of :data:`FRACTIONS`, apart for forecasts taught by relatives and for
+    those made alone; medians stay as they are.
+
+    Attributes:
+        spreads: By mode, what was found; a mode of fewer than :data:`ENOUGH` runs corrects nothing yet.
+        law: Name of the law behind the forecasts.
+        revision: :data:`REVISION` of the version that made them.
+        made: When, in ISO format.
+        version: Version of the package that made it.
+        family: Whose forecasts they were, if it has a name.
+        seen: Short names of the runs it rests on.
+    """
+
+    spreads: Mapping[str, Spread]
+    law: str
+    revision: int = REVISION
+    made: str = ""
+    version: str = ""
+    family: str | None = None
+    seen: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, rows: Sequence[Judged], law: str, **known: Any) -> Calibration:
+        """The correction that some forecasts ask for.
+
+        Args:
+            rows: The forecasts.
+            law: Name of the law behind them.
+            **known: Other attributes: ``made``, ``version``, ``family``.
+        """
+        spreads = {mode: Spread.of(row for row in rows if row.mode == mode) for mode in MODES}
+        runs = dict.fromkeys(short(row.run) for row in rows)
+        return cls({m: s for m, s in spreads.items() if s.runs}, law, seen=tuple(runs)[-_MOST_SEEN:], **known)
+
+    def __bool__(self) -> bool:
+        return any(spread.enough for spread in self.spreads.values())
+
+    def factor(self, mode: str, fraction: float) -> float:
+        """The factor on the scale of a forecast made at a fraction of the run; 1 where there is nothing to go by."""
+        spread = self.spreads.get(mode)
+        return 1.0 if spread is None or not spread.enough else float(np.interp(fraction, FRACTIONS, spread.factor))
+
+    def apply(self, mode: str, fraction: float, median: float, scale: float) -> tuple[float, float]:
+        """Median and scale of a forecast set right.
+
+        Args:
+            mode: ``"family"`` or ``"alone"``.
+            fraction: How much of the run has been seen.
+            median: Median of the final loss.
+            scale: Scale of its error.
+        """
+        return median, scale * self.factor(mode, fraction)
+
+    def joined(self, other: Calibration) -> Calibration:
+        """This one and that of other runs of the same family together."""
+        modes = [mode for mode in MODES if mode in self.spreads or mode in other.spreads]
+        spreads = {}
+        for mode in modes:
+            one, two = self.spreads.get(mode), other.spreads.get(mode)
+            spreads[mode] = one.joined(two) if one and two else one or two
+        return Calibration(
+            {mode: spread for mode, spread in spreads.items() if spread is not None},
+            self.law,
+            self.revision,
+            max(self.made, other.made),
+            self.version or other.version,
+            self.family or other.family,
+            (*self.seen, *other.seen)[-_MOST_SEEN:],
+        )
+
+    def stale(self, law: str) -> str:
+        """Why it says nothing of forecasts by this law and revision; empty if it does."""
+        if self.law == law and self.revision == REVISION:
+            return ""
+        by = f"version {self.version}" if self.version else "another version"
+        return f"it was made by {by}, which forecasts otherwise ({self.law}, revision {self.revision})"
+
+    def sentence(self) -> str:
+        """What it does to the intervals."""
+        spread = next((self.spreads[m] for m in MODES if m in self.spreads and self.spreads[m].enough), None)
+        if spread is None:
+            return "Too few past forecasts to correct the intervals."
+        least, most = min(spread.factor), max(spread.factor)
+        between = f"{least:.2f}" if f"{least:.2f}" == f"{most:.2f}" else f"{least:.2f} to {most:.2f}"
+        return f"Intervals are scaled by {between}, as past forecasts of {spread.runs} runs ask for."
+
+    def to_dict(self) -> dict[str, Any]:
+        """The correction as builtins, less than 5,000 characters of JSON."""
+        return {
+            "version": _VERSION,
+            "law": self.law,
+            "revision": self.revision,
+            "made": self.made,
+            "by": self.version,
+            "family": self.family,
+            "fractions": list(FRACTIONS),
+            "modes": {
+                mode: {
+                    "runs": spread.runs,
+                    "kinds": list(spread.kinds),
+                    "found": list(spread.found),
+                    "factor": [round(value, 4) for value in spread.factor],
+                }
+                for mode, spread in self.spreads.items()
+            },
+            "seen": list(self.seen),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
+        """Read back what :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: If it is something else, or of a later version.
+        """
+        try:
+            if data["version"] != _VERSION or list(data["fractions"]) != list(FRACTIONS):
+                raise ValueError(f"it has format {data['version']!r}, this version reads {_VERSION}")
+            spreads = {}
+            for mode in MODES:
+                if mode not in data["modes"]:
+                    continue
+                one = data["modes"][mode]
+                kinds, found = tuple(map(int, one["kinds"])), tuple(map(float, one["found"]))
+                sound = all(0.01 < value < 100 for value in found) and min(kinds, default=0) >= 0
+                if not sound or len(kinds) != len(FRACTIONS) or len(found) != len(FRACTIONS):
+                    raise ValueError("its factors make no sense")
+                spreads[mode] = Spread(int(one["runs"]), kinds, found)
+            family = data.get("family")
+            return cls(
+                spreads,
+                str(data["law"]),
+                int(data["revision"]),
+                str(data.get("made", "")),
+                str(data.get("by", "")),
+                None if family is None else str(family),
+                tuple(map(str, data.get("seen", ()))),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"it is no calibration ({type(error).__name__}: {error})") from error
+
+
+def short(run: str) -> str:
+    """A short name of a run, by which it is known to have been counted."""
+    return hashlib.sha1(run.encode(), usedforsecurity=False).hexdigest()[:6]
