@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_scaling.advice import Advice, Adviser, Situation
 from lightning_scaling.curve import Curve
-from lightning_scaling.deviation import Deviation, DeviationDetector, DivergenceWatch
+from lightning_scaling.deviation import Deviation, DeviationDetector, Divergence, DivergenceWatch
 from lightning_scaling.deviation.detector import block_of
 from lightning_scaling.forecast import PUBLISHED, Forecast, Forecaster, WhatIf, family_prior, what_if, what_ifs
 from lightning_scaling.forecast.calibrated import applied, calibrated
@@ -28,7 +28,7 @@ _UPDATES = 100
 _OPEN_GROWTH = 1.05
 _MIN_GAP = 4
 _START = 0.06
-_ENOUGH_POINTS = 16
+_ENOUGH_POINTS = 8
 _NONFINITE_ALARM = 20
 _NOISE_MEMORY = 20
 _MAX_LOG = 1000
@@ -135,10 +135,12 @@ class Monitor:
         self._pending = Pending()
         self._noise: list[float] = []
         self._follows = False
+        self._blown = False
         self._loss = math.nan
         self.curve = Curve(self.plan)
         self.forecast = self.measure.forecast(self._forecaster.before())
         self.deviation = Deviation(False, 1.0, None, None, "undecidable")
+        self.divergence: Divergence | None = None
         self.advice = Advice("continue", "No losses have been seen yet.")
         self.advice_log: list[Advice] = []
         self.ledger: list[dict[str, Any]] = []
@@ -191,7 +193,8 @@ class Monitor:
             self._compare_rates(steps[part], others["lr"], part)
             start = end
             now = int(steps[end - 1])
-            alarm = self.curve.nonfinite_tail == _NONFINITE_ALARM
+            self._blown = bool(losses[end - 1] > self._blown_up)
+            alarm = self._blown or self.curve.nonfinite_tail == _NONFINITE_ALARM
             if now >= self.next_update or alarm:
                 self.next_update = self._due_after(now)
                 if alarm or self._skip is None or not self._skip(now):
@@ -201,6 +204,9 @@ class Monitor:
     def _cut(self, steps: NDArray[np.float64], losses: NDArray[np.float64], start: int) -> int:
         """End of the part that may be added before the next update falls due."""
         end = min(start + int(np.searchsorted(steps[start:], self.next_update, side="left")) + 1, steps.size)
+        blown = np.flatnonzero(losses[start:end] > self._blown_up)
+        if blown.size:
+            end = start + int(blown[0]) + 1
         finite = np.isfinite(losses[start:end])
         if finite.all():
             return end
@@ -211,6 +217,13 @@ class Monitor:
             if tail == _NONFINITE_ALARM:
                 return start + offset + 1
         return end
+
+    @property
+    def _blown_up(self) -> float:
+        """A loss so high that an update is not waited for; infinite while a blow-up is under way already."""
+        if not self.measure.plain or not self._noise:
+            return math.inf
+        return self._watch.limit(float(np.median(self._noise)))
 
     def _compare_rates(self, steps: NDArray[np.float64], lr: NDArray[np.float64] | None, part: slice) -> None:
         if lr is None:
@@ -252,20 +265,22 @@ class Monitor:
             per_loss = forecast.params["noise"] * math.sqrt(forecast.params["losses_per_point"])
             self._noise = [*self._noise, per_loss][-_NOISE_MEMORY:]
         held_to = forecast if forecast.own is None else replace(forecast, path=forecast.own)
-        verdict = self._detector.update(on_law, held_to, settled=self._settled(now, forecast))
+        settled = self._settled(now, forecast)
+        verdict = self._detector.update(on_law, held_to, settled=settled, losses=self._pending.means[1])
         self.deviation = self.measure.deviation(verdict, block)
         self.forecast = self._doubt(self.measure.forecast(forecast, known=self.plan.known), ratio)
         if block is not None:
             self._loss = block.loss
         elif self._pending.nonfinite:
             self._loss = math.nan
+        self.divergence = self.measure.divergence(self._watch.update(on_law, blown=self._blown))
         situation = Situation(
             step=now,
             fraction=self._fraction(now),
             loss=self._loss,
             forecast=self.forecast,
             deviation=self.deviation,
-            divergence=self.measure.divergence(self._watch.update(on_law)),
+            divergence=self.divergence,
             nonfinite_tail=self.curve.nonfinite_tail,
             nonfinite=self._pending.nonfinite,
             rate_ratio=ratio,
@@ -278,6 +293,7 @@ class Monitor:
         if not self.advice_log or before.action != self.advice.action:
             self.advice_log = [*self.advice_log, self.advice][-_MAX_LOG:]
         self._pending.clear()
+        self._blown = False
         update = Update(now, situation.fraction, situation.loss, self.forecast, self.deviation, self.advice)
         self.ledger.append(
             ledger_row(

@@ -249,3 +249,14 @@ def test_a_rising_metric_gets_low_trust():
     update = replay(Run(steps, np.log(steps), [1e-3] * 500, total_steps=500), at=[0.5])[0]
     assert update.forecast.trust == "low"
     assert "not falling" in update.forecast.why
+
+
+def test_a_blow_up_is_not_waited_out_until_the_next_update(make_run):
+    run = make_run("constant", every=1, total=2000)
+    loss = run.loss.copy()
+    loss[1204] = 400.0
+    updates = replay(Run(run.step, loss, run.lr, total_steps=2000, planned_lr=run.planned_lr))
+    spoke = next(u for u in updates if u.advice.action != "continue")
+    assert spoke.step == 1205
+    assert spoke.advice.action == "investigate"
+    assert updates[-1].advice.action == "continue", "one bad batch is no broken run"

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.deviation.result import Deviation, Direction
+from lightning_scaling.deviation.noise import NoiseWatch
+from lightning_scaling.deviation.result import Deviation, Direction, Kind
 from lightning_scaling.forecast.result import Forecast
 
 _JUMPS = (0.015, 0.08, 0.4)
@@ -25,8 +26,12 @@ _MIN_BELOW = 0.025
 _STAKE = 0.01
 _REACH = 0.25
 _GRID = 24
-_RECOVERED = 3
+_RECOVERED = 4
 _BACK = 0.25
+_STAKED_ON_NOISE = 0.3
+_CALM = 1.3
+_RISING = 0.25
+_PRIOR_LOSSES = 8.0
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,10 @@ class _Anchors:
         mean: NDArray[np.float64] = np.logaddexp.reduce(self._log_e, axis=1) - math.log(_FILTERS - 1)
         return mean
 
+    def jumped(self, anchor: int) -> bool:
+        """Whether a jump explains best how the run has left one of the anchors."""
+        return int(np.argmax(self._log_e[anchor])) < len(_JUMPS)
+
 
 class DeviationDetector:
     """Compares each block of losses with the forecasts made before it, all of them at once.
@@ -157,9 +166,10 @@ class DeviationDetector:
     looked at (see Ramdas et al. 2023, arXiv 2210.01948). The guarantee is as good as the forecast's uncertainty; that
     is why it is taken 1.2 times wider, a single block moves the evidence by a bounded amount, and an alarm also needs
     an effect of at least 0.5 % of the loss above the forecast, or 2.5 % below it, where a run is seldom in trouble.
+    Three tenths of the stake lie on the noise having grown (:class:`NoiseWatch`).
 
     Once the alarm is on no further forecasts are frozen, so the damage is not absorbed; when the run has come back to
-    within a quarter of its farthest distance for three blocks, the alarm is taken back.
+    within a quarter of its farthest distance, in the mean of four blocks, the alarm is taken back.
 
     Args:
         alpha: Probability of a false alarm over the whole run.
@@ -175,21 +185,34 @@ class DeviationDetector:
         self._alarm: Forecast | None = None
         self._inside = 0
         self._farthest = 0.0
+        self._distances: list[float] = []
         self._unused = 1.0
         self._settled = 0.0
         self._log_e = 0.0
+        self._kind: Kind | None = None
+        self._noise = NoiseWatch()
 
-    def update(self, block: Block | None, forecast: Forecast, *, settled: bool = True) -> Deviation:
+    def update(
+        self,
+        block: Block | None,
+        forecast: Forecast,
+        *,
+        settled: bool = True,
+        losses: NDArray[np.float64] | None = None,
+    ) -> Deviation:
         """Judge the losses since the last update, then freeze the forecast made after them.
 
         Args:
             block: The losses since the last update; ``None`` when none was finite.
             forecast: The forecast made after them; it serves as an anchor for later blocks only.
             settled: Whether the run is past the start, where forecasts are not worth holding it to.
+            losses: The losses since the last update one by one, shape ``(n,)``, to tell their noise by.
 
         Returns:
             The verdict.
         """
+        if losses is not None and settled:
+            self._noise.update(losses)
         if block is not None and len(self._anchors) and self._alarm is None:
             self._settled += self._anchors.retire(block.step)
             if len(self._anchors):
@@ -222,18 +245,37 @@ class DeviationDetector:
     def _test(self, block: Block) -> None:
         logs = np.log(self._anchors.share) + self._anchors.evidence
         stake = self._unused + self._settled
-        self._log_e = float(np.logaddexp(np.logaddexp.reduce(logs), math.log(stake) if stake > 0 else -math.inf))
+        path = float(np.logaddexp(np.logaddexp.reduce(logs), math.log(stake) if stake > 0 else -math.inf))
+        path, noise = path + math.log(1 - _STAKED_ON_NOISE), self._noise.log_e + math.log(_STAKED_ON_NOISE)
+        self._log_e = float(np.logaddexp(path, noise))
         strongest = int(np.argmax(logs))
         excess = block.loss - float(self._anchors.expected(block.step)[0][strongest])
         least = (_MIN_ABOVE if excess > 0 else _MIN_BELOW) * abs(block.loss)
-        if self._log_e >= -math.log(self.alpha) and abs(excess) >= least:
-            self._alarm, self._inside, self._farthest = self._anchors.forecasts[strongest], 0, abs(excess)
+        if self._log_e < -math.log(self.alpha):
+            return
+        if noise > path and self._noise.grown:
+            self._kind = "noise growth"
+        elif abs(excess) >= least:
+            above: Kind = "level shift" if self._anchors.jumped(strongest) else "plateau"
+            self._kind = above if excess > 0 else "too good to be true"
+        else:
+            return
+        self._alarm, self._inside, self._farthest, self._distances = (
+            self._anchors.forecasts[strongest],
+            0,
+            0.0,
+            [excess],
+        )
 
     def _recovered(self, left: Forecast, block: Block) -> bool:
-        distance = abs(block.loss - left.at(block.step))
+        if self._kind == "noise growth":
+            self._inside = self._inside + 1 if self._noise.ratio <= _CALM else 0
+            return self._inside >= _RECOVERED
+        # Means of a few blocks: one noisy block near the path is no return.
+        self._distances = [*self._distances, block.loss - left.at(block.step)][-_RECOVERED:]
+        distance = abs(sum(self._distances)) / _RECOVERED
         self._farthest = max(self._farthest, distance)
-        self._inside = self._inside + 1 if distance <= max(_BACK * self._farthest, 2 * block.sd) else 0
-        return self._inside >= _RECOVERED
+        return len(self._distances) == _RECOVERED and distance <= max(_BACK * self._farthest, block.sd / _RECOVERED)
 
     def _verdict(self, block: Block | None) -> Deviation:
         if not len(self._anchors) and self._alarm is None:
@@ -247,9 +289,24 @@ class DeviationDetector:
             expected = float(self._anchors.expected(block.step)[0][-1])
         excess = block.loss - expected if block is not None else math.nan
         if self._alarm is None:
-            return Deviation(False, e_value, None, None, "on track", excess, expected)
-        direction: Direction = "below" if excess < 0 else "above"
-        return Deviation(True, e_value, direction, self._alarm.step, "deviating", excess, expected)
+            return Deviation(False, e_value, None, None, "on track", excess, expected, None, self._noise.ratio)
+        direction: Direction | None = "below" if excess < 0 else "above"
+        if self._kind == "noise growth":
+            direction = None
+        elif self._kind in ("plateau", "slow divergence") and block is not None:
+            rise = block.loss - float(self._alarm.at(max(self._alarm.step, 1)))
+            self._kind = "slow divergence" if rise > _RISING * excess else "plateau"
+        return Deviation(
+            True,
+            e_value,
+            direction,
+            self._alarm.step,
+            "deviating",
+            excess,
+            expected,
+            self._kind,
+            self._noise.ratio,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs. Frozen forecasts are not carried over: a resume begins a new segment."""
@@ -267,7 +324,8 @@ def block_of(steps: NDArray[np.float64], losses: NDArray[np.float64], noise: flo
     Args:
         steps: Optimizer steps, shape ``(n,)``.
         losses: Losses, shape ``(n,)``; those not finite are left out.
-        noise: Standard deviation that the mean of so many losses has had around earlier fits.
+        noise: Standard deviation that the mean of so many losses has had around earlier fits; it counts like eight more
+            losses, so that few of them do not make their own noise.
 
     Returns:
         The block, or ``None`` without a finite loss.
@@ -281,6 +339,8 @@ def block_of(steps: NDArray[np.float64], losses: NDArray[np.float64], noise: flo
         reach = 5 * 1.4826 * float(np.median(np.abs(losses - middle)))
         losses = np.clip(losses, middle - reach, middle + reach)
     within = _CORRELATED * float(losses.var(ddof=1)) / losses.size if losses.size > 1 else 0.0
+    own, known = losses.size - 1, _PRIOR_LOSSES if noise > 0 else 0.0
+    variance = (own * within + known * noise**2) / max(own + known, 1)
     mean = float(losses.mean())
-    sd = math.sqrt(max(within, noise**2) + (_LAW_FLOOR * mean) ** 2)
+    sd = math.sqrt(variance + (_LAW_FLOOR * mean) ** 2)
     return Block(float(steps.mean()), mean, sd)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Direction = Literal["above", "below"]
 Verdict = Literal["on track", "deviating", "undecidable"]
+Kind = Literal["level shift", "slow divergence", "plateau", "noise growth", "too good to be true"]
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,13 @@ class Deviation:
         alarm: Whether the evidence has reached ``1 / alpha`` and the run has not come back since.
         e_value: Evidence against "the run follows its forecast", by an e-process: under that hypothesis it exceeds
             ``1 / alpha`` at any time of the run with probability at most ``alpha``.
-        direction: ``"above"`` or ``"below"`` the forecast; ``None`` without an alarm.
+        direction: ``"above"`` or ``"below"`` the forecast; ``None`` without an alarm or where only the noise has grown.
         since_step: The forecast made at this step is the one the run has left; ``None`` without an alarm.
         verdict: ``"on track"``, ``"deviating"``, or ``"undecidable"`` while there is no forecast to hold the run to.
         excess: Loss now minus the loss forecast for now; ``nan`` where there is no forecast.
         expected: The loss forecast for now; ``nan`` where there is no forecast.
+        kind: What the departure looks most like; ``None`` without an alarm.
+        noise_ratio: Noise of the last losses over the usual noise; ``nan`` where it is not known.
     """
 
     alarm: bool
@@ -32,6 +35,8 @@ class Deviation:
     verdict: Verdict
     excess: float = math.nan
     expected: float = math.nan
+    kind: Kind | None = None
+    noise_ratio: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as builtins."""
@@ -43,4 +48,6 @@ class Deviation:
             "verdict": self.verdict,
             "excess": self.excess,
             "expected": self.expected,
+            "kind": self.kind,
+            "noise_ratio": self.noise_ratio,
         }

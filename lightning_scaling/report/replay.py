@@ -162,9 +162,27 @@ def _draw_errors(axes: Axes, found: Honesty) -> None:
             axes.plot(_GRID, edge, color=style.INK, linewidth=1.8)
     axes.axhline(0, color=style.INK, linewidth=0.8)
     settled = _GRID >= _SETTLED
+    if not np.isfinite(found.error[:, settled]).any():
+        settled = np.ones(_GRID.size, dtype=bool)
     spread = np.abs(found.error[:, settled])
-    reach = max(float(np.nanquantile(spread, 0.98)), float(np.nanmax(wide[settled], initial=0.0))) * 1.15
+    # a run that came to grief must not flatten all the others
+    promised = float(np.nanmax(wide[settled], initial=0.0)) or math.inf
+    reach = 1.15 * min(max(float(np.nanquantile(spread, 0.98)), promised), 2 * promised)
     axes.set_ylim(-reach, reach)
+    beyond = int((np.nanmax(spread, axis=1, initial=0.0) > reach).sum())
+    if beyond:
+        axes.annotate(
+            f"{beyond:,} {'run goes' if beyond == 1 else 'runs go'} beyond the edge",
+            (1.0, 1.0),
+            (-2, -4),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            color=style.MUTED,
+            fontsize=10,
+            ha="right",
+            va="top",
+            path_effects=style.halo(),
+        )
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="%"))
     axes.set_ylabel("error of the forecast")
     style.bare(axes)

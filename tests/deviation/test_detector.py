@@ -50,13 +50,23 @@ def test_a_shift_is_found_within_four_blocks_and_stays_found(shift, direction):
     assert 450 <= verdicts[-1].since_step <= 510
     assert verdicts[-1].excess == pytest.approx(shift, abs=4 * NOISE)
     assert verdicts[-1].e_value >= 100
+    assert verdicts[-1].kind == ("level shift" if shift > 0 else "too good to be true")
 
 
 def test_a_slow_drift_is_found():
     losses = healthy(2)
-    losses[50:] += 0.2 * np.arange(50) / 50
+    losses[50:] += 0.4 * np.arange(50) / 50
     verdicts = judged(losses)
     assert any(v.alarm for v in verdicts[50:75])
+    assert verdicts[-1].kind == "slow divergence"
+
+
+def test_a_loss_that_stops_falling_is_called_a_plateau():
+    losses = healthy(3)
+    losses[50:] = losses[50:] + path(np.array([500.0]))[0] - path(np.arange(510, 1001, 10))[0]
+    verdicts = judged(losses)
+    assert next(v for v in verdicts if v.alarm).kind == "plateau"
+    assert not any(v.alarm for v in verdicts[:50])
 
 
 def test_a_single_bad_block_is_no_alarm_and_no_yardstick():
@@ -118,3 +128,16 @@ def test_the_watch_survives_a_round_trip():
         first.update(Block(1, loss, 0.02))
     second.load_state_dict(first.state_dict())
     assert second.update(Block(2, 8.0, 0.02)) == first.update(Block(2, 8.0, 0.02))
+
+
+def test_one_loss_far_beyond_all_that_was_gained_is_said_at_once():
+    watch = DivergenceWatch()
+    assert watch.limit(0.02) == float("inf"), "nothing has been gained yet"
+    for loss in [10.0, 5.0, 4.0]:
+        watch.update(Block(1, loss, 0.02))
+    assert watch.limit(0.02) == pytest.approx(4 + 2 * 6)
+    assert watch.limit(5.0) == pytest.approx(4 + 10 * 5.0)
+    found = watch.update(Block(2, 30.0, 20.0), blown=True)
+    assert found.lost == pytest.approx(26 / 6)
+    assert not found.lasting
+    assert watch.limit(0.02) == float("inf"), "one blow-up is said once"
