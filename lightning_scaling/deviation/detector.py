@@ -31,6 +31,8 @@ _BACK = 0.25
 _STAKED_ON_NOISE = 0.3
 _CALM = 1.3
 _RISING = 0.25
+_EARLY = 0.25
+_QUIET = 0.05
 _PRIOR_LOSSES = 8.0
 
 
@@ -102,7 +104,8 @@ class _Anchors:
         done = self._end < step
         if not done.any():
             return 0.0
-        worth = float(np.sum(self.share[done] * np.exp(np.minimum(self.evidence[done], 600.0))))
+        most = np.where(self.early[done], 0.0, 600.0)  # what early ones knew of a loss that is too good was not used
+        worth = float(np.sum(self.share[done] * np.exp(np.minimum(self.evidence[done], most))))
         keep = ~done
         self.forecasts = [forecast for forecast, kept in zip(self.forecasts, keep, strict=True) if kept]
         for name in ("share", "_begin", "_end", "_median", "_scale", "_state", "_cov", "_log_e", "_variance", "_at"):
@@ -144,6 +147,13 @@ class _Anchors:
         self._cov = self._cov - gain[..., :, None] * self._cov[:, :, None, 0, :]
 
     @property
+    def early(self) -> NDArray[np.bool_]:
+        """Which forecasts were made early in the run, shape ``(a,)``."""
+        horizons = np.array([forecast.horizon for forecast in self.forecasts])
+        early: NDArray[np.bool_] = self._begin < _EARLY * horizons
+        return early
+
+    @property
     def evidence(self) -> NDArray[np.float64]:
         """Logarithm of the mean of each anchor's e-values, shape ``(a,)``."""
         mean: NDArray[np.float64] = np.logaddexp.reduce(self._log_e, axis=1) - math.log(_FILTERS - 1)
@@ -169,7 +179,9 @@ class DeviationDetector:
     Three tenths of the stake lie on the noise having grown (:class:`NoiseWatch`).
 
     Once the alarm is on no further forecasts are frozen, so the damage is not absorbed; when the run has come back to
-    within a quarter of its farthest distance, in the mean of four blocks, the alarm is taken back.
+    within a quarter of its farthest distance, in the mean of four blocks, the alarm is taken back, and forecasts are
+    frozen again after another 5 % of the run. Forecasts from the first quarter of a run raise no alarm that it is
+    below.
 
     Args:
         alpha: Probability of a false alarm over the whole run.
@@ -190,6 +202,7 @@ class DeviationDetector:
         self._settled = 0.0
         self._log_e = 0.0
         self._kind: Kind | None = None
+        self._quiet_until = 0.0
         self._noise = NoiseWatch()
 
     def update(
@@ -220,6 +233,7 @@ class DeviationDetector:
                 self._test(block)
         elif block is not None and self._alarm is not None and self._recovered(self._alarm, block):
             self.reset()
+            self._quiet_until = block.step + _QUIET * forecast.horizon
             return Deviation(False, 1.0, None, None, "on track")
         verdict = self._verdict(block)
         if self._alarm is None and settled and forecast.path is not None and block is not None:
@@ -228,6 +242,8 @@ class DeviationDetector:
 
     def _freeze(self, forecast: Forecast, block: Block) -> None:
         if self._anchors.reach(forecast) <= forecast.step or self._surprising(block):
+            return
+        if forecast.step < self._quiet_until:
             return
         # A planned run stakes equal parts; without a planned end the parts are a geometric series.
         share = min(_STAKE if forecast.ends else 0.1 * self._unused, self._unused)
@@ -243,28 +259,31 @@ class DeviationDetector:
         return abs(block.loss - float(expected[-1])) > _CLIP * math.hypot(_HEAVIER * float(scale[-1]), block.sd)
 
     def _test(self, block: Block) -> None:
-        logs = np.log(self._anchors.share) + self._anchors.evidence
+        anchors = self._anchors
+        excess = block.loss - anchors.expected(block.step)[0]
+        # Early forecasts of runs that gather speed late are often too high: they say nothing of too good a loss.
+        logs = np.where((excess < 0) & anchors.early, -math.inf, np.log(anchors.share) + anchors.evidence)
         stake = self._unused + self._settled
         path = float(np.logaddexp(np.logaddexp.reduce(logs), math.log(stake) if stake > 0 else -math.inf))
         path, noise = path + math.log(1 - _STAKED_ON_NOISE), self._noise.log_e + math.log(_STAKED_ON_NOISE)
         self._log_e = float(np.logaddexp(path, noise))
         strongest = int(np.argmax(logs))
-        excess = block.loss - float(self._anchors.expected(block.step)[0][strongest])
-        least = (_MIN_ABOVE if excess > 0 else _MIN_BELOW) * abs(block.loss)
+        off = float(excess[strongest])
+        least = (_MIN_ABOVE if off > 0 else _MIN_BELOW) * abs(block.loss)
         if self._log_e < -math.log(self.alpha):
             return
         if noise > path and self._noise.grown:
             self._kind = "noise growth"
-        elif abs(excess) >= least:
+        elif path > noise and abs(off) >= least:
             above: Kind = "level shift" if self._anchors.jumped(strongest) else "plateau"
-            self._kind = above if excess > 0 else "too good to be true"
+            self._kind = above if off > 0 else "too good to be true"
         else:
             return
         self._alarm, self._inside, self._farthest, self._distances = (
             self._anchors.forecasts[strongest],
             0,
             0.0,
-            [excess],
+            [off],
         )
 
     def _recovered(self, left: Forecast, block: Block) -> bool:
