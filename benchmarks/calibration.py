@@ -6,7 +6,7 @@ inside the 90 % interval before and after the correction. Then the halves change
 not drawn towards 1. The outcome is the mean loss over the last 1 % of the plan, as in the ledger of a run; the summary
 is given also for `final_loss` of the recorded runs, the mean of their last 2 %, by which benchmarks/forecast.py judges.
 
-    python benchmarks/calibration.py [--family NAME] [--splits 3] [--json]
+    python benchmarks/calibration.py [--family NAME] [--splits 3] [--json] [--quick]
 """
 
 from __future__ import annotations
@@ -164,15 +164,18 @@ def main() -> None:
     parser.add_argument("--family", help="only this family")
     parser.add_argument("--splits", type=int, default=3, help="how often each family is halved")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    parser.add_argument("--quick", action="store_true", help="the smallest family only, halved once")
     args = parser.parse_args()
     families: dict[str, list[Recorded]] = defaultdict(list)
     for item in scored(curves()):
         families[item.family].append(item)
     rows, seconds = [], {}
-    for name, items in families.items():
-        if len(items) >= FEWEST and args.family in (None, name):
-            more, seconds[name] = task(items, args.splits)
-            rows += more
+    chosen = {k: v for k, v in families.items() if len(v) >= FEWEST and args.family in (None, k)}
+    if args.quick:
+        chosen = dict([min(chosen.items(), key=lambda pair: len(pair[1]))])
+    for name, items in chosen.items():
+        more, seconds[name] = task(items, 1 if args.quick else args.splits)
+        rows += more
     if not rows:
         parser.error(f"there is no family {args.family!r} of {FEWEST} runs")
     found = measured(pd.DataFrame(rows))

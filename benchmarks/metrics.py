@@ -3,7 +3,7 @@
 Small networks are trained on the spot (digits, and bytes of the standard library; five schedules), and their
 accuracies and losses followed: as what they are, as if they were losses without bounds, and by the last value seen.
 
-    python benchmarks/metrics.py [--json] [--whole] [--scales]
+    python benchmarks/metrics.py [--json] [--whole] [--scales] [--quick]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     parser.add_argument("--whole", action="store_true", help="three seeds and more sizes: four times as long")
     parser.add_argument("--scales", action="store_true", help="compare the scales that the law may hold on instead")
+    parser.add_argument("--quick", action="store_true", help="the first four trainings only")
     args = parser.parse_args()
     if args.scales:
         compared = pd.DataFrame([row for training in trainings(whole=args.whole) for row in scales_of(training)])
@@ -131,9 +133,8 @@ def main() -> None:
         found = grouped.agg(runs="size", median="median", mean="mean", p90=lambda x: x.quantile(0.9))
         print(json.dumps(found.reset_index().to_dict("records")) if args.json else found.round(2).to_string())
         return
-    table = pd.DataFrame(
-        [row for training in trainings(whole=args.whole) for name in FOLLOWED for row in rows_of(training, name)]
-    )
+    made = islice(trainings(whole=args.whole), 4 if args.quick else None)
+    table = pd.DataFrame([row for training in made for name in FOLLOWED for row in rows_of(training, name)])
     main_table = summary(table, ["metric", "way", "fraction"])
     own = table[table.way == "its scale"]
     kinds = summary(own[own.metric == "val_acc"].assign(kind=own.run.str.replace(r"-\d+$", "", regex=True)), ["kind"])
