@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_scaling.advice import Advice, Adviser, Situation
+from lightning_scaling.advice.background import Background
 from lightning_scaling.curve import Curve
 from lightning_scaling.deviation import Deviation, DeviationDetector, Divergence, DivergenceWatch
 from lightning_scaling.deviation.detector import block_of
@@ -125,6 +126,10 @@ class Monitor:
         self.measure = Measure(metric, mode, bounds)
         self._history = history
         self._prior: Teacher = PUBLISHED
+        self._background = Background(
+            self.plan, params, metric=self.measure.told["metric"], rising=self.measure.scale.mode == "max"
+        )
+        self._background.teach(history or ())
         self._teach()
         self._sized = False
         self._skip = skip
@@ -193,7 +198,7 @@ class Monitor:
             self._compare_rates(steps[part], others["lr"], part)
             start = end
             now = int(steps[end - 1])
-            self._blown = bool(losses[end - 1] > self._blown_up)
+            self._blown = bool(self._blown_up < losses[end - 1] < math.inf)
             alarm = self._blown or self.curve.nonfinite_tail == _NONFINITE_ALARM
             if now >= self.next_update or alarm:
                 self.next_update = self._due_after(now)
@@ -204,10 +209,11 @@ class Monitor:
     def _cut(self, steps: NDArray[np.float64], losses: NDArray[np.float64], start: int) -> int:
         """End of the part that may be added before the next update falls due."""
         end = min(start + int(np.searchsorted(steps[start:], self.next_update, side="left")) + 1, steps.size)
-        blown = np.flatnonzero(losses[start:end] > self._blown_up)
+        finite = np.isfinite(losses[start:end])
+        blown = np.flatnonzero(finite & (losses[start:end] > self._blown_up))
         if blown.size:
             end = start + int(blown[0]) + 1
-        finite = np.isfinite(losses[start:end])
+            finite = finite[: end - start]
         if finite.all():
             return end
         # A loss that stays non-finite is worth an update at once: cut where the run of them reaches its length.
@@ -287,10 +293,16 @@ class Monitor:
             target=self.target,
             metric=self.measure.name,
             mode=self.measure.scale.mode,
+            **self._background.told(
+                now,
+                self._loss,
+                self.curve,
+                troubled=self.deviation.alarm or self.divergence is not None,
+            ),
         )
         before = self.advice
         self.advice = self._adviser.advise(situation)
-        if not self.advice_log or before.action != self.advice.action:
+        if not self.advice_log or before.topic != self.advice.topic:
             self.advice_log = [*self.advice_log, self.advice][-_MAX_LOG:]
         self._pending.clear()
         self._blown = False
@@ -387,14 +399,26 @@ class Monitor:
                 constant from the present.
         """
         self.curve.mark(reason)
+        self._background.mark(reason)
         self._follows = self._follows or follow_rates
         self._detector.reset()
         self.deviation = Deviation(False, 1.0, None, None, "undecidable")
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Take facts that were seen beside the losses; they only serve to name what to check first.
+
+        Args:
+            facts: By name, as builtins; ``None`` takes one back. ``idle`` (parameter tensors that have lost their
+                gradient) with ``tensors``, ``idle_share``, ``idle_names``, ``idle_since``; ``state_lost`` (step of a
+                resume without the optimizer's state); ``precision``; ``unit`` of what is counted; ``epoch_steps``.
+        """
+        self._background.note(facts)
 
     def replan(self, plan: Plan) -> None:
         """Take a new plan from here on."""
         self.plan = plan
         self.curve.replan(plan)
+        self._background.replan(plan)
         self._forecaster = Forecaster(plan, self._prior)
         self._detector.reset()
         self.next_update = self._due_after(max(self.curve.last_step, 0))
@@ -407,6 +431,7 @@ class Monitor:
             prior: What :func:`~lightning_scaling.forecast.family_prior` makes of them, where it is known already.
         """
         self._sized = False
+        self._background.teach(history)
         if prior is not None and self.measure.plain:
             self._prior = self._calibrated(prior, history)
         else:
@@ -416,7 +441,7 @@ class Monitor:
             if self.measure.scale != scale:
                 self._rescale()
         self._forecaster = Forecaster(self.plan, self._prior)
-        if not len(self.curve):
+        if not self.ledger:
             self.forecast = self.measure.forecast(self._forecaster.before())
 
     def what_if(self, change: str | Plan, **options: Any) -> WhatIf:
@@ -498,6 +523,7 @@ class Monitor:
             "pending": self._pending.state_dict(),
             "watch": self._watch.state_dict(),
             "adviser": self._adviser.state_dict(),
+            "background": self._background.state_dict(),
             "noise": list(self._noise),
             "follows": self._follows,
             "ledger": [dict(row) for row in self.ledger],
@@ -520,6 +546,8 @@ class Monitor:
             self._watch.load_state_dict(state["watch"])
             self._noise = list(state["noise"])
         self._adviser.load_state_dict(state["adviser"])
+        if "background" in state:
+            self._background.load_state_dict(state["background"])
         if not self.measure.plain:
             self._teach()
         self._follows = bool(state["follows"])

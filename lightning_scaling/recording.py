@@ -94,7 +94,18 @@ class Taught:
     calibration: Mapping[str, Any] | None = None
 
 
-Event = Begun | Seen | Updated | Marked | Replanned | Taught
+@dataclass(frozen=True)
+class Noted:
+    """Facts were seen beside the losses.
+
+    Attributes:
+        facts: By name, as builtins.
+    """
+
+    facts: Mapping[str, Any]
+
+
+Event = Begun | Seen | Updated | Marked | Replanned | Taught | Noted
 
 
 class Recording(Run):

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from lightning_scaling.forecast.calibration import Calibration
 from lightning_scaling.ledger import settle
 from lightning_scaling.monitor import Monitor, Update
-from lightning_scaling.recording import Begun, Event, Marked, Recording, Replanned, Seen, Taught, Updated
+from lightning_scaling.recording import Begun, Event, Marked, Noted, Recording, Replanned, Seen, Taught, Updated
 from lightning_scaling.run import Run, RunHistory
 
 _ALPHA = 0.01
@@ -137,6 +137,8 @@ class JournalDriver(Driver):
             self.monitor.mark(event.reason, follow_rates=event.follow_rates)
         elif isinstance(event, Replanned):
             self.monitor.replan(event.plan)
+        elif isinstance(event, Noted):
+            self.monitor.note(event.facts)
         elif self._history is not None:
             self.monitor.learn(lesson_of(self._history, event)[0])
         return []

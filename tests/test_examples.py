@@ -1,9 +1,14 @@
+import importlib
 import importlib.util
+import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
+
+from lightning_scaling.advice.suspects import Suspect
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,3 +65,69 @@ def test_the_library_is_split_by_file_and_always_alike(train_bytes):
     assert 0.01 < len(held_out) / len(training) < 0.15
     again, _ = train_bytes.library_text()
     assert torch.equal(training[:10_000], again[:10_000])
+
+
+@pytest.fixture(scope="module")
+def faults():
+    folder = str(ROOT / "examples")
+    sys.path.insert(0, folder)
+    try:
+        yield importlib.import_module("faults")
+    finally:
+        sys.path.remove(folder)
+
+
+def batch(size=8):
+    return {"inputs": torch.arange(size * 4).view(size, 4), "labels": torch.arange(size * 4).view(size, 4)}
+
+
+def test_every_fault_names_suspects_that_the_adviser_knows(faults):
+    known = get_args(Suspect)
+    for name, fault in faults.FAULTS.items():
+        assert fault.suspects, name
+        assert set(fault.suspects) <= set(known), name
+        assert fault.data or fault.step or fault.resumed or not fault.warmup, name
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "labels"),
+    [("labels", False, True), ("corrupted", True, True), ("normalisation", True, False)],
+)
+def test_a_fault_of_the_data_changes_what_it_says(faults, name, inputs, labels):
+    change = faults.FAULTS[name].data(torch.Generator().manual_seed(0))
+    broken = batch()
+    change(broken, 0)
+    assert (not torch.equal(broken["inputs"], batch()["inputs"])) == inputs
+    assert (not torch.equal(broken["labels"], batch()["labels"])) == labels
+
+
+def test_repeated_data_are_the_first_batches_again(faults, monkeypatch):
+    monkeypatch.setattr("broken_runs.FEW_WINDOWS", 16)
+    change = faults.FAULTS["repeats"].data(torch.Generator())
+    seen = []
+    for since in range(6):
+        one = batch()
+        one["inputs"] += 100 * since
+        change(one, since)
+        seen.append(int(one["inputs"][0, 0]))
+    assert seen == [0, 100, 0, 100, 0, 100]
+
+
+def test_the_table_counts_what_was_found_in_time_and_what_was_right(faults):
+    def result(name, seed, **found):
+        return {"name": name, "title": name, "seed": seed, "early": [], "kind": None, "suspect": None, **found}
+
+    figures = faults.summary(
+        [
+            result("labels", 0, delay=0.02, flagged=330, suspect="data"),
+            result("labels", 1, delay=0.05, flagged=350, suspect="learning rate"),
+            result("labels", 2, delay=0.2, flagged=480, suspect="data"),
+            result("labels", 3, delay=0.01, flagged=328, suspect="data", early=[200]),
+            result("bytes", 50, delay=None, flagged=None),
+            result("bytes", 51, delay=None, flagged=None, early=[100]),
+        ]
+    )
+    (row,) = figures["faults"]
+    assert (row["seeds"], row["flagged"], row["right"], row["early"]) == (4, 2, 1, 1)
+    assert row["delay"] == pytest.approx(0.035)
+    assert figures["healthy"] == [{"name": "bytes", "title": "bytes", "seeds": 2, "flagged": 1}]

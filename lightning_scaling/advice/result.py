@@ -30,6 +30,11 @@ class Advice:
     confidence: float = 0.0
     step: int = 0
 
+    @property
+    def topic(self) -> tuple[str, str | None]:
+        """Action and first suspect: what has to change for the advice to be told anew."""
+        return self.action, self.evidence.get("suspect")
+
     def to_dict(self) -> dict[str, Any]:
         """The advice as builtins."""
         return {

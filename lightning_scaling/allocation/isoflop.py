@@ -90,6 +90,12 @@ class IsoflopMinima:
         half = normal_quantile(checked_level(level)) * sd
         return float(np.exp(mean - half)), float(np.exp(mean + half))
 
+    def log_size(self, log_flops: ArrayLike) -> tuple[Array, Array]:
+        """Mean and standard deviation of the logarithm of the optimal size at ln flops; nan without a minimum."""
+        at = np.asarray(log_flops, dtype=np.float64)
+        mean, sd = self._log_at(np.exp(at.ravel()))
+        return mean.reshape(at.shape), sd.reshape(at.shape)
+
     def _at(self, flops: ArrayLike) -> tuple[Array, Array]:
         budgets = np.asarray(flops, dtype=np.float64)
         if np.any(~(budgets > 0)):

@@ -57,6 +57,11 @@ class Trend:
         wandering = np.where(u[:, None] * v[None, :] > 0, shorter**2 * (3 * longer - shorter) / 6, 0.0)
         return np.asarray(_VAGUE + spread * u[:, None] * v[None, :] + self.drift**2 * wandering, dtype=np.float64)
 
+    def _variance(self, u: Array) -> Array:
+        """Diagonal of the kernel."""
+        spread = _VAGUE if self.prior is None else self.prior[1] ** 2
+        return np.asarray(_VAGUE + spread * u**2 + self.drift**2 * np.abs(u) ** 3 / 3, dtype=np.float64)
+
     def _solved(self, right: Array) -> Array:
         z = self.log_flops - self.log_flops[-1]
         covariance = self._kernel(z, z) + self.cov + self.scatter**2 * np.eye(len(z))
@@ -74,7 +79,7 @@ class Trend:
         cross = self._kernel(t, z)
         solved = self._solved(np.column_stack([self.log_size - self._expected(z), cross.T]))
         mean = self._expected(t) + cross @ solved[:, 0]
-        variance = np.diag(self._kernel(t, t)) - np.einsum("mb,bm->m", cross, solved[:, 1:])
+        variance = self._variance(t) - np.einsum("mb,bm->m", cross, solved[:, 1:])
         return mean, np.sqrt(np.maximum(variance, 0.0))
 
     def exponent(self) -> tuple[float, float]:

@@ -48,7 +48,7 @@ class Valleys:
     noise: float
 
 
-def _shape(u: Array, skew: float) -> Array:
+def valley_shape(u: Array, skew: float) -> Array:
     """A valley of curvature 1 at 0, a falling and a rising exponential: a budget's cut through an additive law."""
     fall, rise = _MEAN_EXPONENT * np.exp(skew), _MEAN_EXPONENT * np.exp(-skew)
     u = np.clip(u, -_STEEP, _STEEP)
@@ -84,7 +84,9 @@ def fit_valleys(log_size: Array, loss: Array, budget: Index, log_flops: Array, w
     theta = np.concatenate([lowest, [np.log(_CURVATURE), _PRIOR_FADING[0], 0.0]])
 
     def residual(theta: Array, weights: Array) -> tuple[Array, Array]:
-        wall = np.exp(theta[count] + theta[count + 1] * z[budget]) * _shape(log_size - theta[budget], theta[count + 2])
+        wall = np.exp(theta[count] + theta[count + 1] * z[budget]) * valley_shape(
+            log_size - theta[budget], theta[count + 2]
+        )
         level = np.bincount(budget, weights * (y - wall), count) / np.bincount(budget, weights, count)
         return y - wall - level[budget], level
 

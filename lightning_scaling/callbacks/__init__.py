@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_scaling.callbacks.resize_advisor import ResizeAdvisor
+    from lightning_scaling.callbacks.scaling_early_stopping import ScalingEarlyStopping
     from lightning_scaling.callbacks.scaling_law_monitor import ScalingAdviceWarning, ScalingLawMonitor
 
-__all__ = ["ScalingAdviceWarning", "ScalingLawMonitor"]
+__all__ = ["ResizeAdvisor", "ScalingAdviceWarning", "ScalingEarlyStopping", "ScalingLawMonitor"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ResizeAdvisor":
+        from lightning_scaling.callbacks.resize_advisor import ResizeAdvisor
+
+        return ResizeAdvisor
+    if name == "ScalingEarlyStopping":
+        from lightning_scaling.callbacks.scaling_early_stopping import ScalingEarlyStopping
+
+        return ScalingEarlyStopping
     if name in __all__:
         from lightning_scaling.callbacks import scaling_law_monitor
 

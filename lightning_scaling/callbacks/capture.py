@@ -62,6 +62,7 @@ class Capture:
         micro_batches: Batches that each rank has trained on.
         optimizer_steps: Calls of ``optimizer.step`` of all optimizers together.
         steps: Batches, or groups of accumulated batches, after which at least one optimizer stepped.
+        flushes: How often pending values were read; alike on all ranks.
         skipped: Micro-batches of all ranks without a loss (``training_step`` returned ``None``).
         samples: Samples of all ranks; ``None`` when they cannot be counted.
         tokens: Tokens of all ranks; ``None`` when they are not counted.
@@ -81,6 +82,7 @@ class Capture:
         self.micro_batches = 0
         self.optimizer_steps = 0
         self.steps = 0
+        self.flushes = 0
         self.skipped = 0
         self.samples: int | None = 0
         self.tokens: int | None = 0
@@ -210,6 +212,7 @@ class Capture:
         if not self.alone:
             summed = self._ranks.total(np.concatenate([header, rows.ravel()]))
             header, rows = summed[:4], summed[4:].reshape(rows.shape)
+        self.flushes += 1
         before = (self.steps, self.seconds)
         self.steps += ends.size
         self.micro_batches += batches

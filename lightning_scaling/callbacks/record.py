@@ -22,7 +22,7 @@ from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.callbacks.sizes import Sizes
 from lightning_scaling.callbacks.tally import Block
 from lightning_scaling.tracking import MLflowTarget, Tracker, find_targets, names, new_journal_path
-from lightning_scaling.tracking.journal import PLAN, builtins_of
+from lightning_scaling.tracking.journal import PLAN, RESIZE, STOPPED, builtins_of
 
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
@@ -144,6 +144,20 @@ class Record:
             return {"resumed": place}
         return {"state": self._state["engine"]}
 
+    def foretell(self, engine: Monitor) -> None:
+        """Say and write what past runs tell of the end before this one has shown anything."""
+        forecast = engine.forecast
+        if self._tracker is None or forecast.trust == "none" or engine.ledger:
+            return
+        told = {"forecast": forecast.to_dict()}
+        self._tracker.metrics(names.metrics_of(told), 0)
+        self._tracker.tags(names.tags_of(told))
+        lower, upper = forecast.interval(0.9)
+        self._console.line(
+            f"Scaling monitor: before the first update the final {engine.measure.name} is forecast at "
+            f"{forecast.final:.4g} (90 % between {lower:.4g} and {upper:.4g}), trust {forecast.trust}: {forecast.why}."
+        )
+
     def points(self, block: Block) -> None:
         """Keep a stretch of the curve in the journal."""
         if self._tracker is not None:
@@ -163,6 +177,25 @@ class Record:
     def replan(self, plan: Plan, step: int) -> None:
         """Note another plan in the journal."""
         self.mark("plan", step, {"kind": PLAN, "plan": plan.to_dict()})
+
+    def resize(self, advice: Any, *, aloud: bool) -> None:
+        """Note advice on size in the journal and the tags; `aloud`, pass it on as the user asked for."""
+        if self._tracker is not None:
+            kept = builtins_of(advice.to_dict())
+            self._tracker.mark("resize", advice.step, {"kind": RESIZE, **kept})
+            following = kept["evidence"].get("next") or {}
+            told = {"action": advice.action, "reason": advice.reason, "saving": advice.saving, **following}
+            self._tracker.tags({names.TAG_RESIZE + key: value for key, value in told.items()})
+        if aloud:
+            self.advice(advice)
+
+    def stop(self, decision: Mapping[str, Any], stopped: bool) -> None:
+        """Note a decision to stop in the journal, and in the tags if the run is stopped."""
+        if self._tracker is not None:
+            kept = builtins_of(dict(decision))
+            self._tracker.mark("stop", int(kept["step"]), {"kind": STOPPED, "stopped": stopped, **kept})
+            if stopped:
+                self._tracker.tags({names.TAG_STOP + key: kept[key] for key in names.STOP_KEYS})
 
     def update(self, update: Any, counters: Mapping[str, Any], step: int, engine: Monitor) -> None:
         """Write an update of the engine; ``step`` is the one Lightning's own metrics of that moment have."""

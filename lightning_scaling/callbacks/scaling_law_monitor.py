@@ -140,10 +140,21 @@ class ScalingLawMonitor(CallbackBase):
         self._loaded: dict[str, Any] | None = None
         self._saved: dict[str, Any] = {}
         self._interrupted = False
+        self._watchers: list[Callable[[Session], None]] = []
         self._take: Callable[[Any, Any], bool] = _take_nothing
         self._before_step: Callable[[Any], None] = _note_nothing
 
     # ------------------------------------------------------------------ results
+
+    @property
+    def followed(self) -> str | None:
+        """Name of the metric followed; ``None`` for the training loss."""
+        return self._settings.monitor
+
+    @property
+    def session(self) -> Session | None:
+        """The fit under observation, for callbacks that act on it; ``None`` while there is none."""
+        return self._session
 
     @property
     def run(self) -> Run | None:
@@ -215,6 +226,11 @@ class ScalingLawMonitor(CallbackBase):
     def what_ifs(self, changes: Iterable[str | Plan | tuple[str, Mapping[str, Any]]] | None = None) -> list[WhatIf]:
         """Carrying on, then several changes, by default the usual ones; empty before training."""
         return [] if self._engine is None else self._engine.what_ifs(changes)
+
+    @property
+    def watchers(self) -> list[Callable[[Session], None]]:
+        """Functions called after the updates of this rank; they must not raise."""
+        return self._watchers
 
     def mark(self, reason: str, *, follow_rates: bool = False) -> None:
         """Announce a change made on purpose, such as new data: the test against earlier forecasts begins anew.
@@ -354,7 +370,14 @@ class ScalingLawMonitor(CallbackBase):
     def __getstate__(self) -> dict[str, Any]:
         """Everything of our own but the training under way; Lightning lends callbacks the module's ``log``."""
         own = {name: value for name, value in self.__dict__.items() if name.startswith("_")}
-        return {**own, "_session": None, "_past": None, "_take": _take_nothing, "_before_step": _note_nothing}
+        return {
+            **own,
+            "_session": None,
+            "_past": None,
+            "_watchers": [],
+            "_take": _take_nothing,
+            "_before_step": _note_nothing,
+        }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ScalingLawMonitor:
         """A copy that takes no part in the training under way."""
@@ -382,6 +405,7 @@ class ScalingLawMonitor(CallbackBase):
             state = self._saved
         session = Session(self._settings, Console(bool(trainer.is_global_zero)), self._counts)
         self._past = self._session = session
+        session.watchers = self.watchers
         session.start(trainer, module, state)
         self._engine = session.engine
         self._take, self._before_step = session.capture.intake.take, session.capture.intake.before_step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from weakref import ref
 
 from lightning_scaling.callbacks.capture import Capture
 from lightning_scaling.callbacks.console import Console
+from lightning_scaling.callbacks.facts import Facts
 from lightning_scaling.callbacks.reading import CaptureError
 from lightning_scaling.callbacks.record import Record
 from lightning_scaling.callbacks.settings import Settings
@@ -21,7 +23,7 @@ from lightning_scaling.monitor import Monitor, Update
 from lightning_scaling.run import RunHistory
 from lightning_scaling.schedule import Plan
 from lightning_scaling.schedule.horizon import plan_from_trainer
-from lightning_scaling.tracking.journal import ANNOUNCED, HISTORY, RESUMED
+from lightning_scaling.tracking.journal import ANNOUNCED, HISTORY, NOTED, RESUMED
 
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
@@ -43,6 +45,8 @@ class Session:
 
     Attributes:
         engine: The engine; ``None`` until :meth:`start`.
+        relatives: Past runs of the family, as soon as they are known.
+        watchers: Called after updates; they must not raise.
         setup_seconds: Time spent once, before and at the first step: counting, measuring, planning.
     """
 
@@ -54,6 +58,8 @@ class Session:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.engine: Monitor | None = None
+        self.relatives = settings.past_runs
+        self.watchers: list[Callable[[Session], None]] = []
         self.setup_seconds = 0.0
         self._closed = False
         self._settings = settings
@@ -65,7 +71,7 @@ class Session:
         self._introduced = False
         self._validated = False
         self._lead = 1
-        self._action = "continue"
+        self._topic: tuple[str, str | None] = ("continue", None)
         self._unbooked = 0.0
         self._flushing: float | None = None
         self._made = 0
@@ -99,11 +105,12 @@ class Session:
         )
         if state is not None:
             engine.load_state_dict(state["engine"])
-            self._action = engine.advice.action
+            self._topic = engine.advice.topic
         if state is not None or self.capture.steps:
             self._mark = f"resumed at step {self.capture.steps}"
             engine.mark(self._mark)
         self.record = Record(settings, trainer, self._console, state)
+        self._facts = Facts(trainer, module, self.sizes.unit)
         self.engine = engine
         self._teacher = self._open_history(engine)
         self.setup_seconds = self._clock() - begun
@@ -157,13 +164,27 @@ class Session:
         assert self.engine is not None
         self._teacher = None
         if learned.history is not None:
+            self.relatives = learned.history
             self.engine.learn(learned.history, prior=learned.prior)
             step = max(self.engine.curve.last_step, 0)
             self.record.mark("history", step, {"kind": HISTORY, **learned.data})
+            self.record.foretell(self.engine)
         if learned.failed:
             self._console.once("history", learned.sentence)
         else:
             self._console.line(f"Scaling monitor: {learned.sentence}")
+
+    def _note(self) -> None:
+        """Tell the engine what is new beside the losses, and the journal, so that a replay knows it as well."""
+        assert self.engine is not None
+        try:
+            news = self._facts.look(self.capture.steps)
+        except Exception as error:  # an unusual optimizer, say: the rest can do without
+            self._console.once("facts", f"Facts beside the losses could not be seen: {type(error).__name__}: {error}")
+            return
+        if news:
+            self.engine.note(news)
+            self.record.mark("facts", self.capture.steps, {"kind": NOTED, "facts": news})
 
     def _replan(self) -> None:
         """Ask again where the module steps its own schedulers: how often, only the run can show."""
@@ -222,6 +243,7 @@ class Session:
             self._introduced = True
             self._replan()
             self.record.introduce(self.sizes, self._counts, engine, capture)
+            self.record.foretell(engine)
             if self._mark:
                 self.record.mark(self._mark, capture.steps, {"kind": RESUMED})
             if self._settings.past_runs:
@@ -231,6 +253,8 @@ class Session:
         self._flushing, self._made = begun, 0
         if self._introduced:
             self._learn()
+            if at_batch:
+                self._note()
         if len(block):
             updates = engine.observe(
                 block.step,
@@ -275,9 +299,11 @@ class Session:
             found = {} if block is None else block.at(update.step)
             counters = {**(found or self.capture.counters()), "overhead": self.overhead}
             self.record.update(update, counters, update.step - self._lead, self.engine)
-            if update.advice.action != self._action:
-                self._action = update.advice.action
+            if update.advice.topic != self._topic:
+                self._topic = update.advice.topic
                 self.record.advice(update.advice)
+        for watcher in list(self.watchers) if updates else ():
+            watcher(self)
 
     # ------------------------------------------------------------------ the rest
 
@@ -293,6 +319,7 @@ class Session:
         if self.capture.alone and self.capture.pending:
             self.flush()
         self.engine.mark(reason, follow_rates=follow_rates)
+        self._facts.reset()
         self.record.mark(reason, self.capture.steps, {"kind": ANNOUNCED, "follow_rates": follow_rates})
 
     def epoch(self, *, ended: bool) -> None:
@@ -354,6 +381,33 @@ class Session:
             self._trainer = None
             self.capture.detach()
             self.sizes.detach()
+            self._facts.detach()
+
+    def stopping(self, decision: Mapping[str, Any], *, stopped: bool) -> None:
+        """The run is stopped, or would have been."""
+        self.record.stop(decision, stopped)
+        done = "Stopping" if stopped else "Dry run, would stop"
+        self._console.line(f"Scaling monitor: {done} at step {decision['step']:,}. {decision['reason']}")
+
+    @property
+    def share(self) -> float:
+        """Fraction of the training time that may be used."""
+        return self._settings.max_overhead
+
+    @property
+    def reads(self) -> str | Path | None:
+        """Where past runs are read from, if they are."""
+        return self._settings.to_read
+
+    @property
+    def counts(self) -> ParamCounts | None:
+        """Parameters counted before the model was sharded."""
+        return self._counts
+
+    @property
+    def reading(self) -> bool:
+        """Whether past runs are still being read."""
+        return self._teacher is not None
 
     @property
     def steps(self) -> int:

@@ -196,11 +196,11 @@ class Family:
             prior = PUBLISHED.about(plan).shape
             landing = landing[0], math.hypot(landing[1], _OF_GAIN * prior.kappa * prior.slope)
         if len(self._shaped) < _ENOUGH or not plan.known:
-            return Lesson(PUBLISHED.about(plan).shape, landing, annealed=self._annealed)
+            return Lesson(PUBLISHED.about(plan).shape, landing, annealed=self._annealed, source=self.source)
         shape = _shape([process.predict(self._space.place(traits)) for process in self._shapes], self.source)
         errors = [(f, e) for f in fractions if (e := self._error(float(f))) is not None]
         if not errors or (falls(plan) and not self._annealed):
-            return Lesson(shape, landing, annealed=self._annealed)
+            return Lesson(shape, landing, annealed=self._annealed, source=self.source)
         told = np.array([process.predict(space.place(traits)) for _, (process, space, _) in errors])
         correction = Correction(
             np.array([f for f, _ in errors]),
@@ -209,7 +209,7 @@ class Family:
             np.array([process.trusted for _, (process, _, _) in errors]),
             np.array([shared for _, (_, _, shared) in errors]),
         )
-        return Lesson(shape, landing, correction, self._annealed)
+        return Lesson(shape, landing, correction, self._annealed, self.source)
 
 
 def family_prior(

@@ -264,7 +264,7 @@ class Forecaster:
         trust: Trust = "none"
         landing = self.lesson.landing
         if landing is not None and horizon == self.plan.total_steps:
-            trust, why = "low", f"{why}; it rests on {self.prior.source}"
+            trust, why = "low", f"{why}; it rests on {self.lesson.source or self.prior.source}"
             if anchor is not None and path is not None:
                 path = self._taught(path, step, horizon)
             else:
@@ -349,7 +349,7 @@ class Forecaster:
                 f"the learning rate has hardly begun to fall: what its decay gains is taken from {self.prior.source}"
             )
         if unsure > _SURE:
-            taught = "" if alone else f", even with what {self.prior.source} teach"
+            taught = "" if alone else f", even with what {self.lesson.source or self.prior.source} teach"
             return "low", f"the 90% interval still reaches {_HALF * unsure:.1%} to either side{taught}"
         return "ok", ""
 

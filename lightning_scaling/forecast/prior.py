@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lightning_scaling.schedule.plan import Plan
 
 _CONFLICT = 3.0
+_SMALL = 0.3
 _FLATTENING = 0.5
 _LEAST_SLOPE, _MOST_SLOPE = 0.005, 0.2
 
@@ -94,12 +95,14 @@ class Lesson:
             relatives that have landed.
         correction: How its forecasts are set right; ``None`` where nothing was learnt.
         annealed: Whether relatives have shown what annealing gains.
+        source: Where it comes from; left out, where the shape does.
     """
 
     shape: ShapePrior
     landing: tuple[float, float] | None = None
     correction: Correction | None = None
     annealed: bool = False
+    source: str = ""
 
     def correct(self, fraction: float, final: float, scale: float) -> tuple[float, float]:
         """A forecast of the final loss made at a fraction of the run, set right by what relatives taught.
@@ -112,20 +115,20 @@ class Lesson:
         Returns:
             Both anew; unchanged where nothing was learnt.
         """
-        if final <= 0:
-            return final, scale
-        log, error, shared = math.log(final), scale / final, 0.0
-        if self.correction is not None:
-            log, error, shared = self.correction.of(fraction, log, error)
+        shared = 0.0
+        if self.correction is not None and final > 0 and scale < _SMALL * final:
+            log, error, shared = self.correction.of(fraction, math.log(final), scale / final)
+            final, scale = math.exp(log), math.exp(log) * error
         if self.landing is not None:
-            log, error = _combined((log, error), self.landing, shared)
-        return math.exp(log), math.exp(log) * error
+            end = math.exp(self.landing[0])
+            final, scale = _combined((final, scale), (end, end * self.landing[1]), shared)
+        return final, scale
 
 
 def _combined(curve: tuple[float, float], landing: tuple[float, float], shared: float) -> tuple[float, float]:
     """The best weighted mean of two forecasts with correlated errors; where they clash the curve is believed."""
     clash = abs(curve[0] - landing[0]) / math.hypot(curve[1], landing[1])
-    one, other = curve[1], landing[1] * max(clash / _CONFLICT, 1.0)
+    one, other = curve[1], landing[1] * max(clash / _CONFLICT, 1.0) ** 2
     joint = shared * one * other
     weight = min(max((one**2 - joint) / (one**2 + other**2 - 2 * joint), 0.0), 1.0)
     variance = ((1 - weight) * one) ** 2 + (weight * other) ** 2 + 2 * weight * (1 - weight) * joint

@@ -92,6 +92,14 @@ class BackgroundHistory:
         """What came of it, as soon as there is something; never waits."""
         return self._learned
 
+    def relatives(self) -> RunHistory:
+        """Read the relatives here and now, whether finished or not, without learning from them.
+
+        Raises:
+            Exception: Whatever keeps them from being read.
+        """
+        return self._relatives()[0]
+
     def _work(self) -> None:
         try:
             self._learned = self._read()

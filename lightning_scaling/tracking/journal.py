@@ -49,7 +49,15 @@ except ImportError:  # pragma: no cover  (Windows: no advisory locks; file names
 
 FORMAT = "lightning-scaling-journal"
 VERSION = 1
-ANNOUNCED, HISTORY, PLAN, RESUMED = KINDS = ("announced", "history", "plan", "resumed")
+ANNOUNCED, HISTORY, NOTED, PLAN, RESIZE, RESUMED, STOPPED = KINDS = (
+    "announced",
+    "history",
+    "noted",
+    "plan",
+    "resize",
+    "resumed",
+    "stop",
+)
 COLUMNS = ("step", "loss", "lr", "tokens", "flops", "seconds")
 
 _HELD_BACK = 4 * 2**20

@@ -38,6 +38,10 @@ TAG_REASON = "scaling.reason"
 TAG_TRUST = "scaling.trust"
 TAG_LEDGER = "scaling.ledger"
 
+TAG_RESIZE = "scaling.resize."
+TAG_STOP = "scaling.stop."
+STOP_KEYS = ("kind", "reason", "step", "saving", "cost")
+
 PARAM_PREFIX = "scaling."
 
 ARTIFACT_CURVE = "scaling/curve.csv"

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.recording import Begun, Event, Marked, Recording, Replanned, Seen, Taught, Updated
+from lightning_scaling.recording import Begun, Event, Marked, Noted, Recording, Replanned, Seen, Taught, Updated
 from lightning_scaling.schedule.plan import Plan
-from lightning_scaling.tracking.journal import ANNOUNCED, HISTORY, PLAN, RESUMED, being_written
+from lightning_scaling.tracking.journal import ANNOUNCED, HISTORY, NOTED, PLAN, RESUMED, being_written
 from lightning_scaling.tracking.reading import JournalContents, read_journal
 
 _FED = ("step", "loss", "lr", "tokens", "flops")
 _RESUMED_AT = "resumed at step "
-_SILENT = ("points-stopped", "rows-lost")
+_SILENT = ("points-stopped", "resize", "rows-lost", "stop")
 
 
 def run_from_journal(path: str | os.PathLike[str]) -> Recording:
@@ -167,6 +167,8 @@ def _mark(row: Mapping[str, Any]) -> Event:
         runs = tuple(str(one) for one in data.get("runs", ()))
         source = str(data.get("source") or "past runs")
         return Taught(int(row.get("step") or 0), source, runs, data.get("calibration"))
+    if kind == NOTED:
+        return Noted(data["facts"])
     if kind == PLAN:
         return Replanned(Plan.from_dict(data["plan"]))
     return Marked(str(row["reason"]), bool(data.get("follow_rates")))

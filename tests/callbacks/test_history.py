@@ -117,6 +117,20 @@ def test_the_runs_of_its_own_experiment_are_the_default(at, both, module, fit, l
     assert [(row["step"], row["final"], row["lower"], row["upper"]) for row in again.ledger] == finals
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_the_end_is_foretold_before_the_first_update(given, pl, module, fit, logged, past, patient, caplog):
+    caplog.set_level(logging.INFO, "lightning_scaling")
+    mine = logged(pl, "family")
+    history = RunHistory.from_mlflow("family", tracking_uri=past) if given else None
+    fit(pl, [ScalingLawMonitor(history=history, max_overhead=1), patient(pl, 0)], module(pl), **mine, max_epochs=8)
+    assert caplog.text.count("before the first update the final loss is forecast at 1.") == 1
+    assert "trust low: no losses yet; it rests on 3 finished runs of the family" in caplog.text
+    client = mlflow.MlflowClient(past)
+    first = min(client.get_metric_history(mine["logger"].run_id, "scaling/forecast/final"), key=lambda m: m.step)
+    assert first.step == 0
+    assert 1 < first.value < 1.5
+
+
 def test_too_few_relatives_are_said_to_be(pl, module, fit, logged, patient, tmp_path, caplog):
     caplog.set_level(logging.INFO, "lightning_scaling")
     mine = logged(pl, "lonely")

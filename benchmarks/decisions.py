@@ -1,0 +1,271 @@
+"""Which runs may be stopped? Compute saved and loss given up in recorded sweeps, and against a fixed target.
+
+Sweeps run side by side: the six isoFLOP groups of the xlstm runs (one schedule), and runs of one family, size and
+length under at least two schedules. Every 2.5 % of the plan, from 10 % on, the runs left are compared, and those are
+stopped that will not be the best with 95 % probability. Rivals see the same losses: halving on raw losses at 25, 50 and
+75 %; forecasts of each run alone, stopped where it would be the best with less than 2 %, were they independent;
+Lightning's EarlyStopping; Optuna's pruners, where it is installed. Third case: one run against a fixed target, alone.
+
+    python benchmarks/decisions.py [--json] [--quick] [--probability .95]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from _data import Recorded, curves, scored
+from _sweeps import mixed_schedules, same_schedule
+from scipy import stats
+
+from lightning_scaling import replay
+from lightning_scaling.advice import Moment, StopRule
+from lightning_scaling.advice.contest import Entrant, stand
+from lightning_scaling.forecast import Forecaster
+from lightning_scaling.forecast.relative import before
+
+CHECKS = np.round(np.arange(0.1, 0.999, 0.025), 3)
+WINDOW = 0.03
+OFF = (-0.03, -0.01, -0.003, 0.003, 0.01, 0.03)
+
+Stops = dict[str, float]
+
+
+def level(item: Recorded, fraction: float) -> float:
+    """Mean loss over the last 3 % before a fraction of the plan, or the last one before."""
+    run = item.run
+    seen = np.isfinite(run.loss) & (run.step <= fraction * run.total_steps)
+    late = seen & (run.step > (fraction - WINDOW) * run.total_steps)
+    if late.any():
+        return float(run.loss[late].mean())
+    return float(run.loss[seen][-1]) if seen.any() else np.inf
+
+
+def ours(group: list[Recorded], probability: float) -> Stops:
+    """The comparison of the package."""
+    entrants = {item.id: Entrant(item.run) for item in group}
+    alive, stopped = [item.id for item in group], Stops()
+    for fraction in CHECKS:
+        found = stand([entrants[one] for one in alive], float(fraction)) if len(alive) > 1 else None
+        for index in found.hopeless(probability) if found else ():
+            stopped[alive[index]] = float(fraction)
+        alive = [one for one in alive if one not in stopped]
+    return stopped
+
+
+def halving(group: list[Recorded]) -> Stops:
+    """The better half on the raw loss goes on at 25, 50 and 75 %."""
+    alive, stopped = list(group), Stops()
+    for fraction in (0.25, 0.5, 0.75):
+        alive.sort(key=lambda item, at=fraction: level(item, at))
+        kept = -(-len(alive) // 2)
+        stopped |= {item.id: fraction for item in alive[kept:]}
+        alive = alive[:kept]
+    return stopped
+
+
+def naive(group: list[Recorded]) -> Stops:
+    """Each run forecast alone; stopped where P(best) < 2 %, were the errors independent."""
+    draws = np.random.default_rng(0).random((len(group), 2000))
+    made = {item.id: (Forecaster(item.run.plan), Entrant(item.run).points) for item in group}
+    alive, stopped = list(group), Stops()
+    for fraction in CHECKS:
+        ends, judged = [], []
+        for n, item in enumerate(alive):
+            forecaster, points = made[item.id]
+            now = round(fraction * item.run.total_steps)
+            forecast = forecaster.fit(before(points, now), now)
+            if forecast.path is not None:
+                judged.append(item)
+                ends.append(forecast.final + forecast.landing.scale * stats.t.ppf(draws[n], forecast.df))
+        if len(judged) > 1:
+            best = np.bincount(np.argmin(ends, axis=0), minlength=len(judged)) / draws.shape[1]
+            stopped |= {item.id: float(fraction) for item, p in zip(judged, best, strict=True) if p < 0.02}
+        alive = [item for item in alive if item.id not in stopped]
+    return stopped
+
+
+def patience(least: float) -> Callable[[list[Recorded]], Stops]:
+    """Lightning's EarlyStopping on the losses of each run at every 2.5 %, with patience 3."""
+
+    def rule(group: list[Recorded]) -> Stops:
+        return {item.id: at for item in group if (at := waited(item, least)) is not None}
+
+    return rule
+
+
+def waited(item: Recorded, least: float) -> float | None:
+    """Where EarlyStopping with patience 3 stops a run whose recorded losses are its checks; None if nowhere."""
+    run = item.run
+    best, waiting = np.inf, 0
+    for step, loss in zip(run.step, run.loss, strict=True):
+        if not np.isnan(loss):
+            waiting = 0 if loss < best - least else waiting + 1
+            best = min(best, loss) if loss < best - least else best
+            if waiting >= 3 and step < run.total_steps:
+                return float(step / run.total_steps)
+    return None
+
+
+def optuna_median(group: list[Recorded]) -> Stops:
+    """Optuna's median pruner, which learns from trials that are complete: one run after the other."""
+    import optuna
+
+    study = optuna.create_study(pruner=optuna.pruners.MedianPruner(n_startup_trials=min(5, len(group) // 2)))
+    stopped = Stops()
+    for item in group:
+        trial = study.ask()
+        for n, fraction in enumerate(CHECKS):
+            trial.report(level(item, fraction), n)
+            if trial.should_prune():
+                stopped[item.id] = float(fraction)
+                break
+        if item.id in stopped:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            study.tell(trial, item.final_loss)
+    return stopped
+
+
+def optuna_halving(group: list[Recorded]) -> Stops:
+    """Optuna's successive-halving pruner, factor 2 from a quarter of the plan on, side by side."""
+    import optuna
+
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=10, reduction_factor=2)
+    study = optuna.create_study(pruner=pruner)
+    trials = {item.id: study.ask() for item in group}
+    stopped = Stops()
+    for fraction in CHECKS:
+        for item in group:
+            if item.id not in stopped:
+                trials[item.id].report(level(item, fraction), round(40 * fraction))
+        for item in group:
+            if item.id not in stopped and trials[item.id].should_prune():
+                stopped[item.id] = float(fraction)
+                study.tell(trials[item.id], state=optuna.trial.TrialState.PRUNED)
+    return stopped
+
+
+def rules(probability: float) -> dict[str, Callable[[list[Recorded]], Stops]]:
+    """All rules by name."""
+    found: dict[str, Callable[[list[Recorded]], Stops]] = {
+        "ours": lambda group: ours(group, probability),
+        "halving": halving,
+        "naive": naive,
+        "EarlyStopping": patience(0.0),
+        "EarlyStopping, min_delta .001": patience(1e-3),
+    }
+    try:
+        import optuna
+    except ImportError:
+        return found
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return found | {"Optuna median": optuna_median, "Optuna halving": optuna_halving}
+
+
+def row_of(kind: str, name: str, group: list[Recorded], rule: str, stopped: Stops, half: int) -> dict:
+    """What a rule did to a sweep."""
+    best = min(group, key=lambda item: item.final_loss)
+    kept = [item.final_loss for item in group if item.id not in stopped]
+    worst = max(item.final_loss for item in group)
+    left = min(kept) if kept else worst
+    return {
+        "kind": kind,
+        "sweep": name,
+        "rule": rule,
+        "half": half,
+        "runs": len(group),
+        "saved": 100 * float(np.mean([1 - stopped.get(item.id, 1.0) for item in group])),
+        "regret": 100 * (left / best.final_loss - 1),
+        "best_stopped": best.id in stopped,
+    }
+
+
+def sweeps(items: list[Recorded], probability: float, quick: bool) -> pd.DataFrame:
+    """Every rule on every sweep."""
+    mixed = mixed_schedules(items)
+    kinds = {
+        "same schedule": same_schedule(items),
+        "mixed schedules": {name: group for name, group in mixed.items() if len(group) > 2},
+        "mixed schedules, pairs": {name: group for name, group in mixed.items() if len(group) == 2},
+    }
+    rows = [
+        row_of(kind, name, group, rule, stop(group), n % 2)
+        for kind, groups in kinds.items()
+        for n, (name, group) in enumerate(groups.items())
+        if not quick or n % 6 == 0
+        for rule, stop in rules(probability).items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over the sweeps of a kind."""
+    grouped = table.groupby(["kind", "rule"], sort=False)
+    return grouped.agg(
+        sweeps=("sweep", "size"),
+        saved=("saved", "mean"),
+        regret=("regret", "mean"),
+        worst=("regret", "max"),
+        best_stopped=("best_stopped", "sum"),
+    )
+
+
+def single(items: list[Recorded], probability: float) -> pd.DataFrame:
+    """One run after the other against targets it misses or reaches by so much of its final loss."""
+    rows = []
+    for item in items:
+        updates = replay(item.run)
+        for off in OFF:
+            rule = StopRule(target=item.final_loss * (1 + off), probability=probability)
+            at = next((u for u in updates if u.step < item.run.total_steps and rule.decide(moment(u))), None)
+            rows.append({"source": item.source, "off": off, "at": None if at is None else at.fraction})
+    return pd.DataFrame(rows)
+
+
+def moment(update: object) -> Moment:
+    """What a decision rests on, of a replayed update."""
+    return Moment(update.step, update.fraction, update.loss, update.forecast, update.deviation)
+
+
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """Shares of runs stopped per distance of the target, below 0 for one out of reach."""
+    table = table.assign(stopped=table["at"].notna(), saved=1 - table["at"].astype(float))
+    return table.groupby("off").agg(
+        runs=("source", "size"),
+        stopped=("stopped", lambda x: 100 * x.mean()),
+        saved=("saved", lambda x: 100 * x.fillna(0).mean()),
+    )
+
+
+def main() -> None:
+    """Run the task and print its tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    parser.add_argument("--quick", action="store_true", help="every sixth sweep and few single runs only")
+    parser.add_argument("--probability", type=float, default=0.95, help="of not being the best, at which to stop")
+    args = parser.parse_args()
+    recorded = [r for r in curves() if r.label == "healthy" and r.rate_known]
+    recorded = [r for r in recorded if r.source != "haegele_schaipp" or r.id.endswith("-val")]
+    table = sweeps(recorded, args.probability, args.quick)
+    whole = summary(table)
+    own = table[table.rule == "ours"]
+    halves = own.groupby(["kind", "half"], sort=False)[["saved", "regret", "best_stopped"]].mean()
+    alone = verdicts(single(scored(recorded)[:: 40 if args.quick else 4], args.probability))
+    if args.json:
+        parts = {"sweeps": whole, "halves": halves, "target": alone, "each": own}
+        print(json.dumps({name: part.reset_index().to_dict("records") for name, part in parts.items()}))
+        return
+    print("compute saved (%), regret (% of the final loss of the best run), sweeps whose best run was stopped\n")
+    print(whole.round(3).to_string())
+    print("\nours, on every other sweep and on the rest\n")
+    print(halves.round(3).to_string())
+    print("\none run against a target so far below (rightly stopped) or above (wrongly) its final loss\n")
+    print(alone.round(1).to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The configuration that a run of another size should have: shape, learning rate, batch and steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from lightning_scaling.allocation.checks import positive, quantity
+
+Rule = Literal["step_law", "deepseek", "mup"]
+
+NAMED = {"step_law": "Step Law", "deepseek": "DeepSeek's law", "mup": "muP"}
+"""What each rule is called in a sentence."""
+
+_RATE = {"params": -0.7129, "tokens": 0.3075}
+_BATCH = 0.5709
+_DEEPSEEK_RATE, _DEEPSEEK_BATCH = -0.1250, 0.3271
+
+_ASPECT, _PER_BLOCK = 100.0, 12.0
+_HEAD, _WIDE_HEAD, _WIDE = 64, 128, 2048
+_NARROW = ((512, 64), (128, 16), (0, 8))
+_LEAST_HEAD = 8
+_WIDTH = ("n_embd", "hidden_size", "d_model", "embed_dim", "n_embed", "dim", "width", "hidden_dim")
+_LAYERS = ("n_layer", "num_hidden_layers", "n_layers", "num_layers", "depth", "layers")
+_HEADS = ("n_head", "num_attention_heads", "n_heads", "num_heads", "nhead", "heads")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Width, depth and heads of a model of equal blocks.
+
+    Attributes:
+        width: Width of the residual stream.
+        layers: Number of blocks.
+        heads: Attention heads of a block; ``None`` for none, or not known.
+    """
+
+    width: int
+    layers: int
+    heads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (name == "heads" and value is None) and (
+                isinstance(value, bool) or not isinstance(value, int) or value < 1
+            ):
+                raise ValueError(f"`{name}` of a shape must be a whole number of at least 1, but got {value!r}.")
+
+    @classmethod
+    def of(cls, config: Any) -> Shape | None:
+        """The shape that a configuration tells under the usual names; ``None`` where width or depth is not among them.
+
+        Args:
+            config: A mapping, or an object with attributes, such as ``module.config`` or ``module.hparams``.
+        """
+        width, layers, heads = (_whole(config, names) for names in (_WIDTH, _LAYERS, _HEADS))
+        return None if width is None or layers is None else cls(width, layers, heads)
+
+
+def _whole(config: Any, names: tuple[str, ...]) -> int | None:
+    for name in names:
+        value = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
+
+
+def shape_for(params: float, now: Shape | None, params_now: float, embedding: float = 0.0) -> tuple[Shape, float]:
+    r"""A shape of about a size, and the size it has.
+
+    ``params = c layers width^2 + e width`` with width over layers kept as it is: the loss depends little on the shape
+    (Kaplan et al. 2020, arXiv 2001.08361, section 3.1). Without a present shape, ``c`` is 12 and width over layers 100.
+
+    Args:
+        params: The size wanted.
+        now: The present shape.
+        params_now: Size of the model that has it.
+        embedding: Its parameters that grow with the width alone.
+    """
+    rows = embedding / now.width if now is not None else 0.0
+    if now is None:
+        per_block, aspect = _PER_BLOCK, _ASPECT
+    else:
+        per_block = max(params_now - embedding, 1.0) / (now.layers * now.width**2)
+        aspect = now.width / now.layers
+    low, high = 0.0, 1e7
+    for _ in range(100):
+        width = (low + high) / 2
+        low, high = (width, high) if per_block * width**3 / aspect + rows * width < params else (low, width)
+    head = now.width / now.heads if now is not None and now.heads else None
+    if now is None:
+        head = _WIDE_HEAD if low >= _WIDE else _HEAD
+    unit = next(step for least, step in _NARROW if low >= least)
+    if head is not None and head >= _LEAST_HEAD and head == int(head):
+        unit = int(head)
+    best_width = max(round(low / unit), 1) * unit
+    layers = max(round((params - rows * best_width) / (per_block * best_width**2)), 1)
+    heads = max(round(best_width / head), 1) if head is not None else None
+    if heads is not None and best_width % heads:
+        heads = max(number for number in range(1, heads + 1) if best_width % number == 0)
+    return Shape(best_width, layers, heads), per_block * layers * best_width**2 + rows * best_width
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What to train next.
+
+    Attributes:
+        params: Size of the model, as the shape has it.
+        tokens: Training tokens (or samples).
+        shape: Width, depth and heads.
+        learning_rate: Peak learning rate; ``None`` where the present one is not known.
+        batch_tokens: Tokens (or samples) a step; ``None`` where the present ones are not known.
+        steps: Optimizer steps; ``None`` without a batch.
+        rule: By which rule rate and batch were carried over.
+    """
+
+    params: float
+    tokens: float
+    shape: Shape | None
+    learning_rate: float | None
+    batch_tokens: float | None
+    steps: int | None
+    rule: str
+
+    def sentence(self, unit: str) -> str:
+        """The configuration in a clause, without size and data.
+
+        Args:
+            unit: What is counted: ``"tokens"`` or ``"samples"``.
+        """
+        parts = []
+        if self.shape is not None:
+            parts += [f"width {self.shape.width:,}", f"{self.shape.layers:,} layers"]
+            parts += [f"{self.shape.heads:,} heads"] if self.shape.heads else []
+        if self.learning_rate is not None:
+            parts.append(f"peak learning rate {self.learning_rate:.2g}")
+        if self.batch_tokens is not None:
+            parts.append(f"{quantity(self.batch_tokens)} {unit} a step, {self.steps:,} steps")
+        carried = self.learning_rate is not None or self.batch_tokens is not None
+        return ", ".join(parts) + (f" (rate and batch by {NAMED[self.rule]})" if carried else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as builtins."""
+        shape = vars(self.shape) if self.shape is not None else {"width": None, "layers": None, "heads": None}
+        return {name: value for name, value in vars(self).items() if name != "shape"} | shape
+
+
+def next_configuration(
+    params: float,
+    tokens: float,
+    *,
+    params_now: float,
+    tokens_now: float,
+    shape: Shape | None = None,
+    shaped: bool = True,
+    embedding: float = 0.0,
+    learning_rate: float | None = None,
+    batch_tokens: float | None = None,
+    rule: Rule = "step_law",
+) -> Configuration:
+    """A configuration of about a size for so many tokens, its rate and batch carried over from the present ones.
+
+    ============== ======================================================================================
+    rule           carries the present rate and batch over as
+    ============== ======================================================================================
+    ``"step_law"`` rate by ``params^-.713 tokens^.307``, without embeddings; batch by ``tokens^.571`` (Li et al.
+                   2025, arXiv 2503.04715, equation 1)
+    ``"deepseek"`` rate by ``flops^-.125``, batch by ``flops^.327`` (Bi et al. 2024, arXiv 2401.02954, equation 1)
+    ``"mup"``      rate of the hidden matrices under Adam by ``1/width``, batch unchanged (Yang et al. 2022, arXiv
+                   2203.03466, table 3)
+    ============== ======================================================================================
+
+    Args:
+        params: Size wanted.
+        tokens: Training tokens.
+        params_now: Present size.
+        tokens_now: Present training tokens.
+        shape: Present shape.
+        shaped: Whether the model is of equal blocks at all; if not, no shape is proposed.
+        embedding: Parameters of the present model that grow with its width alone.
+        learning_rate: Present peak learning rate.
+        batch_tokens: Present tokens a step.
+        rule: See above.
+
+    Raises:
+        ValueError: There is no such rule, or a number is not positive.
+    """
+    if rule not in get_args(Rule):
+        raise ValueError(f"`rule` must be one of {', '.join(map(repr, get_args(Rule)))}, but got {rule!r}.")
+    for name, value in (("params", params), ("tokens", tokens), ("params_now", params_now), ("tokens_now", tokens_now)):
+        positive(name, value)
+    made, size, rows = None, params, embedding / shape.width if shape is not None else 0.0
+    if shaped:
+        made, size = shape_for(params, shape, params_now, embedding)
+    wider = (made.width / shape.width) if made is not None and shape is not None else (size / params_now) ** (1 / 3)
+    body, body_now = size, params_now
+    if made is not None and shape is not None:
+        body, body_now = size - rows * made.width, params_now - embedding
+    grown, longer = body / max(body_now, 1.0), tokens / tokens_now
+    if rule == "step_law":
+        of_rate, of_batch = grown ** _RATE["params"] * longer ** _RATE["tokens"], longer**_BATCH
+    elif rule == "deepseek":
+        more = size / params_now * longer
+        of_rate, of_batch = more**_DEEPSEEK_RATE, more**_DEEPSEEK_BATCH
+    else:
+        of_rate, of_batch = 1 / wider, 1.0
+    batch = None
+    if batch_tokens is not None:
+        eighth = batch_tokens / 8
+        batch = max(round(batch_tokens * of_batch / eighth), 1) * eighth
+    return Configuration(
+        params=size,
+        tokens=tokens,
+        shape=made,
+        learning_rate=None if learning_rate is None else float(f"{learning_rate * of_rate:.2g}"),
+        batch_tokens=batch,
+        steps=None if batch is None else math.ceil(tokens / batch),
+        rule=rule,
+    )
