@@ -84,6 +84,8 @@ class _Anchors:
     def add(self, forecast: Forecast, share: float, level: float) -> None:
         end = self.reach(forecast)
         median, scale = forecast.curve(np.minimum(np.linspace(forecast.step, end, _GRID), forecast.horizon))
+        # The beginning of a run has bends of its own that no law of its rest foresees.
+        scale = scale * (1 + max(1 - forecast.step / (_EARLY * forecast.horizon), 0.0))
         cov = np.zeros((_FILTERS, 2, 2))
         cov[1 : len(_JUMPS) + 1, 0, 0] = (np.array(_JUMPS) * level) ** 2
         cov[-2, 1, 1] = (_DRIFT * level / forecast.horizon) ** 2
@@ -180,8 +182,8 @@ class DeviationDetector:
 
     Once the alarm is on no further forecasts are frozen, so the damage is not absorbed; when the run has come back to
     within a quarter of its farthest distance, in the mean of four blocks, the alarm is taken back, and forecasts are
-    frozen again after another 5 % of the run. Forecasts from the first quarter of a run raise no alarm that it is
-    below.
+    frozen again after another 5 % of the run. Forecasts from the first quarter of a run are taken to be less sure, by a
+    factor from 2 to 1, and raise no alarm that it is below.
 
     Args:
         alpha: Probability of a false alarm over the whole run.

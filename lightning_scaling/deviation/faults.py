@@ -15,7 +15,7 @@ _SIGMAS = 6.0
 _BACK = 0.1
 _BEYOND_DOUBT = 2.0
 _SIGMAS_OF_ONE = 10.0
-_PERSISTENT = 5
+_PERSISTENT = 8
 _CONFIRMED = 2
 
 
@@ -27,7 +27,7 @@ class Divergence:
         since_step: Step of the first block that showed it.
         lost: Share of everything the run had gained that is lost again.
         best: The lowest block loss so far.
-        lasting: Whether at least half of the gain has been lost for five blocks on end.
+        lasting: Whether at least half of the gain has been lost for eight blocks on end.
     """
 
     since_step: int

@@ -118,7 +118,8 @@ def test_a_blow_up_is_told_from_a_bad_block_and_from_one_that_lasts():
     assert short[21].since_step == 210
     assert not any(d.lasting for d in short if d)
     assert short[-1] is None
-    lasting = watched([*fall, *[8.0] * 6])
+    assert not watched([*fall, *[8.0] * 7])[-1].lasting
+    lasting = watched([*fall, *[8.0] * 8])
     assert lasting[-1].lasting
 
 
