@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_scaling.advice import Advice, Adviser, Situation
 from lightning_scaling.advice.background import Background
+from lightning_scaling.cadence import MIN_GAP, NONFINITE_ALARM, due_after, part_before
 from lightning_scaling.curve import Curve
-from lightning_scaling.deviation import Deviation, DeviationDetector, Divergence, DivergenceWatch
-from lightning_scaling.deviation.detector import block_of
-from lightning_scaling.forecast import PUBLISHED, Forecast, Forecaster, WhatIf, family_prior, what_if, what_ifs
-from lightning_scaling.forecast.calibrated import applied, calibrated
+from lightning_scaling.deviation import Deviation, Divergence
+from lightning_scaling.forecast import Forecast, Forecaster, WhatIf, what_if, what_ifs
+from lightning_scaling.forecast.calibrated import applied
 from lightning_scaling.forecast.forecaster import Teacher
 from lightning_scaling.forecast.relative import before
 from lightning_scaling.ledger import ledger_row, settle
@@ -24,49 +24,17 @@ from lightning_scaling.measure import Measure
 from lightning_scaling.pending import Pending
 from lightning_scaling.run import Run, RunHistory
 from lightning_scaling.schedule.plan import Plan
+from lightning_scaling.teaching import Teaching
+from lightning_scaling.update import Update
+from lightning_scaling.watching import Watching
 
-_UPDATES = 100
-_OPEN_GROWTH = 1.05
-_MIN_GAP = 4
+__all__ = ["LAWS", "Monitor", "Update"]
+
 _START = 0.06
 _ENOUGH_POINTS = 8
-_NONFINITE_ALARM = 20
-_NOISE_MEMORY = 20
 _MAX_LOG = 1000
 _OTHER_RATES = "the learning rate used is not the planned one"
 LAWS = ("auto", "relative_multi_power")
-
-
-@dataclass(frozen=True)
-class Update:
-    """What the monitor says at one moment of a run.
-
-    Attributes:
-        step: Optimizer steps done.
-        fraction: ``step`` over the planned total; ``None`` without a planned end.
-        loss: Mean of the losses since the update before, outliers reined in; ``nan`` if none of them was finite.
-        forecast: Where the loss is going to land.
-        deviation: The verdict against the forecasts made before.
-        advice: What to do.
-    """
-
-    step: int
-    fraction: float | None
-    loss: float
-    forecast: Forecast
-    deviation: Deviation
-    advice: Advice
-
-    def to_dict(self) -> dict[str, Any]:
-        """The update as builtins."""
-        return {
-            "step": self.step,
-            "fraction": self.fraction,
-            "loss": self.loss,
-            "forecast": self.forecast.to_dict(),
-            "deviation": self.deviation.to_dict(),
-            "advice": self.advice.to_dict(),
-        }
 
 
 class Monitor:
@@ -124,32 +92,35 @@ class Monitor:
         self.target = target
         self.params = params
         self.measure = Measure(metric, mode, bounds)
-        self._history = history
-        self._prior: Teacher = PUBLISHED
         self._background = Background(
             self.plan, params, metric=self.measure.told["metric"], rising=self.measure.scale.mode == "max"
         )
         self._background.teach(history or ())
-        self._teach()
-        self._sized = False
+        self._teaching = Teaching(self.measure, params, history)
         self._skip = skip
-        self._forecaster = Forecaster(self.plan, self._prior)
-        self._detector = DeviationDetector(self.alpha)
-        self._watch = DivergenceWatch()
+        self._forecaster = Forecaster(self.plan, self._teaching.teacher)
+        self._watching = Watching(self.alpha, self.measure)
         self._adviser = Adviser()
         self._pending = Pending()
-        self._noise: list[float] = []
         self._follows = False
         self._blown = False
         self._loss = math.nan
         self.curve = Curve(self.plan)
         self.forecast = self.measure.forecast(self._forecaster.before())
-        self.deviation = Deviation(False, 1.0, None, None, "undecidable")
-        self.divergence: Divergence | None = None
         self.advice = Advice("continue", "No losses have been seen yet.")
         self.advice_log: list[Advice] = []
         self.ledger: list[dict[str, Any]] = []
-        self.next_update = self._due_after(0)
+        self.next_update = due_after(self.plan, 0)
+
+    @property
+    def deviation(self) -> Deviation:
+        """The verdict against the forecasts made before."""
+        return self._watching.deviation
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """A blow-up under way."""
+        return self._watching.divergence
 
     def observe(
         self,
@@ -186,7 +157,13 @@ class Monitor:
         updates: list[Update] = []
         start = 0
         while start < steps.size:
-            end = self._cut(steps, losses, start)
+            end = start + part_before(
+                steps[start:],
+                losses[start:],
+                self.next_update,
+                limit=self._watching.limit,
+                nonfinite_tail=self.curve.nonfinite_tail,
+            )
             part = slice(start, end)
             self.curve.add(
                 steps[part],
@@ -198,38 +175,13 @@ class Monitor:
             self._compare_rates(steps[part], others["lr"], part)
             start = end
             now = int(steps[end - 1])
-            self._blown = bool(self._blown_up < losses[end - 1] < math.inf)
-            alarm = self._blown or self.curve.nonfinite_tail == _NONFINITE_ALARM
+            self._blown = bool(self._watching.limit < losses[end - 1] < math.inf)
+            alarm = self._blown or self.curve.nonfinite_tail == NONFINITE_ALARM
             if now >= self.next_update or alarm:
-                self.next_update = self._due_after(now)
+                self.next_update = due_after(self.plan, now)
                 if alarm or self._skip is None or not self._skip(now):
                     updates.append(self.update(now))
         return updates
-
-    def _cut(self, steps: NDArray[np.float64], losses: NDArray[np.float64], start: int) -> int:
-        """End of the part that may be added before the next update falls due."""
-        end = min(start + int(np.searchsorted(steps[start:], self.next_update, side="left")) + 1, steps.size)
-        finite = np.isfinite(losses[start:end])
-        blown = np.flatnonzero(finite & (losses[start:end] > self._blown_up))
-        if blown.size:
-            end = start + int(blown[0]) + 1
-            finite = finite[: end - start]
-        if finite.all():
-            return end
-        # A loss that stays non-finite is worth an update at once: cut where the run of them reaches its length.
-        tail = self.curve.nonfinite_tail
-        for offset, good in enumerate(finite):
-            tail = 0 if good else tail + 1
-            if tail == _NONFINITE_ALARM:
-                return start + offset + 1
-        return end
-
-    @property
-    def _blown_up(self) -> float:
-        """A loss so high that an update is not waited for; infinite while a blow-up is under way already."""
-        if not self.measure.plain or not self._noise:
-            return math.inf
-        return self._watch.limit(float(np.median(self._noise)))
 
     def _compare_rates(self, steps: NDArray[np.float64], lr: NDArray[np.float64] | None, part: slice) -> None:
         if lr is None:
@@ -252,34 +204,20 @@ class Monitor:
         now = max(self.curve.last_step, 0) if step is None else step
         if self.measure.settle():
             self._rescale()
-        if not self._sized:
-            self._tell_size()
+        if self._teaching.size(self.curve.points):
+            self._forecaster = Forecaster(self.plan, self._teaching.teacher)
         ratio = float(np.median(self._pending.rates)) if self._pending.rates else math.nan
         if math.isfinite(ratio) and abs(ratio - 1) > 0.05 and not self._binding:
             self._follow_rates()
             ratio = math.nan
         forecast = self._forecaster.fit(self.measure.points(self.curve.points), now)
-        # The noise of fits made before this block, and their median: a fault must not raise the bar it is held to.
-        losses = max(len(self._pending), 1)
-        noise = float(np.median(self._noise)) / math.sqrt(losses) if self._noise else 0.0
-        if noise and not self.measure.plain and len(self._pending):
-            noise = self.measure.noise(float(np.mean(self._pending.means[1])), noise)
-        block = block_of(*self._pending.means, noise)
-        on_law = self.measure.block(block)
-        if "noise" in forecast.params and not self.deviation.alarm:
-            # Kept per single loss; bins and blocks hold different numbers of them.
-            per_loss = forecast.params["noise"] * math.sqrt(forecast.params["losses_per_point"])
-            self._noise = [*self._noise, per_loss][-_NOISE_MEMORY:]
-        held_to = forecast if forecast.own is None else replace(forecast, path=forecast.own)
         settled = self._settled(now, forecast)
-        verdict = self._detector.update(on_law, held_to, settled=settled, losses=self._pending.means[1])
-        self.deviation = self.measure.deviation(verdict, block)
+        block = self._watching.look(self._pending, forecast, settled=settled, blown=self._blown)
         self.forecast = self._doubt(self.measure.forecast(forecast, known=self.plan.known), ratio)
         if block is not None:
             self._loss = block.loss
         elif self._pending.nonfinite:
             self._loss = math.nan
-        self.divergence = self.measure.divergence(self._watch.update(on_law, blown=self._blown))
         situation = Situation(
             step=now,
             fraction=self._fraction(now),
@@ -320,35 +258,11 @@ class Monitor:
         )
         return update
 
-    def _teach(self) -> None:
-        """Let the history say what it has to, on the scale of the law, which has to hold its values too."""
-        for run in () if self.measure.plain else self._history or ():
-            self.measure.see(run.loss)
-        self.measure.settle()
-        self._prior = self._calibrated(family_prior(self.measure.history(self._history), self.params), self._history)
-
-    def _calibrated(self, teacher: Teacher, history: RunHistory | None) -> Teacher:
-        """The teacher with its intervals set right by the history's calibration, which is one of losses."""
-        return calibrated(teacher, None if history is None or not self.measure.plain else history.calibration)
-
     def _rescale(self) -> None:
         """A value beyond the bounds taken so far: what was made out on the scale before is void."""
-        self._teach()
-        self._forecaster, self._sized = Forecaster(self.plan, self._prior), False
-        self._noise = []
-        self._watch = DivergenceWatch()
-        self._detector.reset()
-        self.deviation = Deviation(False, 1.0, None, None, "undecidable")
-
-    def _tell_size(self) -> None:
-        """Relatives are likened by the size of their steps, too, which is known once something has been counted."""
-        points = self.curve.points
-        known = np.flatnonzero(np.isfinite(points.tokens) & (points.tokens > 0))
-        if known.size:
-            self._sized = True
-            taught = self._prior.of(float(points.tokens[known[0]] / points.last[known[0]]))
-            if taught is not self._prior:
-                self._prior, self._forecaster = taught, Forecaster(self.plan, taught)
+        self._teaching.again()
+        self._forecaster = Forecaster(self.plan, self._teaching.teacher)
+        self._watching.rescaled()
 
     @property
     def _binding(self) -> bool:
@@ -377,18 +291,11 @@ class Monitor:
 
     def _settled(self, step: int, forecast: Forecast) -> bool:
         """Whether the run may be held to a forecast: the start is over, and it rests on enough points of a fall."""
-        start = max(_START * (self.plan.total_steps or 0), 1.25 * self.plan.warmup_end, 10 * _MIN_GAP)
+        start = max(_START * (self.plan.total_steps or 0), 1.25 * self.plan.warmup_end, 10 * MIN_GAP)
         return step >= start and forecast.falling and forecast.params.get("points", 0) >= _ENOUGH_POINTS
 
     def _fraction(self, step: int) -> float | None:
         return None if self.plan.total_steps is None else step / self.plan.total_steps
-
-    def _due_after(self, step: int) -> int:
-        total = self.plan.total_steps
-        if total is None or step >= total:
-            return max(math.ceil(step * _OPEN_GROWTH), step + 5 * _MIN_GAP)
-        gap = max(total / _UPDATES, _MIN_GAP)
-        return min(math.ceil((math.floor(step / gap + 1e-9) + 1) * gap), max(total, step + 1))
 
     def mark(self, reason: str, *, follow_rates: bool = False) -> None:
         """Announce a change, such as a resume or new data: the test against earlier forecasts begins anew.
@@ -401,8 +308,7 @@ class Monitor:
         self.curve.mark(reason)
         self._background.mark(reason)
         self._follows = self._follows or follow_rates
-        self._detector.reset()
-        self.deviation = Deviation(False, 1.0, None, None, "undecidable")
+        self._watching.begin_anew()
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Take facts that were seen beside the losses; they only serve to name what to check first.
@@ -419,9 +325,9 @@ class Monitor:
         self.plan = plan
         self.curve.replan(plan)
         self._background.replan(plan)
-        self._forecaster = Forecaster(plan, self._prior)
-        self._detector.reset()
-        self.next_update = self._due_after(max(self.curve.last_step, 0))
+        self._forecaster = Forecaster(plan, self._teaching.teacher)
+        self._watching.replanned()
+        self.next_update = due_after(plan, max(self.curve.last_step, 0))
 
     def learn(self, history: RunHistory, *, prior: Teacher | None = None) -> None:
         """Take a history that arrived after the start: its shapes are the prior of all forecasts from here on.
@@ -430,17 +336,10 @@ class Monitor:
             history: Finished runs of the same family.
             prior: What :func:`~lightning_scaling.forecast.family_prior` makes of them, where it is known already.
         """
-        self._sized = False
         self._background.teach(history)
-        if prior is not None and self.measure.plain:
-            self._prior = self._calibrated(prior, history)
-        else:
-            scale = self.measure.scale
-            self._history = history
-            self._teach()
-            if self.measure.scale != scale:
-                self._rescale()
-        self._forecaster = Forecaster(self.plan, self._prior)
+        if self._teaching.learn(history, prior):
+            self._watching.rescaled()
+        self._forecaster = Forecaster(self.plan, self._teaching.teacher)
         if not self.ledger:
             self.forecast = self.measure.forecast(self._forecaster.before())
 
@@ -479,7 +378,7 @@ class Monitor:
     def _told(self) -> dict[str, Any]:
         points = self.measure.points(before(self.curve.points, self.forecast.step))
         doubtful = self.deviation.alarm or self.forecast.why == _OTHER_RATES
-        return {"points": points, "prior": self._prior, "doubt": self.forecast.why if doubtful else ""}
+        return {"points": points, "prior": self._teaching.teacher, "doubt": self.forecast.why if doubtful else ""}
 
     def finish(self) -> list[Update]:
         """Close the run: a last update if losses came since the one before, and the outcomes of all forecasts.
@@ -521,10 +420,9 @@ class Monitor:
             "plan": self.plan.to_dict(),
             "curve": self.curve.state_dict(),
             "pending": self._pending.state_dict(),
-            "watch": self._watch.state_dict(),
+            **self._watching.state_dict(),
             "adviser": self._adviser.state_dict(),
             "background": self._background.state_dict(),
-            "noise": list(self._noise),
             "follows": self._follows,
             "ledger": [dict(row) for row in self.ledger],
             "measure": self.measure.state_dict(),
@@ -543,17 +441,16 @@ class Monitor:
         self.curve.load_state_dict(state["curve"])
         self._pending.load_state_dict(state["pending"])
         if self.measure.load_state_dict(state.get("measure")):
-            self._watch.load_state_dict(state["watch"])
-            self._noise = list(state["noise"])
+            self._watching.load_state_dict(state)
         self._adviser.load_state_dict(state["adviser"])
         if "background" in state:
             self._background.load_state_dict(state["background"])
         if not self.measure.plain:
-            self._teach()
+            self._teaching.again()
         self._follows = bool(state["follows"])
         self.ledger = [dict(row) for row in state["ledger"]]
         self.advice_log = [Advice(**advice) for advice in state["advice_log"]]
-        self.replan(_joined(Plan.from_dict(state["plan"]), self.plan, self.curve.last_step))
+        self.replan(Plan.from_dict(state["plan"]).then(self.plan, self.curve.last_step))
         if state["plan"]["total_steps"] == self.plan.total_steps:
             self.next_update = state["next_update"]
         if len(self.curve):
@@ -561,20 +458,3 @@ class Monitor:
             self.forecast = self.measure.forecast(found, known=self.plan.known)
         if self.advice_log:
             self.advice = self.advice_log[-1]
-
-
-def _joined(past: Plan, future: Plan, step: int) -> Plan:
-    """The old plan up to a step, the new one after it."""
-    if future.steps[0] <= 1 or future.source == "constant":
-        return future
-    old, new = past.steps <= step, future.steps > step
-    if not old.any() or not new.any():
-        return future
-    return Plan(
-        np.concatenate([past.steps[old], future.steps[new]]),
-        np.concatenate([past.lr[old], future.lr[new]]),
-        total_steps=future.total_steps,
-        known=future.known,
-        why=future.why,
-        source=future.source,
-    )

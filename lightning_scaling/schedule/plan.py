@@ -98,6 +98,22 @@ class Plan:
         share = (_WARMUP_LEVEL * self.peak - below) / max(above - below, 1e-300)
         return int(np.ceil(self.steps[first - 1] + share * (self.steps[first] - self.steps[first - 1])))
 
+    def then(self, future: Plan, step: int) -> Plan:
+        """This plan up to a step and another one after it; the other one alone if it covers the past itself."""
+        if future.steps[0] <= 1 or future.source == "constant":
+            return future
+        old, new = self.steps <= step, future.steps > step
+        if not old.any() or not new.any():
+            return future
+        return Plan(
+            np.concatenate([self.steps[old], future.steps[new]]),
+            np.concatenate([self.lr[old], future.lr[new]]),
+            total_steps=future.total_steps,
+            known=future.known,
+            why=future.why,
+            source=future.source,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as builtins, for checkpoints and journals."""
         return {
