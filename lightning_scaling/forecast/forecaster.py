@@ -38,10 +38,6 @@ _SURE = 0.006
 _SURE_UNSEEN = 0.002
 _OF_FALLEN = 0.25
 _HALF = 2.132
-_DECAY_AHEAD = 0.1
-_DECAY_SEEN = 0.15
-_DECAY_HELD = 0.15
-_DECAY_SHOWS = 0.03
 _OPEN_HORIZON = 2
 _SHORT = 4.0
 _NO_POINTS = Points(**{field.name: np.empty(0) for field in fields(Points)})
@@ -205,7 +201,7 @@ class Forecaster:
         # Five parameters were found from these points: with few of them the residuals are too small.
         freedom = at.size / max(at.size - 5, 1)
         noise = math.sqrt(float(fit.weights @ fit.residual**2) * freedom)
-        unseen = self._unseen(step, progress)
+        unseen = progress.unseen(step)
         mixture = Mixture(
             progress,
             _ALPHAS[a],
@@ -251,7 +247,7 @@ class Forecaster:
             own=mixture,
             falling=falling,
             ends=horizon == self.plan.total_steps,
-            valid_until=self._valid_until(step, progress),
+            valid_until=progress.tells_up_to(step),
         )
 
     def _presume(self, points: Points, step: int, why: str) -> Forecast:
@@ -320,18 +316,6 @@ class Forecaster:
         weight = np.exp(score - score.max())
         return weight / weight.sum(), independent
 
-    @staticmethod
-    def _unseen(step: int, progress: Progress) -> bool:
-        """Whether most of a fall of the rate has yet to show in the losses: its gain is then all prior."""
-        shown = progress.fallen(step - _DECAY_SHOWS * progress.horizon)
-        return progress.fallen(progress.horizon) - shown > _DECAY_AHEAD and shown < _DECAY_SEEN
-
-    def _valid_until(self, step: int, progress: Progress) -> float:
-        if not self._unseen(step, progress):
-            return progress.horizon
-        shown = progress.fallen(step - _DECAY_SHOWS * progress.horizon)
-        return max(progress.reaches(shown + _DECAY_HELD), float(step))
-
     def _trust(self, step: int, progress: Progress, path: PredictivePath, top: float) -> tuple[Trust, str]:
         plan = self.plan
         if plan.total_steps is None or plan.total_steps < step:
@@ -344,7 +328,7 @@ class Forecaster:
             return "none", "the warm-up is not over"
         final, scale = (float(values[0]) for values in path(np.array([progress.horizon])))
         unsure = scale / max(abs(final), _OF_FALLEN * (top - final), 1e-300)
-        if not self.lesson.annealed and unsure > _SURE_UNSEEN and self._unseen(step, progress):
+        if not self.lesson.annealed and unsure > _SURE_UNSEEN and progress.unseen(step):
             return "low", (
                 f"the learning rate has hardly begun to fall: what its decay gains is taken from {self.prior.source}"
             )

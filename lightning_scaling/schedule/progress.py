@@ -15,6 +15,7 @@ _QUANTA = 160
 _FLOOR = 1e-3
 _DECAY_AHEAD = 0.1
 _DECAY_SEEN = 0.15
+_DECAY_HELD = 0.15
 _DECAY_SHOWS = 0.03
 
 
@@ -129,6 +130,13 @@ class Progress:
         """Whether most of a fall of the rate has yet to show in the losses: its gain is then not known of this run."""
         shown = self.fallen(step - _DECAY_SHOWS * self.horizon)
         return self.fallen(self.horizon) - shown > _DECAY_AHEAD and shown < _DECAY_SEEN
+
+    def tells_up_to(self, step: float) -> float:
+        """The last step of which what has shown by a step tells: soon after a fall that has yet to show begins."""
+        if not self.unseen(step):
+            return self.horizon
+        shown = self.fallen(step - _DECAY_SHOWS * self.horizon)
+        return max(self.reaches(shown + _DECAY_HELD), float(step))
 
 
 def _integral(grid: NDArray[np.float64], rate: NDArray[np.float64]) -> NDArray[np.float64]:
