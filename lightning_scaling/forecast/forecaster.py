@@ -33,6 +33,7 @@ _SPIKE = 8.0
 _OF_MIXTURE = 0.5
 _OF_CHANGE = 0.12
 _OF_DOUBT = 2.0
+_OF_LEVEL = 3e-4
 
 _SURE = 0.006
 _SURE_UNSEEN = 0.002
@@ -67,6 +68,7 @@ class Mixture:
             (self.share_of_spread * spread) ** 2
             + (_OF_CHANGE * (reference - mean)) ** 2
             + (_OF_DOUBT * self.doubt) ** 2
+            + (_OF_LEVEL * mean) ** 2
         )
         if self.presumed:
             # Nothing is known of what the decay gains: no gain and twice the presumed one both belong to the interval.
@@ -137,7 +139,7 @@ class Forecaster:
 
     The error around that mean is a Student t whose squared scale adds the disagreement of the shapes, a share of the
     change forecast from now to then (the law itself is wrong by about that share), and the doubt about the present
-    level: the noise of the losses over the root of how many independent ones there are.
+    level: the noise of the losses over the root of how many independent ones there are, but not less than .03 % of it.
 
     Args:
         plan: What the run intends to do.
