@@ -190,7 +190,7 @@ class ResizeAdvisor(CallbackBase):
             if self._thread is not None and not self._thread.is_alive():
                 self._thread = None
                 self._tell(session)
-            elif self._thread is None and not session.reading:
+            elif self._thread is None and not session.past.reading:
                 self._ask(session)
         except Exception as error:
             self._give_up(error)
@@ -199,13 +199,13 @@ class ResizeAdvisor(CallbackBase):
         assert session.engine is not None
         forecast = session.engine.forecast
         stage = "landing" if forecast.trust == "ok" else "size"
-        if stage in self._asked or (self._asked and session.relatives):
+        if stage in self._asked or (self._asked and session.past.runs):
             return
         present = self._present(session)
         if present is None:
             return
         self._asked.append(stage)
-        runs = self._history if self._history is not None else session.relatives
+        runs = self._history if self._history is not None else session.past.runs
         resizing = Resizing(present, runs, **self._options)
 
         def work() -> None:

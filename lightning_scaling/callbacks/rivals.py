@@ -42,7 +42,7 @@ class Rivals:
         self._checked = 0
         self._made: dict[tuple[Any, ...], Entrant] = {}
         self._reader: RivalReader | None = None
-        what = session.reads
+        what = session.past.source
         if reading and what is not None:
             own = session.record.own_run
             self._reader = RivalReader(
@@ -57,7 +57,7 @@ class Rivals:
         """The latest standings, made anew when a check is due and there is time for it."""
         engine = self._session.engine
         known = self._reader.poll() if self._reader is not None else None
-        runs = known if known is not None else self._session.relatives
+        runs = known if known is not None else self._session.past.runs
         if engine is None or not runs or engine.plan.total_steps is None or not len(engine.curve):
             return self.standings
         fraction = engine.curve.last_step / engine.plan.total_steps

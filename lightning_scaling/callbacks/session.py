@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -13,17 +12,16 @@ from weakref import ref
 from lightning_scaling.callbacks.capture import Capture
 from lightning_scaling.callbacks.console import Console
 from lightning_scaling.callbacks.facts import Facts
+from lightning_scaling.callbacks.past_runs import PastRuns
 from lightning_scaling.callbacks.reading import CaptureError
 from lightning_scaling.callbacks.record import Record
 from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.callbacks.sizes import Sizes
 from lightning_scaling.callbacks.tally import Block
-from lightning_scaling.history.background import BackgroundHistory
 from lightning_scaling.monitor import Monitor, Update
-from lightning_scaling.run import RunHistory
 from lightning_scaling.schedule import Plan
 from lightning_scaling.schedule.horizon import plan_from_trainer
-from lightning_scaling.tracking.journal import ANNOUNCED, HISTORY, NOTED, RESUMED
+from lightning_scaling.tracking.journal import ANNOUNCED, NOTED, RESUMED
 
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
@@ -45,7 +43,7 @@ class Session:
 
     Attributes:
         engine: The engine; ``None`` until :meth:`start`.
-        relatives: Past runs of the family, as soon as they are known.
+        past: The past runs it learns from.
         watchers: Called after updates; they must not raise.
         setup_seconds: Time spent once, before and at the first step: counting, measuring, planning.
     """
@@ -58,7 +56,7 @@ class Session:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.engine: Monitor | None = None
-        self.relatives = settings.past_runs
+        self.past = PastRuns(settings, console)
         self.watchers: list[Callable[[Session], None]] = []
         self.setup_seconds = 0.0
         self._closed = False
@@ -76,7 +74,6 @@ class Session:
         self._flushing: float | None = None
         self._made = 0
         self._mark = ""
-        self._teacher: BackgroundHistory | None = None
 
     def start(self, trainer: Any, module: Any, state: Mapping[str, Any] | None) -> None:
         """Begin, or go on from the state of a checkpoint; training is about to start and everything is restored."""
@@ -112,7 +109,7 @@ class Session:
         self.record = Record(settings, trainer, self._console, state)
         self._facts = Facts(trainer, module, self.sizes.unit)
         self.engine = engine
-        self._teacher = self._open_history(engine)
+        self.past.open(engine, self.record, first=bool(trainer.is_global_zero))
         self.setup_seconds = self._clock() - begun
         self.capture.begin()
 
@@ -130,49 +127,6 @@ class Session:
             total = trainer.max_steps if isinstance(trainer.max_steps, int) and trainer.max_steps > 0 else None
             plan = Plan.constant(total_steps=total, known=False, why="the schedule could not be worked out")
         return plan if trainer.world_size == 1 else Plan.from_dict(trainer.strategy.broadcast(plan.to_dict()))
-
-    def _open_history(self, engine: Monitor) -> BackgroundHistory | None:
-        """Have past runs read beside the training, on rank zero."""
-        what = self._settings.to_read
-        if what is None or not self._trainer.is_global_zero:
-            return None
-        own = self.record.own_run
-        return BackgroundHistory(
-            what,
-            run_id=None if own is None else own.run_id,
-            tracking_uri=None if own is None else own.tracking_uri,
-            metric=self._settings.monitor,
-            params=engine.params,
-        ).start()
-
-    def _given(self) -> dict[str, Any]:
-        """What the journal says of a history that was given as runs."""
-        history = self._settings.past_runs or RunHistory()
-        runs = [run.meta.get("run_id") or run.name for run in history]
-        calibration = history.calibration.to_dict() if history.calibration else None
-        return {
-            "source": history.source or "the runs given to the callback",
-            "runs": runs,
-            "calibration": calibration,
-        }
-
-    def _learn(self) -> None:
-        """Take the history once it has been read; the journal says from which step on it counts."""
-        learned = None if self._teacher is None else self._teacher.poll()
-        if learned is None:
-            return
-        assert self.engine is not None
-        self._teacher = None
-        if learned.history is not None:
-            self.relatives = learned.history
-            self.engine.learn(learned.history, prior=learned.prior)
-            step = max(self.engine.curve.last_step, 0)
-            self.record.mark("history", step, {"kind": HISTORY, **learned.data})
-            self.record.foretell(self.engine)
-        if learned.failed:
-            self._console.once("history", learned.sentence)
-        else:
-            self._console.line(f"Scaling monitor: {learned.sentence}")
 
     def _note(self) -> None:
         """Tell the engine what is new beside the losses, and the journal, so that a replay knows it as well."""
@@ -246,13 +200,12 @@ class Session:
             self.record.foretell(engine)
             if self._mark:
                 self.record.mark(self._mark, capture.steps, {"kind": RESUMED})
-            if self._settings.past_runs:
-                self.record.mark("history", max(engine.curve.last_step, 0), {"kind": HISTORY, **self._given()})
+            self.past.introduce(engine, self.record)
             self.setup_seconds += self._clock() - begun
             begun = self._clock()
         self._flushing, self._made = begun, 0
         if self._introduced:
-            self._learn()
+            self.past.learn(engine, self.record)
             if at_batch:
                 self._note()
         if len(block):
@@ -364,9 +317,7 @@ class Session:
         self.capture.own_seconds += self._unbooked
         self._unbooked = 0.0
         self._report(self.engine.finish(), None)
-        if self._teacher is not None:
-            self._teacher = None
-            self._console.line("Scaling monitor: The history had not been read when the training ended.")
+        self.past.give_up()
 
     def close(self, deadline: float) -> None:
         """Write the artifacts, send what waits for at most ``deadline`` seconds, and let go of the Trainer."""
@@ -395,19 +346,9 @@ class Session:
         return self._settings.max_overhead
 
     @property
-    def reads(self) -> str | Path | None:
-        """Where past runs are read from, if they are."""
-        return self._settings.to_read
-
-    @property
     def counts(self) -> ParamCounts | None:
         """Parameters counted before the model was sharded."""
         return self._counts
-
-    @property
-    def reading(self) -> bool:
-        """Whether past runs are still being read."""
-        return self._teacher is not None
 
     @property
     def steps(self) -> int:
