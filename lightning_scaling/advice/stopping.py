@@ -112,7 +112,7 @@ class StopRule:
     """Decides whether to stop.
 
     Only a run that has diverged for good is stopped without regard to the forecast; every other decision needs a
-    verdict on the run, and all but the comparison with other runs, whose errors cancel, a forecast to be trusted and
+    verdict on the run and a forecast to be trusted, and all but the comparison with other runs, whose errors cancel,
     the same finding at three moments on end: a forecast looked at a hundred times errs now and then.
 
     Args:
@@ -200,7 +200,7 @@ class StopRule:
         )
 
     def _outrun(self, m: Moment) -> Decision | None:
-        if m.standings is None or not m.settled or 0 not in m.standings.hopeless(self.probability):
+        if m.standings is None or not m.sure or 0 not in m.standings.hopeless(self.probability):
             return None
         own, favourite = m.standings.of(0), m.standings.favourite
         assert own is not None

@@ -104,9 +104,10 @@ def test_without_trust_or_verdict_or_certainty_nothing_is_stopped(changes):
     assert rule.decide(moment(flops_left=1e6, **changes)) is None
 
 
-def test_the_comparison_needs_a_verdict_but_no_trust_in_the_forecast():
+def test_the_comparison_too_needs_a_verdict_and_trust_in_the_forecast():
     rule = StopRule()
-    assert rule.decide(moment(standings=standings(), forecast=forecast(trust="low"))).kind == "best"
+    assert rule.decide(moment(standings=standings())).kind == "best"
+    assert rule.decide(moment(standings=standings(), forecast=forecast(trust="low"))) is None
     assert rule.decide(moment(standings=standings(), deviation=UNDECIDABLE)) is None
     assert rule.decide(moment(standings=standings(ready=False))) is None
     assert rule.decide(moment(standings=standings(best=0.1))) is None
