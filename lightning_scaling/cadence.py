@@ -26,14 +26,14 @@ def due_after(plan: Plan, step: int) -> int:
 
 
 def part_before(
-    steps: NDArray[np.float64], losses: NDArray[np.float64], due: int, *, limit: float, nonfinite_tail: int
+    steps: NDArray[np.float64], losses: NDArray[np.float64], due: float, *, limit: float, nonfinite_tail: int
 ) -> int:
     """How many of the next losses belong before the next update.
 
     Args:
         steps: Their steps, shape ``(n,)``.
         losses: The losses, shape ``(n,)``.
-        due: The step at which the update falls due.
+        due: The step at which the update, or a look at what is pending, falls due.
         limit: A finite loss above this is worth an update at once.
         nonfinite_tail: How many losses before them, in a row, were not finite; a run of twenty is worth one at once.
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_scaling.advice import Advice, Adviser, Situation
 from lightning_scaling.advice.background import Background
+from lightning_scaling.advice.repeats import Repeats
 from lightning_scaling.cadence import MIN_GAP, NONFINITE_ALARM, due_after, part_before
 from lightning_scaling.curve import Curve
 from lightning_scaling.deviation import Deviation, Divergence
@@ -33,6 +34,7 @@ __all__ = ["LAWS", "Monitor", "Update"]
 _START = 0.06
 _ENOUGH_POINTS = 8
 _MAX_LOG = 1000
+_LOOKS = 4
 _OTHER_RATES = "the learning rate used is not the planned one"
 LAWS = ("auto", "relative_multi_power")
 
@@ -56,6 +58,8 @@ class Monitor:
         bounds: Its lowest and highest value, ``None`` for none; left out, see
             :func:`~lightning_scaling.forecast.scale.scales_for`.
         skip: Asked with the step before each update; ``True`` leaves that update out.
+        unique_tokens: Distinct tokens (or samples) there are to train on; ``None`` works them out from the fact
+            ``epoch_steps`` and the tokens of a step.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -80,6 +84,7 @@ class Monitor:
         mode: str = "auto",
         bounds: Sequence[float | None] | None = None,
         skip: Callable[[int], bool] | None = None,
+        unique_tokens: float | None = None,
     ) -> None:
         if not (isinstance(alpha, float | int) and 0 < alpha < 1):
             raise ValueError(f"`alpha` is a probability and must lie strictly between 0 and 1, but got {alpha!r}.")
@@ -91,10 +96,10 @@ class Monitor:
         self.alpha = float(alpha)
         self.target = target
         self.params = params
+        self.unique_tokens = unique_tokens
         self.measure = Measure(metric, mode, bounds)
-        self._background = Background(
-            self.plan, params, metric=self.measure.told["metric"], rising=self.measure.scale.mode == "max"
-        )
+        told, rising = self.measure.told, self.measure.scale.mode == "max"
+        self._background = Background(self.plan, params, unique_tokens, metric=told["metric"], rising=rising)
         self._background.teach(history or ())
         self._teaching = Teaching(self.measure, params, history)
         self._skip = skip
@@ -104,6 +109,7 @@ class Monitor:
         self._pending = Pending()
         self._follows = False
         self._blown = False
+        self._next_look = self._between_looks = math.inf
         self._loss = math.nan
         self.curve = Curve(self.plan)
         self.forecast = self.measure.forecast(self._forecaster.before())
@@ -121,6 +127,11 @@ class Monitor:
     def divergence(self) -> Divergence | None:
         """A blow-up under way."""
         return self._watching.divergence
+
+    @property
+    def repeats(self) -> Repeats | None:
+        """Where the run was in its data at the last update; ``None`` where that cannot be told."""
+        return self._background.repeats
 
     def observe(
         self,
@@ -160,7 +171,7 @@ class Monitor:
             end = start + part_before(
                 steps[start:],
                 losses[start:],
-                self.next_update,
+                min(self.next_update, self._next_look),
                 limit=self._watching.limit,
                 nonfinite_tail=self.curve.nonfinite_tail,
             )
@@ -177,10 +188,15 @@ class Monitor:
             now = int(steps[end - 1])
             self._blown = bool(self._watching.limit < losses[end - 1] < math.inf)
             alarm = self._blown or self.curve.nonfinite_tail == NONFINITE_ALARM
+            if self._next_look <= now < self.next_update and not alarm:
+                alarm = self._watching.peek(self._pending)
+                self._next_look = now + self._between_looks
             if now >= self.next_update or alarm:
                 self.next_update = due_after(self.plan, now)
                 if alarm or self._skip is None or not self._skip(now):
                     updates.append(self.update(now))
+                self._between_looks = (self.next_update - now) / _LOOKS if self._watching.suspicious else math.inf
+                self._next_look = now + self._between_looks
         return updates
 
     def _compare_rates(self, steps: NDArray[np.float64], lr: NDArray[np.float64] | None, part: slice) -> None:
@@ -231,12 +247,7 @@ class Monitor:
             target=self.target,
             metric=self.measure.name,
             mode=self.measure.scale.mode,
-            **self._background.told(
-                now,
-                self._loss,
-                self.curve,
-                troubled=self.deviation.alarm or self.divergence is not None,
-            ),
+            **self._background.told(now, self._loss, self.curve, self.deviation, self.divergence),
         )
         before = self.advice
         self.advice = self._adviser.advise(situation)
@@ -316,9 +327,10 @@ class Monitor:
         Args:
             facts: By name, as builtins; ``None`` takes one back. ``idle`` (parameter tensors that have lost their
                 gradient) with ``tensors``, ``idle_share``, ``idle_names``, ``idle_since``; ``state_lost`` (step of a
-                resume without the optimizer's state); ``precision``; ``unit`` of what is counted; ``epoch_steps``.
+                resume without the optimizer's state); ``precision``; ``unit`` of what is counted; ``epoch_steps``;
+                ``batch`` with ``noise_scale``, ``noise_low``, ``noise_high``, the gradient-noise scale in its unit.
         """
-        self._background.note(facts)
+        self._background.note(facts, max(self.curve.last_step, 0))
 
     def replan(self, plan: Plan) -> None:
         """Take a new plan from here on."""

@@ -27,6 +27,7 @@ def replay(
     at: Sequence[float] | None = None,
     alpha: float | None = None,
     target: float | None = None,
+    unique_tokens: float | None = None,
 ) -> list[Update]:
     """Drive the engine of the callback over a recorded run; it sees the losses one by one and never looks ahead.
 
@@ -41,6 +42,8 @@ def replay(
             those the callback would have made, every 1 % of the plan.
         alpha: Probability of a false alarm over the whole run; left out, that of the journal, else 0.01.
         target: Loss the user wants to reach; left out, that of the journal, if there is one.
+        unique_tokens: Distinct tokens (or samples) there were to train on, for a run that counts them; left out, what
+            the journal tells.
 
     Returns:
         The updates in order: one for each fraction of ``at``, or all of them.
@@ -55,12 +58,12 @@ def replay(
         [50, 100]
     """
     if at is None:
-        return Replay.of(run, history=history, alpha=alpha, target=target).updates
+        return Replay.of(run, history=history, alpha=alpha, target=target, unique_tokens=unique_tokens).updates
     fractions = [float(f) for f in at]
     if not all(0 < f <= 1 for f in fractions):
         raise ValueError(f"`at` must hold fractions of the run, each above 0 and at most 1, but got {list(at)!r}.")
     limits = {f: math.floor(f * run.total_steps + 1e-9) for f in fractions}
-    asked = _driver(run, history, alpha, target).asked(sorted(set(limits.values())))
+    asked = _driver(run, history, alpha, target, unique_tokens).asked(sorted(set(limits.values())))
     return [asked[limits[fraction]] for fraction in fractions]
 
 
@@ -123,9 +126,10 @@ class Replay:
         history: RunHistory | None = None,
         alpha: float | None = None,
         target: float | None = None,
+        unique_tokens: float | None = None,
     ) -> Replay:
         """Replay a run; arguments as :func:`replay`."""
-        driver = _driver(run, history, alpha, target)
+        driver = _driver(run, history, alpha, target, unique_tokens)
         updates, monitor = driver.whole(), driver.monitor
         outcome = outcome_at(monitor.curve.points, run.total_steps, monitor.curve.last_step)
         measure = monitor.measure
@@ -256,6 +260,12 @@ def follow(run: Run, *, history: RunHistory | None = None) -> Monitor:
     return monitor
 
 
-def _driver(run: Run, history: RunHistory | None, alpha: float | None, target: float | None) -> Driver:
+def _driver(
+    run: Run,
+    history: RunHistory | None,
+    alpha: float | None,
+    target: float | None,
+    unique: float | None = None,
+) -> Driver:
     kind = JournalDriver if isinstance(run, Recording) else Driver
-    return kind(run, history, alpha, target)  # type: ignore[arg-type]
+    return kind(run, history, alpha, target, unique)  # type: ignore[arg-type]

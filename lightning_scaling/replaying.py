@@ -27,12 +27,20 @@ class Driver:
         history: Past runs to learn from.
         alpha: In place of the run's own, or of 0.01.
         target: In place of the run's own.
+        unique: Distinct tokens (or samples) there are, in place of the run's own.
 
     Attributes:
         monitor: The monitor, once something has been shown to it.
     """
 
-    def __init__(self, run: Run, history: RunHistory | None, alpha: float | None, target: float | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        history: RunHistory | None,
+        alpha: float | None,
+        target: float | None,
+        unique: float | None = None,
+    ) -> None:
         self._run = run
         self.monitor = Monitor(
             run.plan,
@@ -43,6 +51,7 @@ class Driver:
             metric=run.meta.get("metric"),
             mode=run.meta.get("mode", "auto"),
             bounds=run.meta.get("bounds"),
+            unique_tokens=unique,
         )
 
     def whole(self) -> list[Update]:
@@ -78,14 +87,16 @@ class JournalDriver(Driver):
     """Goes through a recording event by event; arguments as :class:`Driver`."""
 
     def __init__(
-        self, recording: Recording, history: RunHistory | None, alpha: float | None, target: float | None
+        self,
+        recording: Recording,
+        history: RunHistory | None,
+        alpha: float | None,
+        target: float | None,
+        unique: float | None = None,
     ) -> None:
         self._recording = recording
-        self._settings = dict(recording.settings)
-        if alpha is not None:
-            self._settings["alpha"] = alpha
-        if target is not None:
-            self._settings["target"] = target
+        other = {"alpha": alpha, "target": target, "unique_tokens": unique}
+        self._settings = {**recording.settings, **{key: value for key, value in other.items() if value is not None}}
         self._history = history
         self._from_start = None if recording.taught else history
         self._made: frozenset[int] = frozenset()

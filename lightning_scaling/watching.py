@@ -58,22 +58,42 @@ class Watching:
         Returns:
             The losses summed up, ``None`` when none was finite.
         """
-        # The noise of fits made before this block, and their median: a fault must not raise the bar it is held to.
-        noise = float(np.median(self._noise)) / math.sqrt(max(len(pending), 1)) if self._noise else 0.0
-        steps, losses = pending.means
-        if noise and not self._measure.plain and len(pending):
-            noise = self._measure.noise(float(np.mean(losses)), noise)
-        block = block_of(steps, losses, noise)
+        block = self._block(pending)
         on_law = self._measure.block(block)
         if "noise" in forecast.params and not self.deviation.alarm:
             # Kept per single loss; bins and blocks hold different numbers of them.
             per_loss = forecast.params["noise"] * math.sqrt(forecast.params["losses_per_point"])
             self._noise = [*self._noise, per_loss][-_NOISE_MEMORY:]
         held_to = forecast if forecast.own is None else replace(forecast, path=forecast.own)
-        verdict = self._detector.update(on_law, held_to, settled=settled, losses=losses)
+        beside = None
+        if forecast.relatives is not None:
+            beside = replace(forecast, path=forecast.relatives, valid_until=math.inf)
+        verdict = self._detector.update(on_law, held_to, settled=settled, relatives=beside, losses=pending.means[1])
         self.deviation = self._measure.deviation(verdict, block)
         self.divergence = self._measure.divergence(self._watch.update(on_law, blown=blown))
         return block
+
+    def _block(self, pending: Pending) -> Block | None:
+        # The noise of fits made before this block, and their median: a fault must not raise the bar it is held to.
+        noise = float(np.median(self._noise)) / math.sqrt(max(len(pending), 1)) if self._noise else 0.0
+        steps, losses = pending.means
+        if noise and not self._measure.plain and len(pending):
+            noise = self._measure.noise(float(np.mean(losses)), noise)
+        return block_of(steps, losses, noise)
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether the next losses should be looked at before the next update falls due."""
+        return self._detector.suspicious
+
+    def peek(self, pending: Pending) -> bool:
+        """Whether an update made now would raise an alarm.
+
+        Args:
+            pending: The losses since the last update.
+        """
+        block = self._measure.block(self._block(pending))
+        return block is not None and self._detector.peek(block)
 
     def begin_anew(self) -> None:
         """Forget all forecasts, as after an announced change."""

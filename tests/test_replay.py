@@ -260,3 +260,22 @@ def test_a_blow_up_is_not_waited_out_until_the_next_update(make_run):
     assert spoke.step == 1205
     assert spoke.advice.action == "investigate"
     assert updates[-1].advice.action == "continue", "one bad batch is no broken run"
+
+
+def test_losses_that_look_wrong_are_looked_at_before_the_next_update(make_run):
+    healthy = make_run(total=4000, every=1, noise=0.01)
+    loss = healthy.loss * np.where(healthy.step > 2000, 1.03, 1.0)
+    broken = Run(healthy.step, loss, healthy.lr, total_steps=4000)
+    updates = replay(broken)
+    alarm = next(update for update in updates if update.deviation.alarm)
+    assert 2040 < alarm.step < 2080
+    regular = {update.step for update in replay(healthy)}
+    assert alarm.step not in regular
+    assert {update.step for update in updates} - regular == {alarm.step}
+    monitor = Monitor(broken.plan, params=broken.params)
+    fed = []
+    for start in range(0, 4000, 37):
+        part = slice(start, start + 37)
+        fed += monitor.observe(broken.step[part], broken.loss[part], lr=broken.lr[part])
+    fed += monitor.finish()
+    assert [(u.step, u.deviation.alarm) for u in fed] == [(u.step, u.deviation.alarm) for u in updates]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from lightning_scaling.advice.batch import REMARKABLE
 from lightning_scaling.advice.findings import findings
 from lightning_scaling.advice.result import Action, Advice
 from lightning_scaling.advice.situation import Situation
@@ -35,13 +36,26 @@ class Adviser:
         self._sudden: bool | None = None
         self._troubled = False
         self._hinted = False
+        self._remarked = False
 
     def advise(self, situation: Situation) -> Advice:
         """The advice for this moment."""
+        return self._with_remark(situation, self._advise(situation))
+
+    def _with_remark(self, s: Situation, advice: Advice) -> Advice:
+        """Once the remark has been made, what it rests on stays with all advice to go on as before."""
+        self._remarked = self._remarked or bool(s.remark and s.remark in advice.reason)
+        if not self._remarked or advice.action != "continue" or advice.evidence.get("suspect"):
+            return advice
+        known = {key: s.facts[key] for key in REMARKABLE if key in s.facts}
+        return replace(advice, evidence={**advice.evidence, "remark": "batch", **known})
+
+    def _advise(self, situation: Situation) -> Advice:
         s = self._remembered(situation)
         before = self._suspect
         suspect = self._first(s)
         advice = findings(s, suspect)
+        hinted = bool(s.hint) and s.hint in advice.reason
         named = advice.evidence.get("suspect")
         if _gravity(advice.action) >= _gravity(self._current):
             if advice.action != self._current:
@@ -49,10 +63,12 @@ class Adviser:
             elif before is not None and named == suspect != before and self._troubled:
                 advice = replace(advice, reason=f"{advice.reason} Until now the first suspect was the {before}.")
             self._current, self._calm, self._named = advice.action, 0, named
+            self._hinted = self._hinted or hinted
             return advice
         self._calm += 1
         if self._calm < _CALM:
             return self._waiting(s, advice)
+        self._hinted = self._hinted or hinted
         past, since = self._current, self._since
         self._current, self._calm, self._since, self._named = advice.action, 0, s.step, named
         why = f" What led to the advice of step {since:,} to {past} is over."
@@ -61,7 +77,6 @@ class Adviser:
     def _remembered(self, s: Situation) -> Situation:
         """The hint once, and how the losses left their path as it was made out when they did."""
         hint = "" if self._hinted else s.hint
-        self._hinted = self._hinted or bool(s.hint)
         troubled = s.divergence is not None or (s.deviation.alarm and s.worse)
         if not troubled:
             self._sudden = None
@@ -70,7 +85,7 @@ class Adviser:
         if not troubled and not s.deviation.alarm:
             self._suspect = self._rival = None
         self._troubled = troubled or s.deviation.alarm
-        return replace(s, hint=hint, sudden=self._sudden)
+        return replace(s, hint=hint, remark="" if self._remarked else s.remark, sudden=self._sudden)
 
     def _first(self, s: Situation) -> Suspect:
         found = first_suspect(s)
@@ -110,6 +125,7 @@ class Adviser:
             "sudden": self._sudden,
             "troubled": self._troubled,
             "hinted": self._hinted,
+            "remarked": self._remarked,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 
+from lightning_scaling.advice.batch import amount, steps_by_noise
 from lightning_scaling.advice.result import Advice
 from lightning_scaling.advice.situation import Situation
-from lightning_scaling.advice.suspects import Suspect, check, state_lost
+from lightning_scaling.advice.suspects import Suspect, check, overfits, state_lost
 
 _NONFINITE_STOP = 20
 _RATE_OFF = 0.05
@@ -161,7 +162,9 @@ def _deviates(s: Situation, suspect: Suspect) -> Advice | None:
         "loss": s.loss,
         "direction": d.direction,
         "kind": d.kind,
+        "basis": d.basis,
         "suspect": suspect,
+        **({} if s.again is None else s.again.evidence),
     }
     odds = f"odds {_odds(d.e_value)} against chance"
     if d.kind == "noise growth":
@@ -172,8 +175,11 @@ def _deviates(s: Situation, suspect: Suspect) -> Advice | None:
         )
     else:
         share = abs(d.excess / d.expected) if d.expected else math.nan
+        told = f"was forecast at step {d.since_step:,}"
+        if d.basis == "relatives":
+            told = f"was to be expected at step {d.since_step:,} from how past runs under this schedule went on"
         sentence = (
-            f"{s.the} is {s.loss:.4g} at step {s.step:,} where {d.expected:.4g} was forecast at step {d.since_step:,}: "
+            f"{s.the} is {s.loss:.4g} at step {s.step:,} where {d.expected:.4g} {told}: "
             f"{share:.1%} {'above' if d.direction != 'below' else 'below'} its path ({odds}){_shape(s)}; "
             f"{check(suspect, s)}."
         )
@@ -189,7 +195,7 @@ def _shape(s: Situation) -> str:
         return ""
     if kind == "plateau":
         return ", and it has stopped improving"
-    if s.sudden is None and kind == "slow divergence":
+    if kind == "slow divergence" and (s.sudden is None or overfits(s)):
         return ", and it moves further and further away"
     return _manner(s)
 
@@ -214,7 +220,16 @@ def _behind(s: Situation, suspect: Suspect) -> Advice | None:
         clause = f"They warmed up over {b.usual_warmup:,} steps, this run over {had}; {check('warm-up', s)}"
     elif math.isfinite(b.batch_ratio) and not 1 / _BATCH_OFF <= b.batch_ratio <= _BATCH_OFF:
         first = "batch"
-        clause = f"Its batch is {b.batch_ratio:.3g} times theirs; check that first, then the data"
+        noise = steps_by_noise(s.facts, b.batch_ratio)
+        slower = (
+            ""
+            if noise is None
+            else (
+                f", which by the gradient-noise scale of {amount(noise[1])} {s.facts.get('unit', 'samples')} takes "
+                f"{noise[0]:.2g} times their steps to the same loss"
+            )
+        )
+        clause = f"Its batch is {b.batch_ratio:.3g} times theirs{slower}; check that first, then the data"
     else:
         first = "data"
         clause = (
@@ -271,7 +286,7 @@ def _misses_target(s: Situation, suspect: Suspect) -> Advice | None:
 
 def _on_track(s: Situation) -> Advice:
     f = s.forecast
-    hint = f" {s.hint}" if s.hint else ""
+    hint = "".join(f" {text}" for text in (s.hint, s.remark) if text)
     if f.trust == "none":
         return Advice("continue", f"At step {s.step:,} it is too early for a forecast: {f.why}.{hint}", step=s.step)
     prediction = f.landing

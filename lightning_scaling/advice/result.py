@@ -32,8 +32,8 @@ class Advice:
 
     @property
     def topic(self) -> tuple[str, str | None]:
-        """Action and first suspect: what has to change for the advice to be told anew."""
-        return self.action, self.evidence.get("suspect")
+        """Action and first suspect, or remark: what has to change for the advice to be told anew."""
+        return self.action, self.evidence.get("suspect") or self.evidence.get("remark")
 
     def to_dict(self) -> dict[str, Any]:
         """The advice as builtins."""

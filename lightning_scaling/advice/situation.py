@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_scaling.advice.relatives import Behind, BestRate
+from lightning_scaling.advice.repeats import Repeats
 from lightning_scaling.deviation import Deviation, Divergence
 from lightning_scaling.forecast import Forecast
 
@@ -37,6 +38,9 @@ class Situation:
         best_rate: The best learning rate by the family, where the run is clearly off it.
         hint: A remark for the start of the run.
         held_out: Whether the metric is, by its name, measured on data held out of training.
+        repeats: Where the run is in its data; ``None`` where that cannot be told.
+        remark: A remark for later on, on the batch.
+        best: Step and value of the best point of the curve, where a metric of held-out data is in trouble.
     """
 
     step: int
@@ -60,6 +64,9 @@ class Situation:
     best_rate: BestRate | None = None
     hint: str = ""
     held_out: bool = False
+    repeats: Repeats | None = None
+    remark: str = ""
+    best: tuple[int, float] | None = None
 
     @property
     def followed(self) -> str:
@@ -92,7 +99,6 @@ class Situation:
         return (self.deviation.direction != "below") == (self.mode == "min")
 
     @property
-    def passes(self) -> float | None:
-        """Passes over the data so far; ``None`` if the length of one is not known."""
-        length = self.facts.get("epoch_steps")
-        return self.step / length if length else None
+    def again(self) -> Repeats | None:
+        """Where the run is in its data, if they come a second time or more."""
+        return self.repeats if self.repeats is not None and self.repeats.again else None

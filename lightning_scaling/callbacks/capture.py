@@ -69,6 +69,8 @@ class Capture:
         flops: Training FLOPs of all ranks; ``None`` when they are not known.
         seconds: Wall time spent in training, earlier fits included; up to date at flushes.
         own_seconds: The part of ``seconds`` that went into monitoring, as told by the caller; rank 0's after a flush.
+        riders: Called at each flush for further numbers to be added up over the ranks, as many on each of them.
+        ridden: Their sums at the latest flush.
     """
 
     def __init__(
@@ -89,6 +91,8 @@ class Capture:
         self.flops: int | None = 0
         self.seconds = 0.0
         self.own_seconds = 0.0
+        self.riders: Callable[[], Array] | None = None
+        self.ridden: Array = np.zeros(0)
         self._sizes = sizes
         self._clock = clock
         self._partial = (0.0, 0)
@@ -111,6 +115,7 @@ class Capture:
     def detach(self) -> None:
         """Let go of the Trainer and of all that belongs to it; the counters stay."""
         del self.intake, self._trainer, self._ranks
+        self.riders = None
 
     def begin(self) -> None:
         """Start the clock; the next batch is flushed at once."""
@@ -190,6 +195,7 @@ class Capture:
         elif self.stepless and self.metric is None:
             nothing = np.zeros((1, 6))
             nothing[0, [LOSS, COUNT]] = np.multiply(self._partial, self._ranks.world)
+            self.ridden = np.zeros(0)
             return self._block(nothing, [None], self.steps, self.seconds)
         columns = self.intake.drain()
         batches = len(columns.done)
@@ -209,9 +215,12 @@ class Capture:
             self._broken = error
             header[_FAILED] = 1.0
             rows = np.zeros((ends.size + 1, 6))
+        self.ridden = np.zeros(0) if self.riders is None else self.riders()
         if not self.alone:
-            summed = self._ranks.total(np.concatenate([header, rows.ravel()]))
-            header, rows = summed[:4], summed[4:].reshape(rows.shape)
+            shape, ends_at = rows.shape, [4, 4 + self.ridden.size]
+            summed = self._ranks.total(np.concatenate([header, self.ridden, rows.ravel()]))
+            header, self.ridden, rows = np.split(summed, ends_at)
+            rows = rows.reshape(shape)
         self.flushes += 1
         before = (self.steps, self.seconds)
         self.steps += ends.size

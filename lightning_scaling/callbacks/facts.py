@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from lightning_scaling.callbacks.passes import pass_steps
+from lightning_scaling.callbacks.sizes import Sizes
+
 _LOOKS = 3
 _NAMES = 3
 _LEAST = 0.01
@@ -20,11 +23,11 @@ class Facts:
     Args:
         trainer: The Trainer, about to train.
         module: The module in training.
-        unit: Unit of what is counted.
+        sizes: What counts the batches; what it counts is known from the first one on.
     """
 
-    def __init__(self, trainer: Any, module: Any, unit: str) -> None:
-        self._trainer, self._module, self._unit = trainer, module, unit
+    def __init__(self, trainer: Any, module: Any, sizes: Sizes) -> None:
+        self._trainer, self._module, self._sizes = trainer, module, sizes
         self._resumed_at = int(trainer.global_step)
         self._whole = type(trainer.strategy).__name__.startswith(_WHOLE)
         self._stateless = self._whole and self._resumed_at > 0 and not self._has_state()
@@ -41,20 +44,22 @@ class Facts:
 
     def detach(self) -> None:
         """Let go of the Trainer and of all that belongs to it."""
-        del self._trainer, self._module
+        del self._trainer, self._module, self._sizes
 
-    def look(self, step: int) -> dict[str, Any]:
+    def look(self, step: int, **seen: Any) -> dict[str, Any]:
         """Facts that are new since the last call; ``None`` takes one back.
 
         Args:
             step: Optimizer steps done.
+            **seen: Further facts, seen elsewhere.
         """
-        found: dict[str, Any] = {"unit": self._unit, "precision": str(self._trainer.precision), **self._pass()}
+        found: dict[str, Any] = {"unit": self._sizes.unit, "precision": str(self._trainer.precision)}
+        found["epoch_steps"] = pass_steps(self._trainer)
         if self._stateless and step > self._resumed_at:
             self._stateless = False
             if self._has_state():
                 found["state_lost"] = self._resumed_at
-        found |= self._gradients(step)
+        found |= self._gradients(step) | seen
         news = {key: value for key, value in found.items() if self._told.get(key) != value}
         self._told |= news
         return news
@@ -62,13 +67,6 @@ class Facts:
     def _has_state(self) -> bool:
         """Whether an optimizer keeps anything; one that does not let on counts as if it did."""
         return any(len(getattr(optimizer, "state", "?")) > 0 for optimizer in self._trainer.optimizers)
-
-    def _pass(self) -> dict[str, Any]:
-        batches = self._trainer.num_training_batches
-        group = self._trainer.accumulate_grad_batches
-        if not (isinstance(batches, int) and batches > 0 and isinstance(group, int)):
-            return {}
-        return {"epoch_steps": -(-batches // group)}
 
     def _gradients(self, step: int) -> dict[str, Any]:
         """Tensors that had a gradient and had none at three looks on end, where Lightning runs one optimizer."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lightning_scaling.schedule import Plan
 
 _NOTE_EVERY = 0.05
+_ENGINE = ("alpha", "target", "params", "unique_tokens", "next_update")
 _WRITE_SECONDS = 10.0
 _ENOUGH_TO_FIT = 20
 _PACKAGES = ("lightning-scaling", "lightning", "pytorch-lightning", "torch", "numpy", "scipy")
@@ -119,7 +120,7 @@ class Record:
             "step": capture.steps,
             "settings": {key: value for key, value in params.items() if value is not None},
             "engine": {
-                **{name: getattr(engine, name) for name in ("alpha", "target", "params", "next_update")},
+                **{name: getattr(engine, name) for name in _ENGINE},
                 **engine.measure.told,
             },
             **self._past(),

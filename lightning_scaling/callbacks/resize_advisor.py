@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_scaling.advice import Advice
+from lightning_scaling.advice.repeats import TOKENS
 from lightning_scaling.advice.resize import LEAST_COST, Present, Resizing
 from lightning_scaling.advice.resize_next import Rule, Shape
 from lightning_scaling.callbacks._compat import CallbackBase
@@ -39,7 +40,8 @@ class ResizeAdvisor(CallbackBase):
         history: Runs of the family; left out, what the monitor learns from.
         budget: FLOPs to be spent, inference included; left out, what the run spends.
         inference_tokens: Tokens that the model will process after training.
-        unique_tokens: Distinct training tokens (or samples) there are; left out, there are enough.
+        unique_tokens: Distinct training tokens (or samples) there are; left out, those that the monitor knows of if it
+            counts tokens, else enough.
         active_params: Parameters that one token passes through, for a mixture of experts; past runs tell theirs in
             ``meta["active_params"]``.
         shape: Width, depth and heads, as ``(width, layers, heads)`` or a mapping with the usual names; left out, looked
@@ -206,7 +208,8 @@ class ResizeAdvisor(CallbackBase):
             return
         self._asked.append(stage)
         runs = self._history if self._history is not None else session.past.runs
-        resizing = Resizing(present, runs, **self._options)
+        unique = self._options["unique_tokens"] or _unique(session)
+        resizing = Resizing(present, runs, **{**self._options, "unique_tokens": unique})
 
         def work() -> None:
             try:
@@ -268,6 +271,12 @@ class ResizeAdvisor(CallbackBase):
         self._thread = None
         what = f"{type(error).__name__}: {str(error).rstrip('.')}"
         warn(f"The advice on size failed ({what}) and is silent from now on; training continues.")
+
+
+def _unique(session: Session) -> float | None:
+    """The distinct tokens the monitor knows of; of samples, as they may be altered each time, it takes none for one."""
+    repeats = None if session.engine is None else session.engine.repeats
+    return None if repeats is None or repeats.unit != TOKENS else repeats.unique
 
 
 def _checked_shape(shape: Any) -> Shape | None:

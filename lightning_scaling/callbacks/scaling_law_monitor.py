@@ -47,6 +47,8 @@ class ScalingLawMonitor(CallbackBase):
     ``scaling/flops, log10_flops``     training FLOPs so far, forward and backward, all ranks together
     ``scaling/seconds``                training time so far, earlier fits of the run included
     ``scaling/lr``                     learning rate used
+    ``scaling/gradient_norm``          norm of the gradient before clipping, at one step in 50 or fewer
+    ``scaling/gradient_noise_scale``   batch, in samples or tokens, beyond which more of it buys ever less
     ``scaling/overhead``               time taken by the monitor as a fraction of the training time
     =================================  ======================================================================
 
@@ -76,6 +78,8 @@ class ScalingLawMonitor(CallbackBase):
         flops: Where the training FLOPs of a batch on one rank come from: ``"auto"``, ``"6ND"``, a number, a function of
             the batch, or ``None`` for nowhere; see :class:`~lightning_scaling.compute.FlopMeter`.
         params: Number of parameters, where counting the module's would be wrong.
+        unique_tokens: Distinct training tokens (or samples) there are, by which repeats are told. ``None`` works them
+            out from the length of the dataloader; of data without a length nothing is said.
         max_overhead: Fraction of the training time that the monitor may use, beyond the first hundredths of a second;
             updates that would take more are left out. 1 sets no limit.
         journal: Folder for the journals; ``True`` puts them into ``scaling_journals`` under the Trainer's
@@ -109,6 +113,7 @@ class ScalingLawMonitor(CallbackBase):
         count: Literal["auto", "samples", "tokens"] | int | Callable[[Any], Any] = "auto",
         flops: Literal["auto", "6ND"] | float | Callable[[Any], Any] | None = "auto",
         params: int | None = None,
+        unique_tokens: float | None = None,
         max_overhead: float = 0.01,
         journal: bool | str | Path | None = True,
         name: str | None = None,
@@ -126,6 +131,7 @@ class ScalingLawMonitor(CallbackBase):
             count=count,
             flops=flops,
             params=params,
+            unique_tokens=unique_tokens,
             max_overhead=max_overhead,
             journal=journal,
             name=name,
@@ -267,28 +273,33 @@ class ScalingLawMonitor(CallbackBase):
         session = self._session
         if session is not None:
             self._guard(session.flush, at_batch=True)
-            if self._session is session and self._take is session.capture.intake.take:
+            if self._session is session and session.calls(self._take, self._before_step):
                 self._time_next(session)
 
     def _time_next(self, session: Session) -> None:
         """Time a batch soon, as a sample of all; not the next one, which the flush has slowed down."""
-        intake, spent, ahead = session.capture.intake, 0.0, _SETTLED
+        (taking, noting), gradients = session.hooks(), session.gradients
+        spent, ahead, reading = 0.0, _SETTLED, 0.0
 
         def before_step(optimizer: Any) -> None:
             nonlocal spent
             begun = perf_counter()
-            intake.before_step(optimizer)
+            noting(optimizer)
             spent = perf_counter() - begun
 
         def take(outputs: Any, batch: Any) -> bool:
-            nonlocal ahead
+            nonlocal ahead, reading
             begun = perf_counter()
-            due = intake.take(outputs, batch)
+            due = taking(outputs, batch)
             ahead -= 1
-            if not ahead:
+            if ahead <= 0 and gradients.seconds == reading:  # not a step whose gradients were read: that is booked
                 session.sample(perf_counter() - begun + spent)
-                self._take, self._before_step = intake.take, intake.before_step
+                self._take, self._before_step = taking, gradients.once(noting, release) or noting
+            reading = gradients.seconds
             return due
+
+        def release() -> None:
+            self._before_step = noting
 
         self._take, self._before_step = take, before_step
 
@@ -408,7 +419,7 @@ class ScalingLawMonitor(CallbackBase):
         session.watchers = self.watchers
         session.start(trainer, module, state)
         self._engine = session.engine
-        self._take, self._before_step = session.capture.intake.take, session.capture.intake.before_step
+        self._take, self._before_step = session.hooks()
 
     def _rest(self) -> None:
         """Do nothing at each batch."""

@@ -12,6 +12,7 @@ from weakref import ref
 from lightning_scaling.callbacks.capture import Capture
 from lightning_scaling.callbacks.console import Console
 from lightning_scaling.callbacks.facts import Facts
+from lightning_scaling.callbacks.gradients import BeforeStep, Gradients, Take
 from lightning_scaling.callbacks.past_runs import PastRuns
 from lightning_scaling.callbacks.reading import CaptureError
 from lightning_scaling.callbacks.record import Record
@@ -87,6 +88,10 @@ class Session:
             self.capture.load_state_dict(state["capture"])
             self.sizes.load_state_dict(state["sizes"])
         self.capture.attach(trainer, module)
+        self.gradients = Gradients(trainer, module, self.capture.intake.progress, self._clock)
+        self.capture.riders = self.gradients.drain
+        if state is not None:
+            self.gradients.load_state_dict(state.get("gradients", {}))
         counted = None if self._counts is None else self._counts.total
         engine = Monitor(
             self._plan(),
@@ -99,6 +104,7 @@ class Session:
             mode=settings.mode,
             bounds=settings.bounds,
             skip=None if settings.max_overhead >= 1 else _Budget(self),
+            unique_tokens=settings.unique_tokens,
         )
         if state is not None:
             engine.load_state_dict(state["engine"])
@@ -107,7 +113,7 @@ class Session:
             self._mark = f"resumed at step {self.capture.steps}"
             engine.mark(self._mark)
         self.record = Record(settings, trainer, self._console, state)
-        self._facts = Facts(trainer, module, self.sizes.unit)
+        self._facts = Facts(trainer, module, self.sizes)
         self.engine = engine
         self.past.open(engine, self.record, first=bool(trainer.is_global_zero))
         self.setup_seconds = self._clock() - begun
@@ -128,11 +134,20 @@ class Session:
             plan = Plan.constant(total_steps=total, known=False, why="the schedule could not be worked out")
         return plan if trainer.world_size == 1 else Plan.from_dict(trainer.strategy.broadcast(plan.to_dict()))
 
-    def _note(self) -> None:
+    def hooks(self) -> tuple[Take, BeforeStep]:
+        """What to call after each batch and before each optimizer step."""
+        intake = self.capture.intake
+        return self.gradients.following(intake.take, intake.before_step)
+
+    def calls(self, take: Take, before_step: BeforeStep) -> bool:
+        """Whether these two are called as they are, with nothing around them."""
+        return any(take is one.take and before_step is one.before_step for one in (self.capture.intake, self.gradients))
+
+    def _note(self, *, updating: bool) -> None:
         """Tell the engine what is new beside the losses, and the journal, so that a replay knows it as well."""
         assert self.engine is not None
         try:
-            news = self._facts.look(self.capture.steps)
+            news = self._facts.look(self.capture.steps, **(self.gradients.facts() if updating else {}))
         except Exception as error:  # an unusual optimizer, say: the rest can do without
             self._console.once("facts", f"Facts beside the losses could not be seen: {type(error).__name__}: {error}")
             return
@@ -186,13 +201,14 @@ class Session:
         assert self.engine is not None
         begun = self._clock()
         capture, engine = self.capture, self.engine
-        before = capture.micro_batches
-        capture.own_seconds += self._unbooked + capture.intake.seconds
-        self._unbooked = capture.intake.seconds = 0.0
+        before, counted = capture.micro_batches, self._counted
+        capture.own_seconds += self._unbooked + capture.intake.seconds + self.gradients.seconds
+        self._unbooked = capture.intake.seconds = self.gradients.seconds = 0.0
         block = capture.flush(looking=looking, closing=closing)
         if at_batch:
             stepped = getattr(self._trainer.fit_loop.epoch_loop, "_batches_that_stepped", capture.steps - 1)
             self._lead = capture.steps - stepped
+        self._see_gradients(capture.micro_batches - before, counted)
         if not self._introduced and capture.steps:
             self._introduced = True
             self._replan()
@@ -207,7 +223,7 @@ class Session:
         if self._introduced:
             self.past.learn(engine, self.record)
             if at_batch:
-                self._note()
+                self._note(updating=len(block) > 0 and block.step[-1] >= engine.next_update)
         if len(block):
             updates = engine.observe(
                 block.step,
@@ -229,6 +245,23 @@ class Session:
         self._unbooked = self._clock() - begun + self._per_batch * (capture.micro_batches - before)
         capture.aim(None if self.over_budget(engine.next_update) else engine.next_update)
 
+    def _see_gradients(self, batches: int, counted: int | None) -> None:
+        """Learn what was seen of gradients, and read no more of them while too much time has been taken."""
+        capture, gradients = self.capture, self.gradients
+        known = batches and counted is not None and self._counted is not None
+        size = ((self._counted or 0) - (counted or 0)) / (batches * gradients.world) if known else None
+        gradients.learn(capture.ridden, size)
+        gradients.rest(capture.own_seconds > max(_FREE_SECONDS, _MARGIN * self.share * capture.seconds))
+        if gradients.error is not None:
+            self._console.once(
+                "gradients", f"Gradients could not be read: {type(gradients.error).__name__}: {gradients.error}"
+            )
+
+    @property
+    def _counted(self) -> int | None:
+        """Samples or tokens of all ranks so far, whichever is counted."""
+        return self.capture.samples if self.sizes.unit == "samples" else self.capture.tokens
+
     def over_budget(self, step: int) -> bool:
         """Whether an update now would take more of the training time than the monitor may use.
 
@@ -248,9 +281,10 @@ class Session:
 
     def _report(self, updates: list[Update], block: Block | None) -> None:
         assert self.engine is not None
+        seen = self.gradients.counters() if updates else {}
         for update in updates:
             found = {} if block is None else block.at(update.step)
-            counters = {**(found or self.capture.counters()), "overhead": self.overhead}
+            counters = {**(found or self.capture.counters()), **seen, "overhead": self.overhead}
             self.record.update(update, counters, update.step - self._lead, self.engine)
             if update.advice.topic != self._topic:
                 self._topic = update.advice.topic
@@ -273,6 +307,7 @@ class Session:
             self.flush()
         self.engine.mark(reason, follow_rates=follow_rates)
         self._facts.reset()
+        self.gradients.reset()
         self.record.mark(reason, self.capture.steps, {"kind": ANNOUNCED, "follow_rates": follow_rates})
 
     def epoch(self, *, ended: bool) -> None:
@@ -331,6 +366,7 @@ class Session:
             self._console.close()
             self._trainer = None
             self.capture.detach()
+            self.gradients.detach()
             self.sizes.detach()
             self._facts.detach()
 
@@ -358,7 +394,7 @@ class Session:
     def known(self) -> dict[str, Any]:
         """What is known of the run besides its curve, as arguments of :class:`~lightning_scaling.run.Run`."""
         capture = self.capture
-        seen = capture.samples if self.sizes.unit == "samples" else capture.tokens
+        seen = self._counted
         return {
             "name": self._settings.name,
             "tokens_per_step": seen / capture.steps if seen and capture.steps else None,
@@ -375,6 +411,7 @@ class Session:
             "capture": self.capture.state_dict(),
             "sizes": self.sizes.state_dict(),
             "engine": self.engine.state_dict(),
+            "gradients": self.gradients.state_dict(),
             "record": self.record.state_dict(),
         }
 

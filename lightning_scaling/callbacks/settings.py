@@ -37,6 +37,7 @@ class Settings:
     count: str | int | Callable[[Any], Any]
     flops: str | float | Callable[[Any], Any] | None
     params: int | None
+    unique_tokens: float | None
     max_overhead: float
     journal: bool | str | Path | None
     name: str | None
@@ -57,6 +58,9 @@ class Settings:
         self._check_share("max_overhead", self.max_overhead, "the fraction of the training time the monitor may use")
         if self.params is not None and not _is_count(self.params):
             raise ValueError(f"`params` must be a positive whole number or None, but got {self.params!r}.")
+        unique = self.unique_tokens
+        if unique is not None and not (_is_number(unique) and unique > 0):
+            raise ValueError(f"`unique_tokens` must be a positive number or None, but got {unique!r}.")
         if not (self.on_advice is None or self.on_advice in _ON_ADVICE or callable(self.on_advice)):
             raise ValueError(
                 f'`on_advice` must be "warn", "log", "ignore", None or a function of the advice, but got '

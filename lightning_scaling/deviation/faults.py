@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_scaling.deviation.detector import Block
+from lightning_scaling.deviation.anchors import Block
 
 _LOST = 0.2
 _LOST_FOR_GOOD = 0.5

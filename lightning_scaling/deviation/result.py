@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Direction = Literal["above", "below"]
 Verdict = Literal["on track", "deviating", "undecidable"]
+Basis = Literal["own", "relatives"]
 Kind = Literal["level shift", "slow divergence", "plateau", "noise growth", "too good to be true"]
 
 
@@ -26,6 +27,7 @@ class Deviation:
         expected: The loss forecast for now; ``nan`` where there is no forecast.
         kind: What the departure looks most like; ``None`` without an alarm.
         noise_ratio: Noise of the last losses over the usual noise; ``nan`` where it is not known.
+        basis: What the run has left: its own forecast, or the path that the curves of its relatives tell.
     """
 
     alarm: bool
@@ -37,6 +39,7 @@ class Deviation:
     expected: float = math.nan
     kind: Kind | None = None
     noise_ratio: float = math.nan
+    basis: Basis = "own"
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as builtins."""
@@ -50,4 +53,5 @@ class Deviation:
             "expected": self.expected,
             "kind": self.kind,
             "noise_ratio": self.noise_ratio,
+            "basis": self.basis,
         }

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.forecast.collapse import Collapse
 from lightning_scaling.forecast.finals import FinalsPrior
 from lightning_scaling.forecast.prior import PUBLISHED, Correction, Lesson, ShapePrior
 from lightning_scaling.forecast.process import Process, Scales, Space, Traits, twins
@@ -191,16 +192,19 @@ class Family:
                 shape = _shape([process.predict(middle) for process in self._shapes], self.source)
             return Lesson(shape)
         traits = Traits.of(plan, plan.total_steps, self._params, self._tokens_per_step)
+        guide = Collapse.among(self._relatives, plan, traits)
         landing = self._landing(plan, traits)
         if not self._annealed and falls(plan):
             prior = PUBLISHED.about(plan).shape
             landing = landing[0], math.hypot(landing[1], _OF_GAIN * prior.kappa * prior.slope)
         if len(self._shaped) < _ENOUGH or not plan.known:
-            return Lesson(PUBLISHED.about(plan).shape, landing, annealed=self._annealed, source=self.source)
+            return Lesson(
+                PUBLISHED.about(plan).shape, landing, annealed=self._annealed, source=self.source, guide=guide
+            )
         shape = _shape([process.predict(self._space.place(traits)) for process in self._shapes], self.source)
         errors = [(f, e) for f in fractions if (e := self._error(float(f))) is not None]
         if not errors or (falls(plan) and not self._annealed):
-            return Lesson(shape, landing, annealed=self._annealed, source=self.source)
+            return Lesson(shape, landing, annealed=self._annealed, source=self.source, guide=guide)
         told = np.array([process.predict(space.place(traits)) for _, (process, space, _) in errors])
         correction = Correction(
             np.array([f for f, _ in errors]),
@@ -209,7 +213,7 @@ class Family:
             np.array([process.trusted for _, (process, _, _) in errors]),
             np.array([shared for _, (_, _, shared) in errors]),
         )
-        return Lesson(shape, landing, correction, self._annealed, self.source)
+        return Lesson(shape, landing, correction, self._annealed, self.source, guide)
 
 
 def family_prior(

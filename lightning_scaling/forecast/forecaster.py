@@ -247,6 +247,7 @@ class Forecaster:
             params=params,
             path=path,
             own=mixture,
+            relatives=self._beside(points, step, horizon),
             falling=falling,
             ends=horizon == self.plan.total_steps,
             valid_until=progress.tells_up_to(step),
@@ -276,6 +277,7 @@ class Forecaster:
             why,
             path=path,
             own=own,
+            relatives=self._beside(points, step, horizon),
             falling=False,
             ends=horizon == self.plan.total_steps,
         )
@@ -291,6 +293,13 @@ class Forecaster:
         medians, scales = path(np.array([float(step), float(horizon)]))
         final, scale = self.lesson.correct(step / horizon, float(medians[1]), float(scales[1]))
         return Led(path, float(step), float(horizon), float(medians[0]), float(medians[1]), final, scale)
+
+    def _beside(self, points: Points, step: int, horizon: int) -> PredictivePath | None:
+        """Where relatives under the same schedule say that the run goes on."""
+        guide = self.lesson.guide
+        if guide is None or horizon != self.plan.total_steps or step >= horizon:
+            return None
+        return guide.path(points, step, horizon)
 
     def _progress_to(self, horizon: int) -> Progress:
         if self._progress is None or self._progress.horizon != horizon:

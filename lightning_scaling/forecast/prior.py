@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.curve import Points
+from lightning_scaling.forecast.result import PredictivePath
 from lightning_scaling.schedule.plan import Plan
 
 _CONFLICT = 3.0
@@ -85,6 +88,13 @@ class Correction:
         return log + fade * shift, math.hypot(fade * spread, trusted * error), shared
 
 
+class Guide(Protocol):
+    """Tells by the curves of relatives how a run goes on."""
+
+    def path(self, points: Points, step: int, total_steps: int) -> PredictivePath | None:
+        """How a run goes on after a step, from its losses up to there; ``None`` where that cannot be told."""
+
+
 @dataclass(frozen=True)
 class Lesson:
     """What is believed of one run under its plan.
@@ -96,6 +106,7 @@ class Lesson:
         correction: How its forecasts are set right; ``None`` where nothing was learnt.
         annealed: Whether relatives have shown what annealing gains.
         source: Where it comes from; left out, where the shape does.
+        guide: Relatives under the same schedule, whose curves the run's is held against; ``None`` without enough.
     """
 
     shape: ShapePrior
@@ -103,6 +114,7 @@ class Lesson:
     correction: Correction | None = None
     annealed: bool = False
     source: str = ""
+    guide: Guide | None = None
 
     def correct(self, fraction: float, final: float, scale: float) -> tuple[float, float]:
         """A forecast of the final loss made at a fraction of the run, set right by what relatives taught.

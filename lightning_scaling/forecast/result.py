@@ -146,6 +146,7 @@ class Forecast:
         params: Weighted means of the law's parameters and the settings of the fit.
         path: Medians and scales at any steps; ``None`` when there was too little to fit.
         own: The path by the run's own losses, where relatives have led :attr:`path` elsewhere: what the run is held to.
+        relatives: The path by the curves of relatives under the same schedule; ``None`` without enough of them.
         falling: Whether the law found the curve to fall at all.
         ends: Whether the horizon is the end of the plan.
         valid_until: Step up to which the run may be held to the forecast: beyond it lies what only the prior knows.
@@ -162,6 +163,7 @@ class Forecast:
     params: dict[str, float] = field(default_factory=dict)
     path: PredictivePath | None = field(default=None, repr=False, compare=False)
     own: PredictivePath | None = field(default=None, repr=False, compare=False)
+    relatives: PredictivePath | None = field(default=None, repr=False, compare=False)
     falling: bool = True
     ends: bool = True
     valid_until: float = math.inf

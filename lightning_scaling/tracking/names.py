@@ -9,6 +9,8 @@
 | `scaling/seconds` | training time so far, in seconds |
 | `scaling/forecast/final`, `.../lower`, `.../upper` | median and 90 % interval of the loss at the end of the plan |
 | `scaling/deviation/e_value`, `scaling/deviation/log10_e` | evidence against the forecast, and its logarithm |
+| `scaling/gradient_norm` | norm of the gradient before clipping, at a few of the steps |
+| `scaling/gradient_noise_scale` | batch, in samples or tokens, beyond which more of it buys ever less |
 | `scaling/overhead` | share of the wall time that the monitor itself takes |
 """
 
@@ -30,6 +32,8 @@ FORECAST_LOWER = "scaling/forecast/lower"
 FORECAST_UPPER = "scaling/forecast/upper"
 E_VALUE = "scaling/deviation/e_value"
 LOG10_E = "scaling/deviation/log10_e"
+GRADIENT_NORM = "scaling/gradient_norm"
+GRADIENT_NOISE_SCALE = "scaling/gradient_noise_scale"
 OVERHEAD = "scaling/overhead"
 
 TAG_VERDICT = "scaling.verdict"
@@ -57,6 +61,8 @@ _COUNTERS = {
     "samples": SAMPLES,
     "flops": FLOPS,
     "seconds": SECONDS,
+    "gradient_norm": GRADIENT_NORM,
+    "gradient_noise_scale": GRADIENT_NOISE_SCALE,
     "overhead": OVERHEAD,
 }
 
@@ -78,8 +84,8 @@ def metrics_of(update: Mapping[str, Any], counters: Mapping[str, Any] | None = N
     Args:
         update: An update as builtins (``Update.to_dict()``): ``loss``; ``forecast`` with ``final`` and ``lower`` and
             ``upper`` (or ``interval``, a pair); ``deviation`` with ``e_value`` (or ``log10_e``).
-        counters: Any of ``lr``, ``tokens``, ``samples``, ``flops`` (floating-point operations), ``seconds`` and
-            ``overhead`` (fraction of wall time).
+        counters: Any of ``lr``, ``tokens``, ``samples``, ``flops`` (floating-point operations), ``seconds``,
+            ``gradient_norm``, ``gradient_noise_scale`` and ``overhead`` (fraction of wall time).
 
     Returns:
         Metric names and finite values. What is missing or not finite is left out, and so is a forecast not to be used

@@ -190,7 +190,7 @@ def _told(header: Mapping[str, Any]) -> dict[str, Any]:
         "params": (header.get("params") or {}).get("total"),
         "metric": settings.get("monitor"),
     }
-    told = {**old, **{name: engine[name] for name in (*old, "mode", "bounds") if name in engine}}
+    told = {**old, **{name: engine[name] for name in (*old, "mode", "bounds", "unique_tokens") if name in engine}}
     return {"law": settings.get("law", "auto"), **told}
 
 

@@ -103,6 +103,13 @@ def test_the_hint_is_given_once():
     assert "hint" not in adviser.advise(situation(hint="A hint.")).reason
 
 
+def test_a_hint_waits_until_nothing_graver_is_to_be_said():
+    adviser = Adviser()
+    assert "A hint." not in adviser.advise(off("level shift", hint="A hint.")).reason
+    said = [adviser.advise(situation(step=step, hint="A hint.")).reason for step in (510, 520, 530)]
+    assert ["A hint." in reason for reason in said] == [False, True, False]
+
+
 def test_the_memory_survives_a_round_trip():
     first, second = Adviser(), Adviser()
     first.advise(off("slow divergence"))

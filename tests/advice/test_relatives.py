@@ -9,6 +9,7 @@ from lightning_scaling import Run, RunHistory
 from lightning_scaling.advice.background import Background
 from lightning_scaling.advice.relatives import Twins, best_rate
 from lightning_scaling.curve import Curve
+from lightning_scaling.deviation import Deviation
 from lightning_scaling.monitor import Monitor
 from lightning_scaling.schedule import Plan
 
@@ -94,6 +95,9 @@ def test_the_monitor_says_that_a_run_without_warm_up_is_behind():
     assert "They warmed up over 50 steps, this run over none; check first the warm-up" in advice.reason
 
 
+CALM = Deviation(False, 1.0, None, None, "undecidable")
+
+
 def test_after_an_announced_change_earlier_runs_are_no_measure():
     background = Background(plan(), 10_000)
     background.teach(TWINS)
@@ -102,7 +106,7 @@ def test_after_an_announced_change_earlier_runs_are_no_measure():
     for end in range(10, 300, 10):
         curve.add(STEPS[end - 10 : end], loss[end - 10 : end])
         mean = float(loss[end - 10 : end].mean())
-        assert background.told(end, mean, curve, troubled=False)["behind"] is None
+        assert background.told(end, mean, curve, CALM, None)["behind"] is None
 
 
 def valley(best=2e-3, peaks=(5e-4, 1e-3, 2e-3, 4e-3, 8e-3), curvature=0.05):

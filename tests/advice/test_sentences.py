@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lightning_scaling.advice import Adviser, Situation
 from lightning_scaling.advice.relatives import Behind, BestRate
+from lightning_scaling.advice.repeats import Repeats
 from lightning_scaling.deviation import Deviation, Divergence
 from lightning_scaling.forecast import Forecast
 
@@ -84,6 +86,13 @@ def situation(**changes):
             None,
             "At step 20 it is too early for a forecast: fewer than 4 points after the warm-up. "
             "A hint: the peak learning rate is high.",
+        ),
+        (
+            {"remark": "A hint on the batch: it is large."},
+            "continue",
+            None,
+            "At step 500: on track; the loss at step 1,000 is forecast at 3 (90 % between 2.957 and 3.043). "
+            "A hint on the batch: it is large.",
         ),
         (
             {"nonfinite": 1, "nonfinite_before": 1},
@@ -196,6 +205,16 @@ def situation(**changes):
             "changes, the run ends about 0.062 higher, and 50% of the planned compute is still to be spent.",
         ),
         (
+            {"deviation": replace(dev("level shift"), basis="relatives"), "loss": 3.162},
+            "investigate",
+            "data",
+            "The loss is 3.162 at step 500 where 3.1 was to be expected at step 400 from how past runs under this "
+            "schedule went on: 2.0% above its path (odds 250 to 1 against chance); check first the data that arrived "
+            "since then (a damaged shard, wrong labels, inputs scaled in another way), then the learning rate, then "
+            "the precision. If nothing changes, the run ends about 0.062 higher, and 50% of the planned compute is "
+            "still to be spent.",
+        ),
+        (
             {"deviation": dev("level shift"), "loss": 3.162, "sudden": True},
             "investigate",
             "data",
@@ -230,9 +249,9 @@ def situation(**changes):
             "learning rate",
             "The loss is 3.162 at step 500 where 3.1 was forecast at step 400: 2.0% above its path (odds "
             "250 to 1 against chance), and it has stopped improving; check first the learning rate, which may have "
-            "become too low, then whether the data repeat (all 24 parameter tensors that had a gradient still have "
-            "one). If nothing changes, the run ends about 0.062 higher, and 50% of the planned compute is still to be "
-            "spent.",
+            "become too low (all 24 parameter tensors that had a gradient still have one), then whether the data "
+            "repeat. If nothing changes, the run ends about 0.062 higher, and 50% of the planned compute is still to "
+            "be spent.",
         ),
         (
             {"deviation": dev("plateau"), "loss": 3.162},
@@ -292,13 +311,13 @@ def situation(**changes):
             {
                 "deviation": dev("too good to be true", -0.093, "below", 1000000000.0),
                 "loss": 3.007,
-                "facts": {"epoch_steps": 200},
+                "repeats": Repeats(2.5, 200),
             },
             "investigate",
             "repeated data",
             "The loss is 3.007 at step 500 where 3.1 was forecast at step 400: 3.0% below its path (odds "
             "over a million to 1 against chance); check first whether the same data come again and again "
-            "(this is pass 3 over them), then whether the answer leaks into the inputs, then whether the "
+            "(this is pass 3 over the data), then whether the answer leaks into the inputs, then whether the "
             "loss is still computed as before.",
         ),
         (
@@ -325,6 +344,26 @@ def situation(**changes):
             "The loss is 3.1 at step 60 where 4 earlier runs of this size and plan had 2.68 to 2.88: 11.0% "
             "higher than their mean. Its batch is 0.5 times theirs; check that first, then the data. "
             "Starting anew now costs 6% of the planned compute.",
+        ),
+        (
+            {
+                "behind": Behind(2.68, 2.88, 4, 0.11, 40, 40, 0.25),
+                "fraction": 0.06,
+                "step": 60,
+                "facts": {
+                    "unit": "samples",
+                    "batch": 64.0,
+                    "noise_scale": 900.0,
+                    "noise_low": 700.0,
+                    "noise_high": 1e3,
+                },
+            },
+            "investigate",
+            "batch",
+            "The loss is 3.1 at step 60 where 4 earlier runs of this size and plan had 2.68 to 2.88: 11.0% "
+            "higher than their mean. Its batch is 0.25 times theirs, which by the gradient-noise scale of 900 "
+            "samples takes 3.3 times their steps to the same loss; check that first, then the data. Starting "
+            "anew now costs 6% of the planned compute.",
         ),
         (
             {"behind": Behind(2.68, 2.88, 4, 0.11, 40, 40, 1.0), "fraction": 0.06, "step": 60},

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_scaling.callbacks import ScalingLawMonitor
+from lightning_scaling.callbacks import ScalingLawMonitor, gradients
 from lightning_scaling.callbacks.capture import Capture
 
 READERS = ("item", "tolist", "numpy", "cpu", "__float__", "__int__", "__bool__", "__index__")
@@ -70,9 +70,27 @@ def test_reads_happen_in_flushes_only(pl, module, fit, monkeypatch, case):
     watched = train(monitor)
     assert monitor.counters["micro_batches"] == 120
     assert watched.outside == bare.outside
-    # Losses and tokens, each moved once and handed to numpy.
-    assert 0 < watched.inside <= 4 * watched.flushes
+    # Losses, tokens and norms of gradients, each moved once and handed to numpy.
+    assert 0 < watched.inside <= 6 * watched.flushes
     assert watched.flushes < 60
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_gradients_are_seen_without_reading_anything(pl, module, fit, monkeypatch, accumulate):
+    def train(callbacks):
+        monkeypatch.setattr(gradients, "_EVERY", 2)
+        with Reads(monkeypatch) as reads:
+            fit(pl, callbacks, module(pl), batches=32, max_epochs=20, accumulate_grad_batches=accumulate)
+        monkeypatch.undo()
+        return reads
+
+    bare = train([])
+    monitor = ScalingLawMonitor(journal=False, flops=10**6, max_overhead=1)
+    watched = train(monitor)
+    seen = monitor.state_dict()["gradients"]
+    assert seen["norm"] is not None
+    assert (seen["noise"]["count"] > 10) == (accumulate == 4)
+    assert watched.outside == bare.outside
 
 
 def test_a_metric_that_is_followed_is_not_read_either(pl, module, fit, monkeypatch):
