@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 
 _FEWEST, _MOST = 4, 8
 _SAME_SCHEDULE = 0.07
+_GIVEN_BACK = 0.1
 _FROM = 0.05
 _AT = np.linspace(0.01, 1.0, 200)
 _FLOORS = (0.0, 0.5, 0.75)
@@ -85,7 +86,7 @@ class Collapse:
 
     @classmethod
     def among(cls, relatives: Iterable[Relative], plan: Plan, traits: Traits) -> Collapse | None:
-        """Those of the relatives that are finished and had the same schedule, the most alike if there are many.
+        """Those of the relatives that are finished, never gave back a tenth of their gain and had the same schedule.
 
         Args:
             relatives: Past runs of the family.
@@ -93,7 +94,7 @@ class Collapse:
             traits: Its traits.
 
         Returns:
-            ``None`` with fewer than four.
+            The most alike, eight at most; ``None`` with fewer than four.
         """
         if not plan.known or plan.total_steps is None:
             return None
@@ -194,6 +195,10 @@ def _serves(relative: Relative, traits: Traits) -> bool:
         return False
     if relative.points.step[0] > 2 * _FROM * relative.total_steps:
         return False
+    curve = _curve(relative)
+    best = np.minimum.accumulate(curve)
+    if float((curve - best).max()) > _GIVEN_BACK * float(curve[0] - best[-1]):
+        return False  # it had troubles of its own
     used = slice(int(_FROM * traits.profile.size), None)
     return bool(np.abs(relative.traits.profile[used] - traits.profile[used]).max() < _SAME_SCHEDULE)
 

@@ -295,9 +295,9 @@ class Forecaster:
         return Led(path, float(step), float(horizon), float(medians[0]), float(medians[1]), final, scale)
 
     def _beside(self, points: Points, step: int, horizon: int) -> PredictivePath | None:
-        """Where relatives under the same schedule say that the run goes on."""
+        """Where relatives under the same schedule say that the run goes on; up to the peak rate many stumble."""
         guide = self.lesson.guide
-        if guide is None or horizon != self.plan.total_steps or step >= horizon:
+        if guide is None or horizon != self.plan.total_steps or not self.plan.warmup_end <= step < horizon:
             return None
         return guide.path(points, step, horizon)
 

@@ -14,6 +14,7 @@ from lightning_scaling.forecast.forecaster import Forecaster
 from lightning_scaling.forecast.relative import before
 
 _RECENT = 0.04
+_OUT_OF_FALL, _OUT_OF_NOISE = 0.02, 8.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Shapes:
         evidence: What the run says of the shapes, logarithm up to a constant, shape ``(a, c, k)``.
         belief: What was believed of them before, the same.
         peak: Highest planned rate.
+        settled: Step at which the warm-up, or the last blow-up the run has recovered from, was over.
     """
 
     level: float
@@ -41,15 +43,19 @@ class Shapes:
     evidence: NDArray[np.float64]
     belief: NDArray[np.float64]
     peak: float
+    settled: float
 
     @classmethod
     def of(cls, forecaster: Forecaster, points: Points, step: int) -> Shapes | None:
-        """Fit the losses up to a step; ``None`` while there are fewer than four after the start."""
+        """Fit the losses up to a step; ``None`` in a blow-up, or while there are fewer than four after the start."""
         total = forecaster.plan.total_steps
         if total is None or step > total:
             return None
         seen = before(points, step)
-        usable = (seen.last > forecaster._burn_in(step)) & ~law._spikes(seen.loss)
+        out = excursions(seen.loss)
+        usable = (seen.last > forecaster._burn_in(step)) & ~law._spikes(seen.loss) & ~out
+        if out[-1:].any():
+            return None
         if int(usable.sum()) < law._MIN_POINTS:
             return None
         progress = forecaster._progress_to(total)
@@ -84,4 +90,23 @@ class Shapes:
             -0.5 * independent * np.log(fit.sse / max(float(fit.sse.min()), 1e-300)),
             np.broadcast_to(forecaster._shape_prior, fit.sse.shape),
             forecaster.plan.peak,
+            max(float(forecaster.plan.warmup_end), float(seen.last[out].max(initial=0.0))),
         )
+
+
+def excursions(loss: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Losses far above the lowest one before: a blow-up, and the way back from it, which no law describes.
+
+    Far is more than a fiftieth of what the loss had fallen in all, and more than eight times its noise.
+
+    Args:
+        loss: Losses in the order of training, shape ``(n,)``.
+    """
+    if loss.size < law._MIN_POINTS:
+        return np.zeros(loss.shape, dtype=bool)
+    lowest = np.minimum.accumulate(loss)
+    before_it = np.concatenate([loss[:1], lowest[:-1]])
+    noise = 1.4826 * float(np.median(np.abs(np.diff(loss))[-64:]))
+    fallen = np.maximum.accumulate(loss) - lowest
+    out: NDArray[np.bool_] = loss > before_it + np.maximum(_OUT_OF_FALL * fallen, _OUT_OF_NOISE * noise)
+    return out

@@ -97,14 +97,14 @@ def late(make_run):
     ]
 
 
-def test_relatives_show_trouble_during_a_long_warm_up(make_run, late):
+def test_relatives_show_trouble_where_the_law_of_the_run_is_still_vague(make_run, late):
     new = make_run(total=TOTAL, floor=2.43, drop=0.3, noise=0.002, seed=50, params=45 * 10**6, warmup=0.33)
-    broken = with_drift(new, 0.3, 0.01)
+    broken = with_drift(new, 0.38, 0.01)
     told = replay(broken, history=RunHistory(late))
     alone = replay(broken)
     first = next(update for update in told if update.deviation.alarm)
-    assert first.fraction < 0.4
+    assert first.fraction < 0.45
     assert first.deviation.basis == "relatives"
     assert "from how past runs under this schedule went on" in first.advice.reason
-    assert not any(update.deviation.alarm for update in alone if update.fraction < 0.4)
+    assert not any(update.deviation.alarm for update in alone if update.fraction < 0.48)
     assert not any(update.deviation.alarm for update in replay(new, history=RunHistory(late)))
