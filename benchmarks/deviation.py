@@ -82,17 +82,20 @@ def hundredths(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return ends / 100, np.array([run.loss[seen][place == end].mean() for end in ends])
 
 
-def fault_rows(items: list[Recorded], alpha: float) -> pd.DataFrame:
-    """What is said of planted faults, and when, next to the least delay and the rivals."""
+def fault_rows(items: list[Recorded], alpha: float, histories: Histories | None = None) -> pd.DataFrame:
+    """What is said of planted faults, and when, next to the least delay and the rivals; taught by relatives or not."""
     rows = []
     for item in items:
+        family = None if histories is None else histories.of(item).family
+        if histories is not None and family is None:
+            continue
         smooth, at = smooth_curve(item.run), item.run.step / item.run.total_steps
         changes: dict[str, Run] = {
             name: with_losses(item.run, fault(at, item.run.loss, smooth)) for name, fault in FAULTS.items()
         }
         changes["rate x.75"] = with_other_rate(item.run)
         for name, run in changes.items():
-            said = updates_of(run, alpha)
+            said = updates_of(run, alpha, family)
             found = [u for u in said if u.advice.action != "continue" and u.fraction and u.fraction >= BEGINS]
             known = name == "rate x.75"
             row = {
@@ -106,7 +109,7 @@ def fault_rows(items: list[Recorded], alpha: float) -> pd.DataFrame:
                 "kind": found[0].deviation.kind if found else None,
                 "stop": any(u.advice.action == "stop" for u in said),
             }
-            if not known:
+            if not known and histories is None:
                 for rival, watcher in RIVALS.items():
                     when = watcher(*hundredths(run))
                     row[rival] = math.nan if when is None else when - BEGINS
@@ -199,13 +202,17 @@ def main() -> None:
     args = parser.parse_args()
     every = [r for r in curves(args.source) if r.label == "healthy" and r.rate_known]
     items = every[:: 12 if args.quick else 1]
-    healthy = healthy_rows(items, Histories(every))
+    histories = Histories(every)
+    healthy = healthy_rows(items, histories)
     faults = fault_rows(items[::3], ALPHAS[0])
+    taught = fault_rows(items[::3], ALPHAS[0], histories)
     blow_ups = blow_up_rows(ALPHAS[0]) if not args.source else pd.DataFrame()
     tables = {
         "false alarms": rates(healthy),
         "faults": found(faults, ["fault"]),
         "faults by source": found(faults, ["fault", "source"]),
+        "faults, family": found(taught, ["fault"]),
+        "faults by source, family": found(taught, ["fault", "source"]),
         "blow-ups": blow_ups,
     }
     if args.json:
@@ -224,6 +231,10 @@ def main() -> None:
     print(tables["faults"].round(3).to_string())
     print()
     print(tables["faults by source"].iloc[:, :7].round(3).to_string())
+    print("\nthe same, taught by relatives\n")
+    print(tables["faults, family"].round(3).to_string())
+    print()
+    print(tables["faults by source, family"].round(3).to_string())
     if len(blow_ups):
         print(
             "\nreal divergences: step at which half of the gain was lost, when the monitor spoke and advised to stop\n"

@@ -228,7 +228,8 @@ class Monitor:
             ratio = math.nan
         forecast = self._forecaster.fit(self.measure.points(self.curve.points), now)
         settled = self._settled(now, forecast)
-        block = self._watching.look(self._pending, forecast, settled=settled, blown=self._blown)
+        rate = float(self.plan.at(np.array([max(now, 1)]))[0])
+        block = self._watching.look(self._pending, forecast, settled=settled, blown=self._blown, rate=rate)
         self.forecast = self._doubt(self.measure.forecast(forecast, known=self.plan.known), ratio)
         if block is not None:
             self._loss = block.loss

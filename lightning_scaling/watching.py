@@ -46,7 +46,9 @@ class Watching:
             return math.inf
         return self._watch.limit(float(np.median(self._noise)))
 
-    def look(self, pending: Pending, forecast: Forecast, *, settled: bool, blown: bool) -> Block | None:
+    def look(
+        self, pending: Pending, forecast: Forecast, *, settled: bool, blown: bool, rate: float = math.nan
+    ) -> Block | None:
         """Judge the losses since the last update.
 
         Args:
@@ -54,6 +56,7 @@ class Watching:
             forecast: What was forecast after them, on the scale of the law.
             settled: Whether the run may be held to that forecast from now on.
             blown: Whether the last of them was above :attr:`limit`.
+            rate: Learning rate planned for the present step.
 
         Returns:
             The losses summed up, ``None`` when none was finite.
@@ -68,7 +71,9 @@ class Watching:
         beside = None
         if forecast.relatives is not None:
             beside = replace(forecast, path=forecast.relatives, valid_until=math.inf)
-        verdict = self._detector.update(on_law, held_to, settled=settled, relatives=beside, losses=pending.means[1])
+        verdict = self._detector.update(
+            on_law, held_to, settled=settled, relatives=beside, losses=pending.means[1], rate=rate
+        )
         self.deviation = self._measure.deviation(verdict, block)
         self.divergence = self._measure.divergence(self._watch.update(on_law, blown=blown))
         return block

@@ -114,6 +114,7 @@ class DeviationDetector:
         settled: bool = True,
         relatives: Forecast | None = None,
         losses: NDArray[np.float64] | None = None,
+        rate: float = math.nan,
     ) -> Deviation:
         """Judge the losses since the last update, then freeze the forecasts made after them.
 
@@ -123,12 +124,13 @@ class DeviationDetector:
             settled: Whether the run is past the start, where forecasts are not worth holding it to.
             relatives: What the relatives' curves tell of the run, made after the same losses; ``None`` for nothing.
             losses: The losses since the last update one by one, shape ``(n,)``, to tell their noise by.
+            rate: Learning rate planned for the present step.
 
         Returns:
             The verdict.
         """
         if losses is not None and settled:
-            self._noise.update(losses)
+            self._noise.update(losses, rate)
         if block is not None and self._alarm is None:
             self._own, self._relatives = self._own.seen(block), self._relatives.seen(block)
             found = self._weigh(self._own, self._relatives, block)

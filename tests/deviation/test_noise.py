@@ -40,6 +40,15 @@ def test_threefold_noise_is_found_within_a_tenth_of_the_run():
         assert 2 < seen[60][1] < 6
 
 
+def test_noise_that_comes_with_a_higher_learning_rate_is_no_evidence():
+    for seed in range(5):
+        random, watch = np.random.default_rng(seed), NoiseWatch()
+        for block in range(BLOCKS):
+            rate = 1e-3 * (1 - 0.9 * (block % 50) / 50)
+            watch.update(3 - 0.005 * block + 50 * rate * random.normal(size=5), rate)
+            assert watch.log_e < math.log(100)
+
+
 def test_the_verdict_names_the_noise_and_no_direction_and_is_taken_back_when_it_calms():
     random = np.random.default_rng(0)
 
