@@ -129,6 +129,11 @@ class Monitor:
         return self._watching.divergence
 
     @property
+    def next_look(self) -> int:
+        """The step by which losses should come in: that of the next update, or earlier where the last looked wrong."""
+        return int(min(self.next_update, math.ceil(min(self._next_look, self.next_update))))
+
+    @property
     def repeats(self) -> Repeats | None:
         """Where the run was in its data at the last update; ``None`` where that cannot be told."""
         return self._background.repeats

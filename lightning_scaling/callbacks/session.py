@@ -243,7 +243,7 @@ class Session:
             )
         self._flushing = None
         self._unbooked = self._clock() - begun + self._per_batch * (capture.micro_batches - before)
-        capture.aim(None if self.over_budget(engine.next_update) else engine.next_update)
+        capture.aim(None if self.over_budget(engine.next_update) else engine.next_look)
 
     def _see_gradients(self, batches: int, counted: int | None) -> None:
         """Learn what was seen of gradients, and read no more of them while too much time has been taken."""
