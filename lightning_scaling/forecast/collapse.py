@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from lightning_scaling.curve import Points
+from lightning_scaling.forecast.forecaster import spikes
 from lightning_scaling.forecast.process import Traits
 from lightning_scaling.forecast.relative import Relative
 from lightning_scaling.schedule.plan import Plan
@@ -114,7 +115,7 @@ class Collapse:
             ``None`` while there are too few losses, or with losses below those that relatives start from.
         """
         now = step / total_steps
-        used = points.last > (self._begins - _FROM) * total_steps
+        used = (points.last > (self._begins - _FROM) * total_steps) & ~spikes(points.loss)
         at, loss, count = points.step[used] / total_steps, points.loss[used], points.count[used]
         if now < self._begins + _PROVED or at.size < 2 * _FEWEST_POINTS or float(loss.min()) <= self.floor:
             return None

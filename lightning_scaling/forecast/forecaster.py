@@ -188,7 +188,7 @@ class Forecaster:
         """
         horizon = self.horizon(step)
         progress = self._progress_to(horizon)
-        usable = (points.last > self._burn_in(step)) & ~_spikes(points.loss)
+        usable = (points.last > self._burn_in(step)) & ~spikes(points.loss)
         if int(usable.sum()) < _MIN_POINTS:
             return self._presume(points, step, f"fewer than {_MIN_POINTS} points after the warm-up")
         at, loss, count = points.step[usable], points.loss[usable], points.count[usable]
@@ -349,7 +349,7 @@ class Forecaster:
         return "ok", ""
 
 
-def _spikes(loss: NDArray[np.float64]) -> NDArray[np.bool_]:
+def spikes(loss: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Isolated outliers by Hampel's rule: far from the running median, by the running spread and by 1 % of the loss.
 
     Three bins in a row are no outliers: what lasts is part of the curve.

@@ -108,3 +108,11 @@ def test_relatives_show_trouble_where_the_law_of_the_run_is_still_vague(make_run
     assert "from how past runs under this schedule went on" in first.advice.reason
     assert not any(update.deviation.alarm for update in alone if update.fraction < 0.48)
     assert not any(update.deviation.alarm for update in replay(new, history=RunHistory(late)))
+
+
+def test_a_spike_that_recovers_is_not_taken_for_the_level_of_the_run(make_run, family):
+    new = make_run(total=TOTAL, floor=2.43, drop=0.39, seed=50, params=45 * 10**6, every=20)
+    loss = new.loss.copy()
+    loss[np.searchsorted(new.step, 0.4 * TOTAL)] *= 1.5
+    spiked = Run(new.step, loss, new.lr, total_steps=TOTAL, planned_lr=new.planned_lr, params=new.params)
+    assert not any(update.deviation.alarm for update in replay(spiked, history=RunHistory(family)))
