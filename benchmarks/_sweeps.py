@@ -1,4 +1,4 @@
-"""Sweeps among the recorded runs: groups of one compute under one schedule, and of one size under several."""
+"""Sweeps among the recorded runs: groups of one compute under one schedule, of one size under several, and parts."""
 
 from __future__ import annotations
 
@@ -60,3 +60,14 @@ def mixed_schedules(items: list[Recorded]) -> dict[str, list[Recorded]]:
         for (family, size, length), group in sorted(groups.items(), key=str)
         if len({item.schedule for item in group}) > 1
     }
+
+
+def parts(groups: dict[str, list[Recorded]], count: int, least: int) -> dict[str, list[Recorded]]:
+    """Sweeps of 30 to 90 % of the runs of each group in turn, but of at least so many, drawn at random."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for n in range(count):
+        name, group = list(groups.items())[n % len(groups)]
+        size = min(max(least, round(len(group) * rng.uniform(0.3, 0.9))), len(group))
+        found[f"{name}, part {n}"] = [group[i] for i in sorted(rng.choice(len(group), size, replace=False))]
+    return found

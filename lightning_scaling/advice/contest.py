@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,18 +19,28 @@ from lightning_scaling.forecast.scale import PLAIN, Scale
 from lightning_scaling.forecast.shapes import Shapes
 from lightning_scaling.run import Run
 
-# Of what is left of an error once the shared part is cancelled (benchmarks/decisions.py). Halving or doubling one of
-# them changes the compute saved by a few percent; a first one below .5 stops runs that would have won.
-_OF_TREND = 0.6
-_OF_AHEAD = 0.03
+# Of what is left of an error once the shared part is cancelled: by maximum likelihood of a Student t on the pairs of
+# recorded sweeps, then mostly widened, where other sweeps or random parts of these lost their best run.
+_OF_TREND = 0.25
+_OF_DOUBTED = 0.5
+_OF_AHEAD = 0.04
+_OF_AHEAD_TWIN = 0.01
 _OF_SCHEDULE = 0.35
+_OF_SCHEDULE_TWIN = 0.7
 _OF_TRANSIT = 0.3
 _TRANSIT = 0.1
+_DEGREES = 7.0
+
+# Soon after its warm-up a run gains more than the law says, which at r times the warm-up is that share of what is left,
+# times r ** -power; alike for all runs, and a slope beyond a factor e ** .7 of the leader's is more likely a transient.
+_OF_START, _START_POWER, _START_SPREAD, _START_OWN = 0.8, 4.0, 0.5, 0.3
+_STEEPER = 0.7
+_READY = 1.2
+_AGO = 0.025
+
 _RATE_POWER, _RATE_POWER_SPREAD = 0.4, 0.2
 _TWIN = 0.01
-_WARM = 1.5
 _ALIKE = 0.02
-_DEGREES = 4.0
 _DRAWS = 2000
 _GRID = np.linspace(0.0, 1.0, 401)
 _REACHED = 0.995
@@ -43,12 +53,14 @@ class Standing:
     Attributes:
         index: Its place among the runs given.
         name: Its name.
-        best: Probability that it will have the best value of all at the end.
+        best: Probability that it will have the best value of all at the end; runs not ready do not compete for it.
         behind: Median of how much worse than the leader it will end, in the unit of the loss; below 0 if better. Of a
             metric that is no loss, on the scale of the law.
         now: How much worse than the leader it is at the same progress.
         same_schedule: Whether its learning rate takes the same course as the leader's.
-        ready: Whether half as much again as the warm-up, its own and the leader's, is over: before, ranks say little.
+        ready: Whether its warm-up and the leader's, or their last blow-up, and a fifth as much again, were over at both
+            looks: before, ranks say little.
+        before: What ``best`` was 2.5 % of the plan ago; ``None`` where it could not be told.
     """
 
     index: int
@@ -58,6 +70,12 @@ class Standing:
     now: float
     same_schedule: bool
     ready: bool
+    before: float | None = None
+
+    @property
+    def chance(self) -> float:
+        """The larger of the probabilities of being the best, now and a moment ago."""
+        return max(self.best, self.before or 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """The standing as builtins."""
@@ -84,8 +102,9 @@ class Standings:
 
     @property
     def favourite(self) -> Standing:
-        """The run most likely to be the best at the end."""
-        return max(self.runs, key=lambda one: one.best)
+        """The run most likely to be the best at the end, of those that can be judged if there are any."""
+        judged = [one for one in self.runs if one.ready]
+        return max(judged or self.runs, key=lambda one: one.best)
 
     @property
     def same_schedule(self) -> bool:
@@ -93,7 +112,7 @@ class Standings:
         return all(one.same_schedule for one in self.runs)
 
     def hopeless(self, probability: float = 0.95) -> list[int]:
-        """Runs, past their warm-up, that will not be the best with at least this probability.
+        """Runs, past their warm-up, that will not be the best with at least this probability, now and a moment ago.
 
         Never the leader nor the favourite.
 
@@ -103,7 +122,8 @@ class Standings:
         if not 0 < probability < 1:
             raise ValueError(f"`probability` must lie strictly between 0 and 1, but got {probability!r}.")
         spared = {self.leader, self.favourite.index}
-        return [one.index for one in self.runs if one.ready and one.best < 1 - probability and one.index not in spared]
+        lost = (one.index for one in self.runs if one.ready and one.chance < 1 - probability)
+        return [index for index in lost if index not in spared]
 
 
 class Entrant:
@@ -132,7 +152,6 @@ class Entrant:
         curve.add(run.step[seen], loss)
         self.points = curve.points
         self._forecaster = Forecaster(self.plan, prior)
-        self.warm = _WARM * self.plan.warmup_end / run.total_steps
         peak = self.plan.peak if self.plan.peak > 0 else 1.0
         self.rates: NDArray[np.float64] = self.plan.at(np.maximum(_GRID * run.total_steps, 1.0)) / peak
         self._known: dict[float, Shapes | None] = {}
@@ -140,7 +159,8 @@ class Entrant:
     def at(self, fraction: float) -> Shapes | None:
         """The run cut off at a fraction of its plan; ``None`` if it has not come so far or has too few points."""
         if fraction not in self._known:
-            self._known.clear()
+            if len(self._known) > 1:
+                del self._known[next(iter(self._known))]
             step = max(round(fraction * self.run.total_steps), 1)
             late = self.reached + max(1 - _REACHED, 1.5 * self._spacing()) < fraction
             self._known[fraction] = None if late else Shapes.of(self._forecaster, self.points, step)
@@ -164,7 +184,8 @@ def compare_runs(
     may come out larger or smaller by about half, and what a rate that has just moved does to the loss has not
     shown yet. Under one schedule the last term vanishes, and with it the uncertainty of what annealing gains: ranks at
     equal progress decide, less what trailing runs catch up. Of runs with other peak rates the one with the higher gains
-    more by annealing, by about the ratio to the power .4.
+    more by annealing, by about the ratio to the power .4. A run soon after its warm-up, or after a blow-up, catches up
+    more than the law says. Runs are judged by two looks, now and 2.5 % of the plan ago.
 
     Args:
         runs: At least two runs; those that have not reached ``at`` are left out, finished ones are cut off there.
@@ -196,10 +217,26 @@ def compare_runs(
 
 def stand(entrants: Sequence[Entrant], fraction: float) -> Standings | None:
     """As :func:`compare_runs`, of runs prepared before."""
+    ago = round(fraction - _AGO, 9)
+    earlier = _look(entrants, ago) if ago > 0 else None
+    now = _look(entrants, fraction)
+    if now is None:
+        return None
+    runs = []
+    for one in now.runs:
+        old = None if earlier is None else earlier.of(one.index)
+        judged = one.ready and old is not None and old.ready
+        runs.append(replace(one, ready=judged, before=None if old is None else old.best))
+    return replace(now, runs=tuple(runs))
+
+
+def _look(entrants: Sequence[Entrant], fraction: float) -> Standings | None:
+    """The runs compared at one progress."""
     found = [(i, one, shapes) for i, one in enumerate(entrants) if one.alive and (shapes := one.at(fraction))]
     if len(found) < 2:
         return None
     levels = [shapes.level for _, _, shapes in found]
+    settled = [shapes.settled / one.run.total_steps for _, one, shapes in found]
     lead = int(np.argmin(levels))
     first, ahead = found[lead][1], found[lead][2]
     a, c, k = _shapes_drawn([shapes for _, _, shapes in found])
@@ -210,37 +247,64 @@ def stand(entrants: Sequence[Entrant], fraction: float) -> Standings | None:
     ends, apart = np.empty((len(found), _DRAWS)), list[float]()
     for row, (_, one, shapes) in enumerate(found):
         apart.append(float(np.mean(np.abs(one.rates - first.rates))))
-        own = np.maximum(shapes.slope[a, c, k], 1e-9)
-        if one.run.params is not None and one.run.params == first.run.params:
-            own = slope * (own / slope) ** math.exp(-_so_far(one, first, fraction) / _TWIN)
+        fitted = np.maximum(shapes.slope[a, c, k], 1e-9)
+        twin = _twins(one.run, first.run)
+        if twin:
+            fitted = slope * (fitted / slope) ** math.exp(-_so_far(one, first, fraction) / _TWIN)
+        own = slope * np.exp(np.clip(np.log(fitted / slope), -_STEEPER, _STEEPER))
         powers, gains = shapes.power[a], shapes.gain[c]
         power_of_rate = _RATE_POWER + _RATE_POWER_SPREAD * _normal(-1)
         lift = np.exp(math.log(shapes.peak / ahead.peak) * power_of_rate) if shapes.peak > 0 < ahead.peak else 1.0
         trend = -(own - slope) * (powers + power) / 2
+        believed, fit = float(np.median(trend)), float(np.median(-(fitted - slope) * (powers + power) / 2))
         schedule = np.sqrt(own * slope) * ((power - powers) + share * (gain - gains * lift))
+        ahead_of_it = max(float(np.median(own * (powers + share * gains))), left)
+        start = ahead_of_it * _starting(fraction, settled[row])
         spread = math.sqrt(
-            (_OF_TREND * float(np.median(trend))) ** 2
-            + (_OF_AHEAD * left) ** 2 / 2
+            (_OF_TREND * fit) ** 2
+            + (_OF_DOUBTED * (fit - believed)) ** 2
+            + ((_OF_AHEAD_TWIN if twin else _OF_AHEAD) * left) ** 2
             + (_OF_TRANSIT * unit * _moved(one, first, fraction)) ** 2
+            + (0.0 if twin else shapes.unsure * ahead_of_it) ** 2
             + shapes.noise**2
         )
-        change = trend + schedule * np.exp(_OF_SCHEDULE * _normal(row))
-        ends[row] = shapes.level - ahead.level + change + spread * _student(row)
-    wins = np.bincount(ends.argmin(axis=0), minlength=len(found)) / _DRAWS
+        of_schedule = _OF_SCHEDULE_TWIN if twin else _OF_SCHEDULE
+        ends[row] = shapes.level - ahead.level + trend + schedule * np.exp(of_schedule * _normal(row))
+        ends[row] += spread * _student(row)
+        if start > 0:
+            ends[row] -= start * np.exp(_START_SPREAD * _mostly_shared(row))
+    ready = np.array([fraction >= _READY * one for one in settled])
     behind = np.median(ends - ends[lead], axis=1)
     standings = (
         Standing(
             index=i,
             name=one.run.name,
-            best=float(wins[n]),
+            best=best,
             behind=float(behind[n]),
             now=levels[n] - levels[lead],
             same_schedule=apart[n] <= _ALIKE,
-            ready=fraction >= max(one.warm, first.warm),
+            ready=bool(ready[n] and ready[lead]),
         )
-        for n, (i, one, _) in enumerate(found)
+        for n, ((i, one, _), best) in enumerate(zip(found, _chances(ends, ready), strict=True))
     )
     return Standings(fraction, found[lead][0], tuple(standings))
+
+
+def _twins(one: Run, other: Run) -> bool:
+    """Whether two runs are of one model trained equally long."""
+    return one.params is not None and one.params == other.params and one.total_steps == other.total_steps
+
+
+def _starting(fraction: float, settled: float) -> float:
+    """Share of what is left that a run gains beyond the law, so soon after its warm-up."""
+    return _OF_START * max(fraction / settled, 1.0) ** -_START_POWER if settled > 0 else 0.0
+
+
+def _chances(ends: NDArray[np.float64], ready: NDArray[np.bool_]) -> list[float]:
+    """Probability of each run of being the best; one that is not ready takes nothing away from the others."""
+    judges = ready if ready.any() else np.ones_like(ready)
+    lowest = ends[judges].min(axis=0)
+    return [float(np.mean(row <= lowest)) for row in ends]
 
 
 def _shapes_drawn(shapes: Sequence[Shapes]) -> tuple[NDArray[np.intp], ...]:
@@ -262,6 +326,11 @@ def _moved(one: Entrant, other: Entrant, fraction: float) -> float:
     """How far the rates of two runs have lately moved apart or together: what that does has hardly shown."""
     lately = (fraction - _TRANSIT <= _GRID) & (fraction + 1e-9 >= _GRID)
     return float(np.abs(np.diff(one.rates[lately] - other.rates[lately])).sum())
+
+
+def _mostly_shared(row: int) -> NDArray[np.float64]:
+    """Normal numbers that the runs have mostly in common."""
+    return math.sqrt(1 - _START_OWN**2) * _normal(-2) + _START_OWN * _normal(500 + row)
 
 
 @lru_cache(maxsize=256)

@@ -213,14 +213,14 @@ class StopRule:
         return Decision(
             "best",
             f"Compared with {others} at {m.standings.fraction:.0%} of the plan{schedule} the run will not be the best "
-            f"with probability {_percent(1 - own.best)}{gap}; {_saves(m)}.",
+            f"with probability {_percent(1 - own.chance)}{gap}; {_saves(m)}.",
             m.step,
             m.saving,
             m.cost,
-            1 - own.best,
+            1 - own.chance,
             {
                 "behind": behind,
-                "best": own.best,
+                "best": own.chance,
                 "runs": count,
                 "same_schedule": m.standings.same_schedule,
                 "favourite": favourite.name,

@@ -31,6 +31,7 @@ class Shapes:
         evidence: What the run says of the shapes, logarithm up to a constant, shape ``(a, c, k)``.
         belief: What was believed of them before, the same.
         peak: Highest planned rate.
+        unsure: Relative standard error of the slope, by the noise of the losses.
         settled: Step at which the warm-up, or the last blow-up the run has recovered from, was over.
     """
 
@@ -43,6 +44,7 @@ class Shapes:
     evidence: NDArray[np.float64]
     belief: NDArray[np.float64]
     peak: float
+    unsure: float
     settled: float
 
     @classmethod
@@ -53,7 +55,7 @@ class Shapes:
             return None
         seen = before(points, step)
         out = excursions(seen.loss)
-        usable = (seen.last > forecaster._burn_in(step)) & ~law._spikes(seen.loss) & ~out
+        usable = (seen.last > forecaster._burn_in(step)) & ~law.spikes(seen.loss) & ~out
         if out[-1:].any():
             return None
         if int(usable.sum()) < law._MIN_POINTS:
@@ -80,6 +82,9 @@ class Shapes:
         independent = min(
             max(2 * law._EVIDENCE * loss.size * (1 - lag) / (1 + lag), law._MIN_POINTS), law._MAX_EVIDENCE
         )
+        least = float(fit.sse.flat[fit.best])
+        explained = float(fit.weights @ (loss - fit.weights @ loss) ** 2) - least
+        speaking = max((1 - lag) / (1 + lag) / float(fit.weights @ fit.weights), 1.0)
         return cls(
             level,
             float(noise),
@@ -90,6 +95,7 @@ class Shapes:
             -0.5 * independent * np.log(fit.sse / max(float(fit.sse.min()), 1e-300)),
             np.broadcast_to(forecaster._shape_prior, fit.sse.shape),
             forecaster.plan.peak,
+            float(np.sqrt(least / max(explained, 1e-3 * least, 1e-300) / speaking)),
             max(float(forecaster.plan.warmup_end), float(seen.last[out].max(initial=0.0))),
         )
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lightning_scaling import Run
-from lightning_scaling.advice import compare_runs
+from lightning_scaling.advice import Standing, Standings, compare_runs
 from lightning_scaling.advice.contest import Entrant, stand
 
 TOTAL = 2000
@@ -77,6 +77,63 @@ def test_warm_up_is_no_time_to_judge():
     ]
     assert compare_runs(runs, at=0.35).hopeless() == []
     assert compare_runs(runs, at=0.6).hopeless() == [1]
+
+
+def blown_up(at, height=1.5, low=2.0):
+    """A run whose loss jumps at a share of its plan and takes a twentieth of it to come back."""
+    run = make(low=low, seed=7, name="blown up")
+    since = STEPS / TOTAL - at
+    return Run(
+        STEPS,
+        run.loss + np.where(since >= 0, height * np.exp(-np.maximum(since, 0) / 0.012), 0.0),
+        rates("cosine"),
+        total_steps=TOTAL,
+        planned_lr=(STEPS, rates("cosine")),
+        params=10**6,
+        name="blown up",
+    )
+
+
+def test_a_run_in_a_blow_up_or_hardly_out_of_it_is_not_judged_and_costs_no_other_its_place():
+    others = [make(seed=i, low=2 + 0.02 * i) for i in range(3)]
+    runs = [*others, blown_up(0.4)]
+    assert compare_runs(runs, at=0.41).of(3) is None
+    soon = compare_runs(runs, at=0.475).of(3)
+    assert soon is not None
+    assert not soon.ready
+    without = compare_runs(others, at=0.475)
+    assert compare_runs(runs, at=0.475).of(1).best == pytest.approx(without.of(1).best, abs=0.05)
+    later = compare_runs(runs, at=0.6).of(3)
+    assert later.ready
+    assert later.best > 0.05
+
+
+def test_soon_after_the_warm_up_a_run_behind_may_still_catch_up():
+    def run(low, warm, seed):
+        ramp = np.where(warm >= STEPS, STEPS / warm, 1.0) * 1e-3
+        noise = 0.002 * np.random.default_rng(seed).standard_normal(STEPS.size)
+        loss = low + 0.5 * (STEPS / TOTAL) ** -0.3 + noise
+        return Run(STEPS, loss, ramp, total_steps=TOTAL, planned_lr=(STEPS, ramp), name=str(warm))
+
+    found = [compare_runs([run(2.0, 100, 1), run(2.08, warm, 2)], at=0.4).of(1) for warm in (100, 600)]
+    assert found[0].best < 0.05
+    assert found[1].best > 2 * found[0].best
+    assert found[1].behind < found[0].behind
+
+
+def test_a_run_is_given_up_only_if_it_was_hopeless_a_moment_ago_too():
+    leader = Standing(0, "a", 0.99, 0.0, 0.0, True, True, 0.9)
+    passing, lasting = (Standing(i, "b", 0.005, 0.1, 0.1, True, True, before) for i, before in ((1, 0.2), (2, 0.01)))
+    assert passing.chance == pytest.approx(0.2)
+    assert Standings(0.4, 0, (leader, passing, lasting)).hopeless() == [2]
+
+
+def test_the_look_a_moment_ago_is_part_of_the_standing():
+    entrants = [Entrant(make(low=2 + 0.02 * i, seed=i)) for i in range(3)]
+    ago, now = stand(entrants, 0.375), stand(entrants, 0.4)
+    assert [one.before for one in now.runs] == pytest.approx([one.best for one in ago.runs])
+    first = stand([Entrant(make(low=2 + 0.02 * i, seed=i)) for i in range(3)], 0.045)
+    assert [(one.before, one.ready) for one in first.runs] == [(None, False)] * 3
 
 
 def test_runs_that_have_not_come_so_far_or_ended_in_nan_are_left_out():

@@ -1,0 +1,133 @@
+"""How much of what the comparison of runs saves hangs on its constants, and on clean losses?
+
+First, the three constants that matter most are chosen anew for each of the six sweeps under one schedule, on random
+parts of the other five alone: of the settings that lose the fewest best runs there, the one that saves the most. Then
+the losses are made noisier, or thinned out.
+
+    python benchmarks/sweep_stress.py [--json] [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from _data import Recorded, curves
+from _sweeps import mixed_schedules, parts, same_schedule
+from decisions import ours, row_of
+
+from lightning_scaling import Run
+from lightning_scaling.advice import contest
+
+GRID = {"_READY": (1.1, 1.2, 1.35, 1.5), "_OF_TREND": (0.2, 0.25, 0.35), "_STEEPER": (0.5, 0.7, 1.0)}
+SETTING = list(GRID)
+PER_GROUP = 12
+RESULTS = ["saved", "regret", "best_stopped"]
+
+
+def judged(groups: dict[str, list[Recorded]]) -> pd.DataFrame:
+    """What the comparison does to sweeps."""
+    return pd.DataFrame([row_of("", name, group, "ours", ours(group, 0.95), 0) for name, group in groups.items()])
+
+
+def settings(groups: dict[str, list[Recorded]], per_group: int) -> pd.DataFrame:
+    """Every setting of the constants on every sweep, and on random parts of it."""
+    drawn = {name: parts({name: group}, per_group, 5) for name, group in groups.items()}
+    usual = [getattr(contest, name) for name in SETTING]
+    rows = []
+    for values in product(*GRID.values()):
+        for name, value in zip(SETTING, values, strict=True):
+            setattr(contest, name, value)
+        for name, group in groups.items():
+            whole, some = judged({name: group}).iloc[0], judged(drawn[name])
+            of_parts = {"parts_saved": some.saved.mean(), "parts_stopped": some.best_stopped.sum()}
+            rows.append({**dict(zip(SETTING, values, strict=True)), "sweep": name, **whole[RESULTS], **of_parts})
+    for name, value in zip(SETTING, usual, strict=True):
+        setattr(contest, name, value)
+    return pd.DataFrame(rows)
+
+
+def left_out(table: pd.DataFrame) -> pd.DataFrame:
+    """Each sweep under the setting chosen on random parts of the others."""
+    chosen = []
+    for sweep in table.sweep.unique():
+        others = table[table.sweep != sweep].groupby(SETTING)[["parts_saved", "parts_stopped"]].mean()
+        safe = others[others.parts_stopped == others.parts_stopped.min()]
+        best = safe.parts_saved.idxmax()
+        chosen.append(table[(table.sweep == sweep) & (table[SETTING] == list(best)).all(axis=1)])
+    return pd.concat(chosen)
+
+
+def altered(item: Recorded, how: Callable[[np.ndarray, np.ndarray, float], np.ndarray] | None) -> Recorded:
+    """The run with noisier losses; ``None`` keeps every third loss."""
+    run = item.run
+    loss, keep = run.loss.copy(), np.ones(run.loss.size, dtype=bool)
+    steps = np.diff(loss[np.isfinite(loss)])
+    usual = 1.05 * float(np.median(np.abs(steps - np.median(steps))))
+    if how is None:
+        keep = np.arange(loss.size) % 3 == 2
+        keep[-1] = True
+    else:
+        seed = int.from_bytes(item.id.encode()[-6:], "big")
+        loss += how(run.step / run.total_steps, np.random.default_rng(seed).standard_normal(loss.size), usual)
+    plan = (run.plan.steps, run.plan.lr)
+    lr = None if run.lr is None else run.lr[keep]
+    known = {"params": run.params, "tokens_per_step": run.tokens_per_step, "family": run.family, "name": run.name}
+    return replace(item, run=Run(run.step[keep], loss[keep], lr, total_steps=run.total_steps, planned_lr=plan, **known))
+
+
+ALTERED = {
+    "as recorded": lambda at, noise, usual: 0.0 * noise,
+    "three times the noise": lambda at, noise, usual: 2.8 * usual * noise,
+    "six times, up to 40 %": lambda at, noise, usual: 6 * usual * noise * (at < 0.4),
+    "four times, from 50 % on": lambda at, noise, usual: 4 * usual * noise * (at > 0.5),
+    "every third loss": None,
+}
+
+
+def stressed(kinds: dict[str, dict[str, list[Recorded]]]) -> pd.DataFrame:
+    """The comparison on noisier and on thinner losses."""
+    rows = []
+    for kind, groups in kinds.items():
+        for name, how in ALTERED.items():
+            found = judged({sweep: [altered(item, how) for item in group] for sweep, group in groups.items()})
+            sums = {"saved": found.saved.mean(), "regret": found.regret.mean(), "worst": found.regret.max()}
+            rows.append({"kind": kind, "losses": name, **sums, "best_stopped": found.best_stopped.sum()})
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Run the task and print its tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    parser.add_argument("--quick", action="store_true", help="two parts of each sweep only")
+    args = parser.parse_args()
+    recorded = [r for r in curves() if r.label == "healthy" and r.rate_known]
+    recorded = [r for r in recorded if r.source != "haegele_schaipp" or r.id.endswith("-val")]
+    same = same_schedule(recorded)
+    mixed = {name: group for name, group in mixed_schedules(recorded).items() if len(group) > 2}
+    table = settings(same, 2 if args.quick else PER_GROUP)
+    sums = {"saved": "mean", "regret": "mean", "best_stopped": "sum", "parts_saved": "mean", "parts_stopped": "sum"}
+    whole = table.groupby(SETTING).agg(sums).astype(float)
+    chosen = left_out(table)
+    noisy = stressed({"same schedule": same, "mixed schedules": mixed})
+    if args.json:
+        found = {"settings": whole.reset_index(), "left_out": chosen, "noise": noisy}
+        print(json.dumps({name: part.to_dict("records") for name, part in found.items()}))
+        return
+    print("sweeps under one schedule, and random parts of them, by the constants\n")
+    print(whole.round(3).to_string())
+    print("\neach sweep under the constants chosen on parts of the other five\n")
+    print(chosen.round(3).to_string(index=False))
+    print(f"\nmean: saved {chosen.saved.mean():.1f} %, regret {chosen.regret.mean():.3f} %")
+    print("\nnoisier and thinner losses\n")
+    print(noisy.round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
