@@ -112,7 +112,7 @@ class Collapse:
             total_steps: Length of its plan.
 
         Returns:
-            ``None`` while there are too few losses, or with losses below those that relatives start from.
+            ``None`` while there are too few losses or none lately, or with losses below where relatives count from.
         """
         now = step / total_steps
         used = (points.last > (self._begins - _FROM) * total_steps) & ~spikes(points.loss)
@@ -136,6 +136,8 @@ class Collapse:
             unsure = math.hypot(float(_spread(np.stack([np.interp(ahead, _AT, row) for row in rows]))[0]), doubt)
             if unsure < best:
                 level, error, apart, best = float(logs @ weight), doubt, rows, unsure
+        if not math.isfinite(best):
+            return None
         later = np.append(now, _AT[now + 1e-9 < _AT])
         rows = np.stack([np.interp(later, _AT, row) for row in apart])
         mean = rows.mean(0)

@@ -62,13 +62,14 @@ def test_runs_under_another_schedule_unfinished_or_too_few_are_no_measure(make_r
     assert collapse_of(family[:3] + halves, new) is None
 
 
-def test_nothing_is_told_at_the_start_or_below_the_floor(make_run, family):
+def test_nothing_is_told_at_the_start_after_a_gap_or_below_the_floor(make_run, family):
     new = make_run(total=TOTAL, floor=2.43, drop=0.39, seed=50, params=45 * 10**6)
     collapse = collapse_of(family, new)
     points = curve_of(new)
     assert collapse.path(before(points, 300), 300, TOTAL) is None
     assert collapse.path(before(points, 600), 600, TOTAL) is not None
     assert collapse.floor > 0
+    assert collapse.path(before(points, 600), 2000, TOTAL) is None
     low = make_run(total=TOTAL, floor=-1.0, drop=0.39, seed=50, params=45 * 10**6)
     assert collapse.path(before(curve_of(low), NOW), NOW, TOTAL) is None
 
