@@ -54,10 +54,12 @@ class Anchors:
 
     Args:
         stake: What the e-processes of all its anchors are worth together at the beginning.
+        one_sided: Whether they say nothing of a loss that is too good, as forecasts made early never do.
     """
 
-    def __init__(self, stake: float) -> None:
+    def __init__(self, stake: float, *, one_sided: bool = False) -> None:
         self.unused = stake
+        self._one_sided = one_sided
         self.settled = 0.0
         self.forecasts: list[Forecast] = []
         self.share: Array = np.empty(0)
@@ -76,9 +78,9 @@ class Anchors:
         return len(self.forecasts)
 
     def parted(self) -> Anchors:
-        """Give half of the stake not yet used to other anchors, without any so far."""
+        """Give half of the stake not yet used to other anchors, one-sided and without any so far."""
         self.unused, self._part = self.unused / 2, self._part / 2
-        other = Anchors(self.unused)
+        other = Anchors(self.unused, one_sided=True)
         other._part = self._part
         return other
 
@@ -130,7 +132,7 @@ class Anchors:
         done = self._end < step
         if not done.any():
             return
-        most = np.where(self.early[done], 0.0, 600.0)  # what early ones knew of a loss that is too good was not used
+        most = np.where(self.deaf[done], 0.0, 600.0)  # what these knew of a loss that is too good was not used
         self.settled += float(np.sum(self.share[done] * np.exp(np.minimum(self.evidence[done], most))))
         self.forecasts = [forecast for forecast, over in zip(self.forecasts, done, strict=True) if not over]
         for name in _ROWS:
@@ -171,11 +173,14 @@ class Anchors:
         self._cov = self._cov - gain[..., :, None] * self._cov[:, :, None, 0, :]
 
     @property
-    def early(self) -> NDArray[np.bool_]:
-        """Which forecasts were made early in the run, shape ``(a,)``."""
+    def deaf(self) -> NDArray[np.bool_]:
+        """Which forecasts say nothing of a loss that is too good, shape ``(a,)``: those made early in the run, or all.
+
+        Early ones are often too high where a run gathers speed late.
+        """
         horizons = np.array([forecast.horizon for forecast in self.forecasts])
-        early: NDArray[np.bool_] = self._begin < EARLY * horizons
-        return early
+        deaf: NDArray[np.bool_] = (self._begin < EARLY * horizons) | self._one_sided
+        return deaf
 
     @property
     def evidence(self) -> Array:
@@ -189,8 +194,7 @@ class Anchors:
         Args:
             excess: Loss minus the loss expected by each, shape ``(a,)``.
         """
-        # Early forecasts of runs that gather speed late are often too high: they say nothing of too good a loss.
-        told: Array = np.where((excess < 0) & self.early, -math.inf, np.log(self.share) + self.evidence)
+        told: Array = np.where((excess < 0) & self.deaf, -math.inf, np.log(self.share) + self.evidence)
         return told
 
     def surprised(self, block: Block) -> bool:

@@ -59,7 +59,7 @@ class DeviationDetector:
     is why it is taken 1.2 times wider, a single block moves the evidence by a bounded amount, and an alarm also needs
     an effect of at least 0.5 % of the loss above the forecast, or 2.5 % below it, where a run is seldom in trouble.
     Three tenths of the stake lie on the noise having grown (:class:`NoiseWatch`). Where relatives tell by their curves
-    how the run should go on, half of the rest lies on the run having left what they tell.
+    how the run should go on, half of the rest lies on the run being worse than they tell.
 
     Once the alarm is on no further forecasts are frozen, so the damage is not absorbed; when the run has come back to
     within a quarter of its farthest distance, in the mean of four blocks, the alarm is taken back, and forecasts are
