@@ -16,6 +16,7 @@ import argparse
 import json
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -114,16 +115,16 @@ def waited(item: Recorded, least: float) -> float | None:
     return None
 
 
-def optuna_median(group: list[Recorded]) -> Stops:
-    """Optuna's median pruner, which learns from trials that are complete: one run after the other."""
+def one_after_other(group: list[Recorded], pruner: Any, block: float | None = None) -> Stops:
+    """A pruner of Optuna that learns from trials that are complete; told the level, or the mean loss of a block."""
     import optuna
 
-    study = optuna.create_study(pruner=optuna.pruners.MedianPruner(n_startup_trials=min(5, len(group) // 2)))
+    study = optuna.create_study(pruner=pruner)
     stopped = Stops()
     for item in group:
         trial = study.ask()
         for n, fraction in enumerate(CHECKS):
-            trial.report(level(item, fraction), n)
+            trial.report(level(item, fraction) if block is None else level(item, fraction, block), n)
             if trial.should_prune():
                 stopped[item.id] = float(fraction)
                 break
@@ -132,6 +133,13 @@ def optuna_median(group: list[Recorded]) -> Stops:
         else:
             study.tell(trial, item.final_loss)
     return stopped
+
+
+def optuna_median(group: list[Recorded]) -> Stops:
+    """Optuna's median pruner, which learns from trials that are complete: one run after the other."""
+    import optuna
+
+    return one_after_other(group, optuna.pruners.MedianPruner(n_startup_trials=min(5, len(group) // 2)))
 
 
 def optuna_halving(group: list[Recorded]) -> Stops:
@@ -162,20 +170,7 @@ def optuna_wilcoxon(group: list[Recorded]) -> Stops:
     """
     import optuna
 
-    study = optuna.create_study(pruner=optuna.pruners.WilcoxonPruner())
-    stopped = Stops()
-    for item in group:
-        trial = study.ask()
-        for n, fraction in enumerate(CHECKS):
-            trial.report(level(item, fraction, BLOCK), n)
-            if trial.should_prune():
-                stopped[item.id] = float(fraction)
-                break
-        if item.id in stopped:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        else:
-            study.tell(trial, item.final_loss)
-    return stopped
+    return one_after_other(group, optuna.pruners.WilcoxonPruner(), BLOCK)
 
 
 def rules(probability: float) -> dict[str, Callable[[list[Recorded]], Stops]]:

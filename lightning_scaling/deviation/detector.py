@@ -78,6 +78,7 @@ class DeviationDetector:
         """Forget all forecasts, as after an announced change."""
         self._own = Anchors(1 - _STAKED_ON_NOISE)
         self._relatives = Anchors(0.0)
+        self._parted = False
         self._alarm: Forecast | None = None
         self._basis: Basis = "own"
         self._inside = 0
@@ -142,8 +143,8 @@ class DeviationDetector:
             return Deviation(False, 1.0, None, None, "on track")
         verdict = self._verdict(block)
         if self._alarm is None and block is not None and forecast.step >= self._quiet_until:
-            if relatives is not None and not len(self._relatives) and self._relatives.unused == 0:
-                self._relatives = self._own.parted()
+            if relatives is not None and not self._parted:
+                self._relatives, self._parted = self._own.parted(), True
             if settled:
                 self._freeze(self._own, forecast, block)
             if relatives is not None:
