@@ -240,10 +240,10 @@ def main() -> None:
             "\nreal divergences: step at which half of the gain was lost, when the monitor spoke and advised to stop\n"
         )
         print(blow_ups.to_string())
-        late = blow_ups["points late"]
+        late, spoke = blow_ups["points late"], int(np.isfinite(blow_ups["spoke at"]).sum())
         print(
-            f"\n{int(np.isfinite(blow_ups['spoke at']).sum())} of {len(blow_ups)} flagged, {int((late == 0).sum())} of them "
-            f"before half was lost and {int((late == 1).sum())} at the next recorded point"
+            f"\n{spoke} of {len(blow_ups)} flagged, {int((late == 0).sum())} of them before half was lost and "
+            f"{int((late == 1).sum())} at the next recorded point"
         )
 
 
