@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from lightning_scaling import Run
-from lightning_scaling.curve import Curve
 from lightning_scaling.forecast import Forecaster
+from lightning_scaling.runs.curve import Curve
 
 BEGINS = 0.4
 

@@ -26,14 +26,14 @@ from _data import Recorded, curves, scored
 from scipy import stats
 
 from lightning_scaling import RunHistory
-from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, Relative
+from lightning_scaling.backtest.leave_one_out import calibrate
+from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, PastRun
 from lightning_scaling.forecast.calibrated import log_outcome
 from lightning_scaling.forecast.calibration import FRACTIONS, MODES, Calibration
-from lightning_scaling.forecast.family import nearest
-from lightning_scaling.forecast.forecaster import Teacher
-from lightning_scaling.forecast.hindsight import calibrate
-from lightning_scaling.forecast.process import twins
-from lightning_scaling.forecast.relative import before
+from lightning_scaling.forecast.forecaster import PriorSource
+from lightning_scaling.forecast.priors.family import nearest
+from lightning_scaling.forecast.priors.gaussian_process import twins
+from lightning_scaling.forecast.priors.past_run import before
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM
 
 FEWEST = 12
@@ -41,7 +41,7 @@ HALF = {level: stats.t.ppf((1 + level) / 2, DEGREES_OF_FREEDOM) for level in (0.
 HOW = ("before", "after", "not drawn")
 
 
-def halves(relatives: list[Relative], seed: int) -> tuple[list[int], list[int]]:
+def halves(relatives: list[PastRun], seed: int) -> tuple[list[int], list[int]]:
     """The runs in two parts; twins stay together."""
     alike = twins([relative.traits for relative in relatives])
     np.fill_diagonal(alike, True)
@@ -51,16 +51,16 @@ def halves(relatives: list[Relative], seed: int) -> tuple[list[int], list[int]]:
     return [int(i) for i in np.flatnonzero(first)], [int(i) for i in np.flatnonzero(~first)]
 
 
-def teachers(item: Recorded, relatives: list[Relative], families: dict) -> dict[str, Teacher]:
+def teachers(item: Recorded, relatives: list[PastRun], families: dict) -> dict[str, PriorSource]:
     """What teaches a new run in each mode."""
-    used = nearest([relative for relative in relatives if relative.teaches], item.run.params)
+    used = nearest([relative for relative in relatives if relative.is_usable], item.run.params)
     key = (item.run.params, item.run.tokens_per_step, tuple(map(id, used)))
     if key not in families:
         families[key] = Family(used, item.run.params, item.run.tokens_per_step)
     return {"family": families[key], "alone": PUBLISHED}
 
 
-def rows_of(item: Recorded, relative: Relative, taught: dict[str, Teacher], found: Calibration) -> list[dict]:
+def rows_of(item: Recorded, relative: PastRun, taught: dict[str, PriorSource], found: Calibration) -> list[dict]:
     """The forecasts of one run of the other half, and what was corrected."""
     rows = []
     came = math.exp(log_outcome(relative))
@@ -92,7 +92,7 @@ def rows_of(item: Recorded, relative: Relative, taught: dict[str, Teacher], foun
 
 def task(items: list[Recorded], splits: int) -> tuple[list[dict], float]:
     """All rows of one family, and the seconds that the calibration of a half took at most."""
-    relatives = [Relative(item.run) for item in items]
+    relatives = [PastRun(item.run) for item in items]
     rows, longest = [], 0.0
     for seed in range(splits):
         parts = halves(relatives, seed)

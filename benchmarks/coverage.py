@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from lightning_scaling.fitting.objectives import Objective
 from lightning_scaling.laws.problem import Problem
+from lightning_scaling.laws.solvers.objectives import Objective
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "laws"))
 

@@ -26,9 +26,9 @@ from scipy import stats
 
 from lightning_scaling import replay
 from lightning_scaling.advice import Moment, StopRule
-from lightning_scaling.advice.contest import Entrant, stand
+from lightning_scaling.advice.ranking import Candidate, stand
 from lightning_scaling.forecast import Forecaster
-from lightning_scaling.forecast.relative import before
+from lightning_scaling.forecast.priors.past_run import before
 
 CHECKS = np.round(np.arange(0.1, 0.999, 0.025), 3)
 WINDOW = 0.03
@@ -51,7 +51,7 @@ def level(item: Recorded, fraction: float, window: float = WINDOW) -> float:
 
 def ours(group: list[Recorded], probability: float) -> Stops:
     """The comparison of the package."""
-    entrants = {item.id: Entrant(item.run) for item in group}
+    entrants = {item.id: Candidate(item.run) for item in group}
     alive, stopped = [item.id for item in group], Stops()
     for fraction in CHECKS:
         found = stand([entrants[one] for one in alive], float(fraction)) if len(alive) > 1 else None
@@ -75,7 +75,7 @@ def halving(group: list[Recorded]) -> Stops:
 def naive(group: list[Recorded]) -> Stops:
     """Each run forecast alone; stopped where P(best) < 2 %, were the errors independent."""
     draws = np.random.default_rng(0).random((len(group), 2000))
-    made = {item.id: (Forecaster(item.run.plan), Entrant(item.run).points) for item in group}
+    made = {item.id: (Forecaster(item.run.plan), Candidate(item.run).points) for item in group}
     alive, stopped = list(group), Stops()
     for fraction in CHECKS:
         ends, judged = [], []

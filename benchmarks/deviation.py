@@ -24,8 +24,8 @@ from forecast import Histories
 from scipy import stats
 
 from lightning_scaling import Run, RunHistory
+from lightning_scaling.engine.monitor import Monitor, Update
 from lightning_scaling.forecast import Family
-from lightning_scaling.monitor import Monitor, Update
 
 ALPHAS = (0.01, 0.05)
 FOUND_WITHIN = 0.1

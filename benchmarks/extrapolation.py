@@ -20,7 +20,7 @@ import pandas as pd
 from _data import folder
 
 from lightning_scaling import laws
-from lightning_scaling.laws.combine import DEFAULT, combine
+from lightning_scaling.laws.ensemble import DEFAULT, combine
 
 FRACTIONS = {"x1.6": 1.0, "x3.5": 0.5, "x6.9": 0.25}
 SINGLE = ("m1", "m2", "m3", "m4", "bnsl")

@@ -19,23 +19,23 @@ import pandas as pd
 from _data import Recorded, curves
 
 from lightning_scaling import laws
-from lightning_scaling.forecast import Family, Forecaster, Lesson, Relative
-from lightning_scaling.forecast.family import nearest
+from lightning_scaling.forecast import Family, Forecaster, PastRun, RunPrior
+from lightning_scaling.forecast.priors.family import nearest
 from lightning_scaling.schedule import Plan
 
 CHEAPER, BEYOND, LEAST = 0.6, 2.0, 6
 
 Task = tuple[list[Recorded], list[Recorded]]
 
-prepared: dict[str, Relative] = {}
+prepared: dict[str, PastRun] = {}
 
 
-def relatives(items: list[Recorded]) -> list[Relative]:
+def relatives(items: list[Recorded]) -> list[PastRun]:
     """Those of some runs that teach, each prepared once."""
     for item in items:
         if item.id not in prepared:
-            prepared[item.id] = Relative(item.run)
-    return [prepared[item.id] for item in items if prepared[item.id].teaches]
+            prepared[item.id] = PastRun(item.run)
+    return [prepared[item.id] for item in items if prepared[item.id].is_usable]
 
 
 def families(items: list[Recorded]) -> dict[str, list[Recorded]]:
@@ -80,7 +80,7 @@ class Landings:
     def __init__(self, family: Family) -> None:
         self._family = family
 
-    def about(self, plan: Plan) -> Lesson:
+    def about(self, plan: Plan) -> RunPrior:
         """What it teaches."""
         return self._family.about(plan, np.empty(0))
 

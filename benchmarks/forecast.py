@@ -21,11 +21,11 @@ from _data import Recorded, curves, scored
 from scipy import optimize, stats
 
 from lightning_scaling import laws
-from lightning_scaling.curve import Curve
-from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, Lesson, Relative
-from lightning_scaling.forecast.family import nearest
+from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, PastRun, RunPrior
 from lightning_scaling.forecast.forecaster import Mixture
-from lightning_scaling.forecast.relative import before
+from lightning_scaling.forecast.priors.family import nearest
+from lightning_scaling.forecast.priors.past_run import before
+from lightning_scaling.runs.curve import Curve
 from lightning_scaling.schedule import Plan
 
 FRACTIONS = (0.25, 0.5, 0.75)
@@ -72,10 +72,10 @@ class Histories:
     """Families of the recorded runs, each run prepared once."""
 
     items: list[Recorded]
-    relatives: dict[str, Relative] = field(default_factory=dict)
+    relatives: dict[str, PastRun] = field(default_factory=dict)
     families: dict[tuple, Family | None] = field(default_factory=dict)
 
-    def of(self, item: Recorded) -> Taught:
+    def of(self, item: Recorded) -> PriorLearned:
         """What teaches this run."""
         size = (item.run.params, item.run.tokens_per_step)
         ids = [i.id for i in self.items if i.family == item.family and key(i) != key(item)]
@@ -83,20 +83,20 @@ class Histories:
         if known not in self.families:
             for i in self.items:
                 if i.id in ids and i.id not in self.relatives:
-                    self.relatives[i.id] = Relative(i.run)
-            teaching = [self.relatives[name] for name in ids if self.relatives[name].teaches]
+                    self.relatives[i.id] = PastRun(i.run)
+            teaching = [self.relatives[name] for name in ids if self.relatives[name].is_usable]
             enough = sum(r.finished for r in teaching) > 1
             self.families[known] = Family(nearest(teaching, size[0]), *size, landed=teaching) if enough else None
-        return Taught(self.families[known])
+        return PriorLearned(self.families[known])
 
 
 @dataclass
-class Taught:
+class PriorLearned:
     """A family asked only about the fractions of the task, which is all that makes it differ from `family_prior`."""
 
     family: Family | None
 
-    def about(self, plan: Plan) -> Lesson:
+    def about(self, plan: Plan) -> RunPrior:
         """What it teaches."""
         return PUBLISHED.about(plan) if self.family is None else self.family.about(plan, np.array(FRACTIONS))
 

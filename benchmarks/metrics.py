@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 from _trainings import Training, trainings
 
-from lightning_scaling.curve import Curve
+from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.forecast import Forecaster
-from lightning_scaling.forecast.relative import before
-from lightning_scaling.monitor import Monitor
+from lightning_scaling.forecast.priors.past_run import before
+from lightning_scaling.runs.curve import Curve
 from lightning_scaling.schedule import Plan
 
 FRACTIONS = (0.25, 0.5, 0.75)

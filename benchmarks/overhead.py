@@ -32,7 +32,7 @@ from lightning.pytorch.loggers import CSVLogger, MLFlowLogger
 from torch.utils.data import DataLoader
 
 from lightning_scaling.callbacks import ScalingLawMonitor, session
-from lightning_scaling.monitor import Monitor
+from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.schedule import Plan
 from lightning_scaling.tracking import sink
 

@@ -17,8 +17,8 @@ import numpy as np
 from _ladders import Ladder, isoflops
 
 from lightning_scaling import laws
-from lightning_scaling.advice.resize import Present, Resizing
-from lightning_scaling.advice.resize_ladder import Rungs
+from lightning_scaling.advice.resize.decision import Present, Resizing
+from lightning_scaling.advice.resize.ladder import LadderTable
 from lightning_scaling.allocation import allocate, fit_tradeoff, isoflop_minima
 
 NEAR, FEWEST, GAP = 0.03, 5, 0.05
@@ -132,7 +132,7 @@ def told(quick: bool) -> dict[str, list[bool]]:
         for log_flops, _, cheap, (at, _, _) in questions(ladder, every=False):
             few = np.zeros(int(cheap.sum()))
             table = (a[cheap] for a in (ladder.params, ladder.params, ladder.tokens, ladder.loss))
-            rungs = Rungs(*table, few, ladder.flops[cheap], few * np.nan, few + 1.0, 0, 0, 0)
+            rungs = LadderTable(*table, few, ladder.flops[cheap], few * np.nan, few + 1.0, 0, 0, 0)
             for row in np.flatnonzero(np.abs(np.log(ladder.flops) - log_flops) < GAP):
                 present = Present(ladder.params[row], ladder.tokens[row], flops=ladder.flops[row])
                 resizing = Resizing(present)

@@ -22,7 +22,7 @@ from _sweeps import mixed_schedules, parts, same_schedule
 from decisions import ours, row_of
 
 from lightning_scaling import Run
-from lightning_scaling.advice import contest
+from lightning_scaling.advice import ranking as contest
 
 GRID = {"_READY": (1.1, 1.2, 1.35, 1.5), "_OF_TREND": (0.2, 0.25, 0.35), "_STEEPER": (0.5, 0.7, 1.0)}
 SETTING = list(GRID)

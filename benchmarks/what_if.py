@@ -14,10 +14,10 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 from _data import Recorded, curves, scored
-from forecast import Histories, Taught, key
+from forecast import Histories, PriorLearned, key
 
-from lightning_scaling.curve import Curve
 from lightning_scaling.forecast import PUBLISHED, Forecaster, what_if
+from lightning_scaling.runs.curve import Curve
 
 SAME = 0.01
 SAME_LOSS = 0.005
@@ -63,7 +63,7 @@ def pairs(items: list[Recorded]) -> list[tuple[Recorded, Recorded, int]]:
     return found
 
 
-def taught(histories: Histories, one: Recorded, other: Recorded) -> Taught:
+def taught(histories: Histories, one: Recorded, other: Recorded) -> PriorLearned:
     """What teaches the first run: its family without the runs like either of the two."""
     left = [item for item in histories.items if key(item) != key(other)]
     return Histories(left, histories.relatives, histories.families).of(one)

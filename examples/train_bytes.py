@@ -275,7 +275,7 @@ def ledger_table(ledger: list[dict[str, Any]]) -> Any:
     """The forecasts made at 25, 50 and 75 % of the run, next to what came."""
     from rich.table import Table
 
-    from lightning_scaling.report.ledger import checkpoints, digits, forecasts, known, percent
+    from lightning_scaling.report.forecast_table import checkpoints, digits, forecasts, known, percent
 
     table = Table(box=None, header_style="", padding=(0, 3, 0, 0))
     for name in ("seen", "step", "forecast", "90% interval", "came", "error", "trust"):

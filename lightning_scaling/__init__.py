@@ -4,14 +4,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 from lightning_scaling import laws
 from lightning_scaling.allocation import allocate
-from lightning_scaling.monitor import Monitor, Update
-from lightning_scaling.replay import replay
-from lightning_scaling.replay_set import replay_set
-from lightning_scaling.run import Run, RunHistory
+from lightning_scaling.backtest.many_runs import replay_many
+from lightning_scaling.backtest.single_run import replay
+from lightning_scaling.engine.monitor import Monitor, Update
+from lightning_scaling.runs.run import Run, RunHistory
 
 try:
     __version__ = version("lightning-scaling")
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Monitor", "Run", "RunHistory", "Update", "__version__", "allocate", "laws", "replay", "replay_set"]
+__all__ = ["Monitor", "Run", "RunHistory", "Update", "__version__", "allocate", "laws", "replay", "replay_many"]

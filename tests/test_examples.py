@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import torch
 
-from lightning_scaling.advice.suspects import Suspect
+from lightning_scaling.advice.causes import Cause
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,7 +82,7 @@ def batch(size=8):
 
 
 def test_every_fault_names_suspects_that_the_adviser_knows(faults):
-    known = get_args(Suspect)
+    known = get_args(Cause)
     for name, fault in faults.FAULTS.items():
         assert fault.suspects, name
         assert set(fault.suspects) <= set(known), name

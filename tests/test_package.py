@@ -37,7 +37,7 @@ FLOOR = {
     "update": 3,
     "monitor": 3,
     "replay": 3,
-    "replay_set": 3,
+    "replay_many": 3,
     "replaying": 3,
     "tracking": 4,
     "history": 4,
@@ -79,7 +79,7 @@ def loaded_by(code):
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    assert loaded_by("import lightning_scaling; lightning_scaling.replay, lightning_scaling.Run") == set()
+    assert loaded_by("import lightning_scaling; lightning_scaling.backtest.single_run, lightning_scaling.Run") == set()
 
 
 def test_the_help_of_every_command_loads_nothing_heavy():

@@ -1,7 +1,7 @@
 """What to do about a run, in one sentence with numbers."""
 
 from lightning_scaling.advice.adviser import Adviser, Situation
-from lightning_scaling.advice.contest import Standing, Standings, compare_runs
+from lightning_scaling.advice.ranking import Ranking, RunRank, compare_runs
 from lightning_scaling.advice.result import Advice
 from lightning_scaling.advice.stopping import Decision, Moment, StopRule
 
@@ -10,9 +10,9 @@ __all__ = [
     "Adviser",
     "Decision",
     "Moment",
+    "Ranking",
+    "RunRank",
     "Situation",
-    "Standing",
-    "Standings",
     "StopRule",
     "compare_runs",
 ]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lightning_scaling.advice.batch import REMARKABLE
+from lightning_scaling.advice.batch_size import REMARKABLE
+from lightning_scaling.advice.causes import Cause, likely_cause
 from lightning_scaling.advice.findings import findings
 from lightning_scaling.advice.result import Action, Advice
-from lightning_scaling.advice.situation import Situation
-from lightning_scaling.advice.suspects import Suspect, first_suspect
+from lightning_scaling.advice.state import Situation
 
 __all__ = ["Adviser", "Situation"]
 
@@ -30,8 +30,8 @@ class Adviser:
         self._calm = 0
         self._since = 0
         self._named: str | None = None
-        self._suspect: Suspect | None = None
-        self._rival: Suspect | None = None
+        self._suspect: Cause | None = None
+        self._rival: Cause | None = None
         self._rivalled = 0
         self._sudden: bool | None = None
         self._troubled = False
@@ -87,8 +87,8 @@ class Adviser:
         self._troubled = troubled or s.deviation.alarm
         return replace(s, hint=hint, remark="" if self._remarked else s.remark, sudden=self._sudden)
 
-    def _first(self, s: Situation) -> Suspect:
-        found = first_suspect(s)
+    def _first(self, s: Situation) -> Cause:
+        found = likely_cause(s)
         if not self._troubled:
             return found
         if self._suspect is None or found == self._suspect:

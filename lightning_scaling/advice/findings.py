@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 
-from lightning_scaling.advice.batch import amount, steps_by_noise
+from lightning_scaling.advice.batch_size import amount, steps_by_noise
+from lightning_scaling.advice.causes import Cause, check, overfits, state_lost
 from lightning_scaling.advice.result import Advice
-from lightning_scaling.advice.situation import Situation
-from lightning_scaling.advice.suspects import Suspect, check, overfits, state_lost
+from lightning_scaling.advice.state import Situation
 
 _NONFINITE_STOP = 20
 _RATE_OFF = 0.05
@@ -17,7 +17,7 @@ _MISS = 0.95
 _EARLY = 0.1
 
 
-def findings(s: Situation, suspect: Suspect) -> Advice:
+def findings(s: Situation, suspect: Cause) -> Advice:
     """The gravest finding.
 
     Args:
@@ -42,7 +42,7 @@ def _at_stake(s: Situation, excess: float) -> str:
     return f" If nothing changes, the run ends about {abs(excess):.2g} {'higher' if excess > 0 else 'lower'}{still}."
 
 
-def _not_finite(s: Situation, suspect: Suspect) -> Advice | None:
+def _not_finite(s: Situation, suspect: Cause) -> Advice | None:
     if s.nonfinite_tail >= _NONFINITE_STOP:
         first = s.step - s.nonfinite_tail + 1
         return Advice(
@@ -69,7 +69,7 @@ def _not_finite(s: Situation, suspect: Suspect) -> Advice | None:
     return None
 
 
-def _diverged(s: Situation, suspect: Suspect) -> Advice | None:
+def _diverged(s: Situation, suspect: Cause) -> Advice | None:
     d = s.divergence
     if d is None:
         return None
@@ -104,7 +104,7 @@ def _manner(s: Situation) -> str:
     return ", all at once" if s.sudden else ", bit by bit"
 
 
-def _rate(s: Situation, suspect: Suspect) -> Advice | None:
+def _rate(s: Situation, suspect: Cause) -> Advice | None:
     if not math.isfinite(s.rate_ratio) or abs(s.rate_ratio - 1) <= _RATE_OFF:
         return None
     return Advice(
@@ -118,7 +118,7 @@ def _rate(s: Situation, suspect: Suspect) -> Advice | None:
     )
 
 
-def _state_lost(s: Situation, suspect: Suspect) -> Advice | None:
+def _state_lost(s: Situation, suspect: Cause) -> Advice | None:
     if not state_lost(s):
         return None
     lost = int(s.facts["state_lost"])
@@ -133,7 +133,7 @@ def _state_lost(s: Situation, suspect: Suspect) -> Advice | None:
     )
 
 
-def _frozen(s: Situation, suspect: Suspect) -> Advice | None:
+def _frozen(s: Situation, suspect: Cause) -> Advice | None:
     idle = s.facts.get("idle")
     if not idle:
         return None
@@ -150,7 +150,7 @@ def _frozen(s: Situation, suspect: Suspect) -> Advice | None:
     )
 
 
-def _deviates(s: Situation, suspect: Suspect) -> Advice | None:
+def _deviates(s: Situation, suspect: Cause) -> Advice | None:
     d = s.deviation
     if not d.alarm:
         return None
@@ -204,7 +204,7 @@ def _odds(e_value: float) -> str:
     return "over a million to 1" if e_value > 1e6 else f"{e_value:,.0f} to 1"
 
 
-def _behind(s: Situation, suspect: Suspect) -> Advice | None:
+def _behind(s: Situation, suspect: Cause) -> Advice | None:
     b = s.behind
     if b is None:
         return None
@@ -215,7 +215,7 @@ def _behind(s: Situation, suspect: Suspect) -> Advice | None:
         f"{b.low:.4g} to {b.high:.4g}: {b.share:.1%} {worse} than their mean"
     )
     if b.usual_warmup >= 2 and b.warmup < 0.5 * b.usual_warmup:
-        first: Suspect = "warm-up"
+        first: Cause = "warm-up"
         had = f"{b.warmup:,} steps" if b.warmup else "none"
         clause = f"They warmed up over {b.usual_warmup:,} steps, this run over {had}; {check('warm-up', s)}"
     elif math.isfinite(b.batch_ratio) and not 1 / _BATCH_OFF <= b.batch_ratio <= _BATCH_OFF:
@@ -245,7 +245,7 @@ def _behind(s: Situation, suspect: Suspect) -> Advice | None:
     )
 
 
-def _off_rate(s: Situation, suspect: Suspect) -> Advice | None:
+def _off_rate(s: Situation, suspect: Cause) -> Advice | None:
     r = s.best_rate
     if r is None or s.fraction is None or s.fraction > _EARLY:
         return None
@@ -264,7 +264,7 @@ def _off_rate(s: Situation, suspect: Suspect) -> Advice | None:
     )
 
 
-def _misses_target(s: Situation, suspect: Suspect) -> Advice | None:
+def _misses_target(s: Situation, suspect: Cause) -> Advice | None:
     if s.target is None or s.forecast.trust != "ok":
         return None
     prediction = s.forecast.landing

@@ -11,7 +11,7 @@ import numpy as np
 
 from lightning_scaling.allocation.checks import quantity
 from lightning_scaling.allocation.tradeoff import worth
-from lightning_scaling.curve import Curve, Points
+from lightning_scaling.runs.curve import Curve, Points
 from lightning_scaling.schedule.plan import Plan
 
 TOKENS, SAMPLES = "tokens", "samples"

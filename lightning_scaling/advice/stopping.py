@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from lightning_scaling.advice.contest import Standings
-from lightning_scaling.deviation import Deviation, Divergence
+from lightning_scaling.advice.ranking import Ranking
+from lightning_scaling.detection import Deviation, Divergence
 from lightning_scaling.forecast import Forecast
 
 Kind = Literal["diverged", "target", "best", "value"]
@@ -77,7 +77,7 @@ class Moment:
     nonfinite_tail: int = 0
     flops_left: float | None = None
     hours_left: float | None = None
-    standings: Standings | None = None
+    standings: Ranking | None = None
     mode: str = "min"
     metric: str = "loss"
 

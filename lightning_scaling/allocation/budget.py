@@ -26,11 +26,11 @@ from lightning_scaling.allocation.solve import (
     at_tokens,
     parameter_rows,
 )
+from lightning_scaling.allocation.status import extrapolation_of, judge
 from lightning_scaling.allocation.task import Extra, PerToken, Task, check_law, size_input
-from lightning_scaling.allocation.verdict import extrapolation_of, judge
 
 if TYPE_CHECKING:
-    from lightning_scaling.laws.fit import Fit
+    from lightning_scaling.laws.results import Fit
 
 Array = NDArray[np.float64]
 

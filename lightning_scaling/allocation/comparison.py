@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_scaling.allocation.checks import checked_level, positive, quantity
+from lightning_scaling.allocation.drifting_power_law import normal_quantile
 from lightning_scaling.allocation.isoflop import IsoflopMinima, isoflop_minima
 from lightning_scaling.allocation.solve import Values, at_flops, parameter_rows
 from lightning_scaling.allocation.task import PerToken, Task, size_input
-from lightning_scaling.allocation.trend import normal_quantile
 
 if TYPE_CHECKING:
-    from lightning_scaling.laws.fit import Fit
+    from lightning_scaling.laws.results import Fit
 
 Array = NDArray[np.float64]
 Agreement = Literal["agree", "differ", "contradict", "unknown"]

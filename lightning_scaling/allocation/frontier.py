@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import least_squares
 
-from lightning_scaling.allocation.trend import EXPONENT
-from lightning_scaling.allocation.valley import valley_shape
+from lightning_scaling.allocation.drifting_power_law import EXPONENT
+from lightning_scaling.allocation.isoflop_profile import isoflop_profile_shape
 
 Array = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ class Frontier:
 
     ``level = E + A C^-g`` is the least loss of a budget and ``place``, a parabola in ``ln C`` that bends little, the
     size that reaches it; ``shape`` is the cut of a budget through an additive law
-    (:func:`lightning_scaling.allocation.valley.valley_shape`), whose curvature ``k`` is a power of ``C``. Every
+    (``isoflop_profile_shape``), whose curvature ``k`` is a power of ``C``. Every
     ``E + A/params^alpha + B/tokens^beta`` (Hoffmann et al. 2022, arXiv 2203.15556, equation 2) is nearly of this form,
     but here the optimal size and the level are free of each other, so that losses far from the optimum, or a level that
     bends, do not move the size.
@@ -110,7 +110,7 @@ def _level(theta: Array, away: Array) -> Array:
 
 def _wall(theta: Array, off: Array, away: Array) -> Array:
     steepness = np.exp(theta[_CURVATURE] + theta[_FADING] * away)
-    return np.asarray(np.minimum(steepness * valley_shape(off, theta[_SKEW]), _STEEPEST), dtype=np.float64)
+    return np.asarray(np.minimum(steepness * isoflop_profile_shape(off, theta[_SKEW]), _STEEPEST), dtype=np.float64)
 
 
 def fit_frontier(log_size: Array, log_flops: Array, loss: Array, error: Array | None = None) -> Frontier:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_scaling.allocation.checks import checked_level, columns, positive
+from lightning_scaling.allocation.drifting_power_law import DRIFT, EXPONENT, SCATTER, Trend, normal_quantile
+from lightning_scaling.allocation.isoflop_profile import WIDTH, fit_isoflop_profiles
 from lightning_scaling.allocation.task import dense_flops_per_token
-from lightning_scaling.allocation.trend import DRIFT, EXPONENT, SCATTER, Trend, normal_quantile
-from lightning_scaling.allocation.valley import WIDTH, fit_valleys
 
 Array = NDArray[np.float64]
 Status = Literal["ok", "few budgets", "no minimum"]
@@ -142,9 +142,9 @@ def isoflop_minima(
 
     Hoffmann et al. 2022 (arXiv 2203.15556), section 3.2, made robust: the valley's curvature and skew are shared by all
     budgets, runs far above the least loss of their budget hardly count, and a budget whose minimum lies at the edge of
-    its grid is told and left out (:func:`lightning_scaling.allocation.valley.fit_valleys`). The exponent may drift with
+    its grid is told and left out (``fit_isoflop_profiles``). The exponent may drift with
     compute, which gives recent budgets more say and lets intervals grow with the distance
-    (:class:`lightning_scaling.allocation.trend.Trend`).
+    (:class:`lightning_scaling.allocation.drifting_power_law.Trend`).
 
     Args:
         params: Size of each run, shape ``(n,)``.
@@ -182,7 +182,7 @@ def isoflop_minima(
     keep, group, log_flops, skipped = _budgets(size, compute, positive("tolerance", tolerance))
     y = _levelled(y[keep], np.log(compute[keep]), group, log_flops)
     x = np.log(size[keep])
-    valleys = fit_valleys(x, y, group, log_flops, positive("width", width))
+    valleys = fit_isoflop_profiles(x, y, group, log_flops, positive("width", width))
     sd = np.sqrt(np.diag(valleys.cov))
     ends = np.array([(x[group == j].min(), x[group == j].max()) for j in range(len(log_flops))])
     inside = (valleys.place > ends[:, 0]) & (valleys.place < ends[:, 1]) & (sd < _VAGUE_PLACE)

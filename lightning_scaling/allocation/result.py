@@ -17,7 +17,7 @@ from lightning_scaling.allocation.task import Task
 
 if TYPE_CHECKING:
     from lightning_scaling.allocation.comparison import Comparison
-    from lightning_scaling.laws.fit import Fit
+    from lightning_scaling.laws.results import Fit
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.allocation.search import STEP, Found, minimum, root, slope
+from lightning_scaling.allocation.root_finding import STEP, Found, minimum, root, slope
 from lightning_scaling.allocation.task import Task
 
 Array = NDArray[np.float64]

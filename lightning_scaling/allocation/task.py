@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.laws.law import UNITS, Law
+from lightning_scaling.laws.base import UNITS, Law
 
 Array = NDArray[np.float64]
 PerToken = Callable[..., Any]

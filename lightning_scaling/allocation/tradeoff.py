@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_scaling.allocation.checks import checked_level, columns, positive, quantity
 from lightning_scaling.allocation.comparison import NEAR
+from lightning_scaling.allocation.drifting_power_law import normal_quantile
 from lightning_scaling.allocation.frontier import Frontier, fit_frontier
 from lightning_scaling.allocation.isoflop import IsoflopMinima, isoflop_minima
 from lightning_scaling.allocation.task import INFERENCE_SHARE
-from lightning_scaling.allocation.trend import normal_quantile
 
 Array = NDArray[np.float64]
 

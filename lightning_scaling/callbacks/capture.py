@@ -13,11 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_scaling.callbacks.intake import Columns, Intake
-from lightning_scaling.callbacks.ranks import Ranks
-from lightning_scaling.callbacks.reading import CaptureError, read_numbers
-from lightning_scaling.callbacks.sizes import Sizes
-from lightning_scaling.callbacks.tally import (
+from lightning_scaling.callbacks.aggregation import (
     COUNT,
     HIGH,
     LOSS,
@@ -31,6 +27,10 @@ from lightning_scaling.callbacks.tally import (
     running,
     running_flops,
 )
+from lightning_scaling.callbacks.batch_hooks import BatchHooks, Columns
+from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
+from lightning_scaling.callbacks.device_reads import CaptureError, read_numbers
+from lightning_scaling.callbacks.distributed import Ranks
 
 _MOST_BATCHES = 4096
 _BETWEEN_FLUSHES = 5.0
@@ -75,7 +75,7 @@ class Capture:
 
     def __init__(
         self,
-        sizes: Sizes,
+        sizes: BatchSizeMeter,
         *,
         metric: str | None = None,
         clock: Callable[[], float] = perf_counter,
@@ -101,7 +101,7 @@ class Capture:
 
     def attach(self, trainer: Any, module: Any) -> None:
         """Begin, or go on, with this Trainer; called when training starts and everything has been restored."""
-        self.intake = Intake(trainer, module, self._sizes, self.metric)
+        self.intake = BatchHooks(trainer, module, self._sizes, self.metric)
         self._trainer = trainer
         self._ranks = Ranks(trainer)
         self._done = self.intake.progress.completed

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from lightning_scaling.callbacks.noise import NoiseEstimate, NoiseScale
-from lightning_scaling.callbacks.reading import read_numbers
-from lightning_scaling.callbacks.tally import Array
+from lightning_scaling.callbacks.aggregation import Array
+from lightning_scaling.callbacks.device_reads import read_numbers
+from lightning_scaling.callbacks.gradient_noise import NoiseEstimate, NoiseScale
 
 _STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
 _EVERY = 50

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_scaling.callbacks.console import Console
-from lightning_scaling.callbacks.record import Record
+from lightning_scaling.callbacks.run_logger import RunLogger
 from lightning_scaling.callbacks.settings import Settings
-from lightning_scaling.history.background import BackgroundHistory
-from lightning_scaling.monitor import Monitor
-from lightning_scaling.run import RunHistory
+from lightning_scaling.engine.monitor import Monitor
+from lightning_scaling.history.reader_thread import HistoryReader
+from lightning_scaling.runs.run import RunHistory
 from lightning_scaling.tracking.journal import HISTORY
 
 
@@ -28,7 +28,7 @@ class PastRuns:
         self.runs: RunHistory | None = settings.past_runs
         self._settings = settings
         self._console = console
-        self._teacher: BackgroundHistory | None = None
+        self._teacher: HistoryReader | None = None
 
     @property
     def source(self) -> str | Path | None:
@@ -40,7 +40,7 @@ class PastRuns:
         """Whether they are still being read."""
         return self._teacher is not None
 
-    def open(self, engine: Monitor, record: Record, *, first: bool) -> None:
+    def open(self, engine: Monitor, record: RunLogger, *, first: bool) -> None:
         """Begin to read, on rank zero.
 
         Args:
@@ -51,7 +51,7 @@ class PastRuns:
         if self.source is None or not first:
             return
         own = record.own_run
-        self._teacher = BackgroundHistory(
+        self._teacher = HistoryReader(
             self.source,
             run_id=None if own is None else own.run_id,
             tracking_uri=None if own is None else own.tracking_uri,
@@ -59,7 +59,7 @@ class PastRuns:
             params=engine.params,
         ).start()
 
-    def introduce(self, engine: Monitor, record: Record) -> None:
+    def introduce(self, engine: Monitor, record: RunLogger) -> None:
         """Note in the journal runs that were given from the start."""
         history = self._settings.past_runs
         if not history:
@@ -71,7 +71,7 @@ class PastRuns:
         }
         record.mark("history", max(engine.curve.last_step, 0), {"kind": HISTORY, **data})
 
-    def learn(self, engine: Monitor, record: Record) -> None:
+    def learn(self, engine: Monitor, record: RunLogger) -> None:
         """Hand over what has been read; the journal says from which step on it counts."""
         learned = None if self._teacher is None else self._teacher.poll()
         if learned is None:

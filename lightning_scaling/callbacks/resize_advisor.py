@@ -10,13 +10,13 @@ from typing import Any
 
 from lightning_scaling.advice import Advice
 from lightning_scaling.advice.repeats import TOKENS
-from lightning_scaling.advice.resize import LEAST_COST, Present, Resizing
-from lightning_scaling.advice.resize_next import Rule, Shape
+from lightning_scaling.advice.resize.decision import LEAST_COST, Present, Resizing
+from lightning_scaling.advice.resize.next_config import Rule, Shape
 from lightning_scaling.callbacks._compat import CallbackBase
 from lightning_scaling.callbacks.console import warn
 from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor
 from lightning_scaling.callbacks.session import Session
-from lightning_scaling.run import RunHistory
+from lightning_scaling.runs.run import RunHistory
 
 __all__ = ["ResizeAdvisor"]
 
@@ -32,7 +32,7 @@ class ResizeAdvisor(CallbackBase):
 
     Needs a :class:`~lightning_scaling.callbacks.ScalingLawMonitor` among the Trainer's callbacks, which counts
     parameters, tokens and FLOPs and reads the history beside the training. Once that is known, the decision
-    (:class:`~lightning_scaling.advice.resize.Resizing`) is worked out in a thread of its own, and told when it changes:
+    (``Resizing``) is worked out in a thread of its own, and told when it changes:
     through the monitor's ``on_advice``, in the journal, and as the MLflow tags ``scaling.resize.*``. The run itself is
     never altered. Works on rank zero, at the monitor's updates only.
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.advice.contest import Standings
+from lightning_scaling.advice.ranking import Ranking
 from lightning_scaling.advice.stopping import Decision, Moment, StopRule
 from lightning_scaling.callbacks._compat import CallbackBase
+from lightning_scaling.callbacks.competitors import Competitors
 from lightning_scaling.callbacks.console import warn
-from lightning_scaling.callbacks.rivals import Rivals
 from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor
 from lightning_scaling.callbacks.session import Session
-from lightning_scaling.monitor import Monitor
+from lightning_scaling.engine.monitor import Monitor
 
 __all__ = ["ScalingEarlyStopping"]
 
@@ -121,7 +121,7 @@ class ScalingEarlyStopping(CallbackBase):
 
     def _forget(self) -> None:
         self._session: Session | None = None
-        self._rivals: Rivals | None = None
+        self._rivals: Competitors | None = None
         self._flushes = 0
         self._updates = -1
         self._noted = ""
@@ -209,7 +209,7 @@ class ScalingEarlyStopping(CallbackBase):
         if self._given_target is None:
             self._rule.target = engine.target
         if self._compares and self._rivals is None:
-            self._rivals = Rivals(session, reading=True, share=session.share)
+            self._rivals = Competitors(session, reading=True, share=session.share)
         standings = None if self._rivals is None else self._rivals.look()
         decision = self._rule.decide(moment_of(engine, standings))
         return None if decision is None else decision.to_dict()
@@ -297,7 +297,7 @@ class ScalingEarlyStopping(CallbackBase):
         return {**own, "_session": None, "_rivals": None, "_monitor": None}
 
 
-def moment_of(engine: Monitor, standings: Standings | None = None) -> Moment:
+def moment_of(engine: Monitor, standings: Ranking | None = None) -> Moment:
     """What a decision about the run rests on, at the latest update of its engine."""
     points, step = engine.curve.points, max(engine.curve.last_step, 0)
     row, total = engine.ledger[-1], engine.plan.total_steps

@@ -14,10 +14,10 @@ from lightning_scaling.callbacks.console import Console, ScalingAdviceWarning, w
 from lightning_scaling.callbacks.session import Session
 from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.compute import BatchCounter, FlopMeter, ParamCounts, count_params
-from lightning_scaling.deviation import Deviation
+from lightning_scaling.detection import Deviation
+from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.forecast import Forecast, WhatIf
-from lightning_scaling.monitor import Monitor
-from lightning_scaling.run import Run, RunHistory
+from lightning_scaling.runs.run import Run, RunHistory
 from lightning_scaling.schedule import Plan
 
 __all__ = ["ScalingAdviceWarning", "ScalingLawMonitor"]
@@ -64,7 +64,7 @@ class ScalingLawMonitor(CallbackBase):
             ``(0, None)``. Left out, a loss has none; accuracies, error rates and metrics that are to be high lie
             between 0 and 1, or between 0 and 100 once a value above 1 has been seen. Forecasts stay inside the bounds.
         history: Past runs of the same family, whose shapes replace the published prior: a
-            :class:`~lightning_scaling.run.RunHistory`, a folder of CSV files, or ``"mlflow:EXPERIMENT"``. ``None`` or
+            ``RunHistory``, a folder of CSV files, or ``"mlflow:EXPERIMENT"``. ``None`` or
             ``"auto"`` is the experiment of the run's own MLflow run, without that run; ``False`` is none. All but a
             ``RunHistory`` are read beside the training, which does not wait, and used from the next update on.
         law: Law of the curve: ``"auto"`` or ``"relative_multi_power"``.

@@ -9,19 +9,19 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from lightning_scaling.callbacks.aggregation import Block
+from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
 from lightning_scaling.callbacks.capture import Capture
 from lightning_scaling.callbacks.console import Console
-from lightning_scaling.callbacks.facts import Facts
+from lightning_scaling.callbacks.device_reads import CaptureError
+from lightning_scaling.callbacks.diagnostics import Diagnostics
 from lightning_scaling.callbacks.gradients import BeforeStep, Gradients, Take
 from lightning_scaling.callbacks.past_runs import PastRuns
-from lightning_scaling.callbacks.reading import CaptureError
-from lightning_scaling.callbacks.record import Record
+from lightning_scaling.callbacks.run_logger import RunLogger
 from lightning_scaling.callbacks.settings import Settings
-from lightning_scaling.callbacks.sizes import Sizes
-from lightning_scaling.callbacks.tally import Block
-from lightning_scaling.monitor import Monitor, Update
+from lightning_scaling.engine.monitor import Monitor, Update
 from lightning_scaling.schedule import Plan
-from lightning_scaling.schedule.horizon import plan_from_trainer
+from lightning_scaling.schedule.from_trainer import plan_from_trainer
 from lightning_scaling.tracking.journal import ANNOUNCED, NOTED, RESUMED
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Session:
         settings = self._settings
         self._trainer = trainer
         self._console.open(trainer)
-        self.sizes = Sizes(settings.count, settings.flops, module)
+        self.sizes = BatchSizeMeter(settings.count, settings.flops, module)
         self.capture = Capture(self.sizes, metric=settings.monitor, clock=self._clock)
         if state is not None:
             self.capture.load_state_dict(state["capture"])
@@ -112,8 +112,8 @@ class Session:
         if state is not None or self.capture.steps:
             self._mark = f"resumed at step {self.capture.steps}"
             engine.mark(self._mark)
-        self.record = Record(settings, trainer, self._console, state)
-        self._facts = Facts(trainer, module, self.sizes)
+        self.record = RunLogger(settings, trainer, self._console, state)
+        self._facts = Diagnostics(trainer, module, self.sizes)
         self.engine = engine
         self.past.open(engine, self.record, first=bool(trainer.is_global_zero))
         self.setup_seconds = self._clock() - begun
@@ -392,7 +392,7 @@ class Session:
         return self.capture.steps
 
     def known(self) -> dict[str, Any]:
-        """What is known of the run besides its curve, as arguments of :class:`~lightning_scaling.run.Run`."""
+        """What is known of the run besides its curve, as arguments of :class:`~lightning_scaling.runs.run.Run`."""
         capture = self.capture
         seen = self._counted
         return {

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_scaling.forecast.scale import scales_for
-from lightning_scaling.history.background import AUTO, MLFLOW
-from lightning_scaling.monitor import LAWS
-from lightning_scaling.run import RunHistory
+from lightning_scaling.engine.monitor import LAWS
+from lightning_scaling.forecast.metric_scale import scales_for
+from lightning_scaling.history.reader_thread import AUTO, MLFLOW
+from lightning_scaling.runs.run import RunHistory
 
 _ON_ADVICE = ("warn", "log", "ignore")
 

@@ -14,9 +14,9 @@ from lightning_scaling.cli.output import InputError, WorkError, emit, input_erro
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lightning_scaling.forecast.hindsight import CalibrationReport, Progress
-    from lightning_scaling.history.records import Experiment
-    from lightning_scaling.run import Run
+    from lightning_scaling.backtest.leave_one_out import CalibrationReport, Progress
+    from lightning_scaling.history.mlflow_parse import Experiment
+    from lightning_scaling.runs.run import Run
 
 _MLFLOW = "mlflow:"
 
@@ -53,7 +53,7 @@ def calibrate(
     worked = False
     for name, related in families.items():
         from lightning_scaling import __version__
-        from lightning_scaling.forecast.hindsight import calibrate as look_back
+        from lightning_scaling.backtest.leave_one_out import calibrate as look_back
 
         with _progress(name) as progress:
             report = look_back(related, family=name, version=__version__, progress=progress)
@@ -79,13 +79,13 @@ def _read(source: str, tracking_uri: str | None, metric: str | None) -> tuple[Ex
     if not source.removeprefix(_MLFLOW).strip():
         raise InputError("SOURCE must name an experiment, as in mlflow:EXPERIMENT, but it is `mlflow:`.")
     with _work_errors():
-        from lightning_scaling.history import names
+        from lightning_scaling.history import aliases
         from lightning_scaling.history.read import read_experiment, tracking_uri_or_default
 
         history, place = read_experiment(
             source.removeprefix(_MLFLOW),
             tracking_uri=tracking_uri_or_default(tracking_uri),
-            metric=metric or (names.OURS, *names.TRAIN),
+            metric=metric or (aliases.OURS, *aliases.TRAIN),
             quiet=True,
         )
     say(history.summary())
@@ -96,8 +96,8 @@ def _curves(folder: Path) -> list[Run]:
     """The curves of a folder, and the runs whose journals lie there."""
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; give one with curves, or mlflow:EXPERIMENT.")
-    from lightning_scaling.run import Run
-    from lightning_scaling.tracking.reading import is_journal
+    from lightning_scaling.runs.run import Run
+    from lightning_scaling.tracking.journal_reader import is_journal
 
     runs = []
     for file in sorted(folder.iterdir()):

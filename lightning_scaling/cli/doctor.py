@@ -10,7 +10,7 @@ import click
 from lightning_scaling.cli.output import emit, people, say
 
 if TYPE_CHECKING:
-    from lightning_scaling.cli.checks import Finding
+    from lightning_scaling.cli.health_checks import Finding
 
 _LOOK = {"ok": ("ok", "green"), "note": ("note", "blue"), "warning": ("look", "yellow"), "failure": ("FAIL", "red")}
 
@@ -29,7 +29,7 @@ def doctor(context: click.Context, *, journals: Path, as_json: bool) -> None:
 
     Exits with 1 when something does not work; warnings and notes leave it at 0.
     """
-    from lightning_scaling.cli.checks import examine
+    from lightning_scaling.cli.health_checks import examine
 
     findings = list(examine(journals))
     failures = sum(finding.status == "failure" for finding in findings)

@@ -14,13 +14,13 @@ import click
 from lightning_scaling.cli.laws import make_law, parse_options
 from lightning_scaling.cli.output import InputError, WorkError, emit, input_errors, say
 from lightning_scaling.cli.table import keep, labels, name_of, numbers, read_table
-from lightning_scaling.laws.law import UNITS
+from lightning_scaling.laws.base import UNITS
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lightning_scaling.laws import Fit, Law
-    from lightning_scaling.laws.compare import Comparison
+    from lightning_scaling.laws.selection import Comparison
 
 _LEVEL = 0.95
 _DELTA = 1e-3
@@ -185,7 +185,7 @@ def _rank(
 
 
 def _check_target(plot: str | None, save: str | None) -> None:
-    from lightning_scaling.report.laws import ENDINGS
+    from lightning_scaling.report.law_figures import ENDINGS
 
     if plot is not None and Path(plot).suffix.lower() not in ENDINGS:
         raise InputError(f"`--plot` must end in {', '.join(ENDINGS)}, but got {plot!r}.")
@@ -305,8 +305,8 @@ def _progress(bootstrap: int, *, shown: bool) -> Iterator[Callable[[int], Any] |
 
 def _tell(found: Fit, level: float, as_json: bool, ranking: Comparison | None) -> None:
     if as_json:
-        from lightning_scaling.laws.card import estimates
-        from lightning_scaling.laws.store import json_safe, to_dict
+        from lightning_scaling.laws.io import json_safe, to_dict
+        from lightning_scaling.laws.summary import estimates
 
         compared = {} if ranking is None else {"comparison": {"rows": ranking.table, "left_out": ranking.skipped}}
         emit(json_safe(to_dict(found) | {"estimates": estimates(found, level)} | compared))
@@ -325,7 +325,7 @@ def _write(found: Fit, level: float, plot: str | None, save: str | None) -> None
         if save is not None:
             say(f"Saved: {found.save(save)}")
         if plot is not None:
-            from lightning_scaling.report.laws import write_figure
+            from lightning_scaling.report.law_figures import write_figure
 
             say(f"Figure: {write_figure(found, plot, level)}")
     except OSError as error:

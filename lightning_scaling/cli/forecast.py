@@ -9,9 +9,9 @@ import click
 from lightning_scaling.cli.output import InputError, WorkError, emit, input_errors, people, say
 
 if TYPE_CHECKING:
+    from lightning_scaling.engine.monitor import Monitor
     from lightning_scaling.forecast import WhatIf
-    from lightning_scaling.monitor import Monitor
-    from lightning_scaling.run import Run, RunHistory
+    from lightning_scaling.runs.run import Run, RunHistory
 
 _MLFLOW = "mlflow:"
 
@@ -57,7 +57,7 @@ def forecast(
     recorded = _read(run, total_steps, tracking_uri)
     past = None if history is None else _history(history, recorded, tracking_uri)
     with input_errors(file=run):
-        from lightning_scaling.replay import follow
+        from lightning_scaling.backtest.single_run import follow
 
         monitor = follow(recorded, history=past)
         told = monitor.what_ifs(asked)
@@ -158,7 +158,7 @@ def _document(run: Run, monitor: Monitor, told: list[WhatIf], steps: tuple[int, 
 def _show(run: Run, monitor: Monitor, told: list[WhatIf], steps: tuple[int, ...], level: float) -> None:
     from rich.table import Table
 
-    from lightning_scaling.report.ledger import digits
+    from lightning_scaling.report.forecast_table import digits
 
     console = people()
     forecast = monitor.forecast

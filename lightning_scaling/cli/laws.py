@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from lightning_scaling.cli.output import InputError, emit, people, say
-from lightning_scaling.laws.law import Tag
+from lightning_scaling.laws.base import Tag
 
 if TYPE_CHECKING:
-    from lightning_scaling.laws.law import Law
+    from lightning_scaling.laws.base import Law
 
 
 @click.command("laws")
@@ -139,7 +139,7 @@ def _show(grouped: dict[str, list[tuple[str, Law | None, str]]]) -> None:
 
 def _card(law: Law, as_json: bool) -> None:
     from lightning_scaling import laws
-    from lightning_scaling.laws.card import law_card
+    from lightning_scaling.laws.summary import law_card
 
     if not as_json:
         click.echo(law_card(law))

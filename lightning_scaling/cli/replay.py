@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lightning_scaling.cli.inputs import read_history, read_source
 from lightning_scaling.cli.output import InputError, emit, input_errors, say
-from lightning_scaling.cli.sources import read_history, read_source
 
 if TYPE_CHECKING:
-    from lightning_scaling.replay import Replay
-    from lightning_scaling.run import Run, RunHistory
+    from lightning_scaling.backtest.single_run import Replay
+    from lightning_scaling.runs.run import Run, RunHistory
 
 _NONE = "none"
 
@@ -62,7 +62,7 @@ def replay(
     past = None
     if history is not None and history != _NONE:
         past = read_history(history, metric=metric, tracking_uri=tracking_uri)
-    from lightning_scaling.run import Run
+    from lightning_scaling.runs.run import Run
 
     if isinstance(found, Run):
         _one(found, past, at, alpha, target, figure, as_json, source)
@@ -82,11 +82,11 @@ def _one(
     as_json: bool,
     source: str,
 ) -> None:
-    from lightning_scaling.cli.replay_show import show_run, what_was_read
-    from lightning_scaling.replay import Replay
-    from lightning_scaling.replay import replay as replay_run
-    from lightning_scaling.replay_set import without
-    from lightning_scaling.replaying import differing
+    from lightning_scaling.backtest.drivers import differing
+    from lightning_scaling.backtest.many_runs import without
+    from lightning_scaling.backtest.single_run import Replay
+    from lightning_scaling.backtest.single_run import replay as replay_run
+    from lightning_scaling.cli.replay_output import show_run, what_was_read
 
     if past is not None:
         past = without(past, run)
@@ -102,7 +102,7 @@ def _one(
             else replay_run(run, history=past, at=at, alpha=alpha, target=target)
         )
         if figure is not None:
-            from lightning_scaling.report.replay import replay_figure
+            from lightning_scaling.report.backtest_figures import replay_figure
 
             whole = whole or Replay.of(run, history=past, alpha=alpha, target=target)
             _draw(figure, replay_figure(whole))
@@ -124,8 +124,8 @@ def _many(
     figure: str | None,
     as_json: bool,
 ) -> None:
-    from lightning_scaling.cli.replay_show import show_set, what_was_taught
-    from lightning_scaling.replay_set import replay_set
+    from lightning_scaling.backtest.many_runs import replay_many
+    from lightning_scaling.cli.replay_output import show_set, what_was_taught
 
     say(runs.summary())
     if past is not None:
@@ -137,17 +137,17 @@ def _many(
             if as_json:
                 emit(one.to_dict())
 
-        made = replay_set(runs, history=None if alone else past or "auto", alpha=alpha, target=target, each=each)
+        made = replay_many(runs, history=None if alone else past or "auto", alpha=alpha, target=target, each=each)
     if as_json:
         emit({"summary": made.summary()})
     else:
         show_set(made)
     say(what_was_taught(made))
     if figure is not None:
-        from lightning_scaling.report.replay import replay_set_figure
+        from lightning_scaling.report.backtest_figures import replay_many_figure
 
         with input_errors():
-            _draw(figure, replay_set_figure(made))
+            _draw(figure, replay_many_figure(made))
 
 
 def _draw(figure: str, content: bytes) -> None:

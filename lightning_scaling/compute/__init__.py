@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_scaling.compute.batch_counter import BatchCounter
     from lightning_scaling.compute.check import selfcheck
-    from lightning_scaling.compute.counting import BatchCounter
     from lightning_scaling.compute.flops import FlopMeter
-    from lightning_scaling.compute.formulas import attention_flops, dense_flops, flops_per_token, gpt_flops
     from lightning_scaling.compute.params import ParamCounts, count_params
+    from lightning_scaling.compute.transformer_flops import attention_flops, dense_flops, flops_per_token, gpt_flops
 
 _HOME = {
     "BatchCounter": "counting",

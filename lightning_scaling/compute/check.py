@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_scaling.compute.flops import FlopMeter
-from lightning_scaling.compute.formulas import gpt_flops
+from lightning_scaling.compute.transformer_flops import gpt_flops
 
 _TOLERANCE = 0.02
 

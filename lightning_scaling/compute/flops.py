@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lightning_scaling.compute.counting import BatchCounter
-from lightning_scaling.compute.estimate import judge, six_n_d
+from lightning_scaling.compute.batch_counter import BatchCounter
+from lightning_scaling.compute.batch_shapes import elements, plain, signature
 from lightning_scaling.compute.opcount import OpCounter
 from lightning_scaling.compute.params import ParamCounts, count_params
 from lightning_scaling.compute.rehearsal import Tally, rehearse, tally
-from lightning_scaling.compute.shapes import elements, plain, signature
+from lightning_scaling.compute.six_nd import judge, six_n_d
 
 Provenance = Literal["user", "module", "counter", "6ND"]
 _MAX_GUESSES = 4096

@@ -8,12 +8,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from lightning_scaling.forecast.calibration import ALONE, FAMILY, FRACTIONS, MODES, REVISION, Calibration, Judged
-from lightning_scaling.forecast.forecaster import Forecaster, Teacher
-from lightning_scaling.forecast.prior import Lesson
-from lightning_scaling.forecast.relative import Relative
+from lightning_scaling.forecast.forecaster import Forecaster, PriorSource
+from lightning_scaling.forecast.priors.base import RunPrior
+from lightning_scaling.forecast.priors.past_run import PastRun
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM, Forecast, Prediction
-from lightning_scaling.outcome import outcome_at
-from lightning_scaling.run import Run
+from lightning_scaling.runs.final_loss import final_loss_at
+from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
 _FORMAT = 1
@@ -21,7 +21,7 @@ _NEAR = 0.02
 
 
 @dataclass(frozen=True)
-class CalibratedLesson(Lesson):
+class CalibratedLesson(RunPrior):
     """A lesson whose forecasts have their scale set right last of all.
 
     Args:
@@ -47,15 +47,15 @@ class Calibrated:
         calibration: How its forecasts are set right.
     """
 
-    teacher: Teacher
+    teacher: PriorSource
     calibration: Calibration
 
-    def of(self, tokens_per_step: float) -> Teacher:
+    def of(self, tokens_per_step: float) -> PriorSource:
         """The same, for a run of so many tokens (or samples) per step."""
         taught = self.teacher.of(tokens_per_step)
         return self if taught is self.teacher else Calibrated(taught, self.calibration)
 
-    def about(self, plan: Plan) -> Lesson:
+    def about(self, plan: Plan) -> RunPrior:
         """What is believed of a run under this plan."""
         lesson = self.teacher.about(plan)
         return CalibratedLesson(
@@ -63,19 +63,19 @@ class Calibrated:
         )
 
 
-def calibrated(teacher: Teacher, calibration: Calibration | None) -> Teacher:
+def calibrated(teacher: PriorSource, calibration: Calibration | None) -> PriorSource:
     """The teacher with its forecasts set right; unchanged without a calibration, or with one of other forecasts."""
     if calibration is None or not calibration or calibration.stale(Forecaster.law):
         return teacher
     return Calibrated(teacher, calibration)
 
 
-def mode_of(lesson: Lesson) -> str:
+def mode_of(lesson: RunPrior) -> str:
     """Whether relatives teach where the run is going to land."""
     return ALONE if lesson.landing is None else FAMILY
 
 
-def applied(lesson: Lesson, forecast: Forecast) -> tuple[str, float]:
+def applied(lesson: RunPrior, forecast: Forecast) -> tuple[str, float]:
     """In which mode a forecast was made, and by which factor its scale was multiplied."""
     mode = mode_of(lesson) if forecast.ends else ALONE
     if mode == ALONE or forecast.step >= forecast.horizon or forecast.path is None:
@@ -95,8 +95,8 @@ def ledger_of(rows: Iterable[Mapping[str, Any]], run: Run) -> dict[str, Any] | N
         Builtins, less than 1,000 characters of JSON; ``None`` for a run that has not reached the end of its plan, or of
         which nothing was forecast.
     """
-    relative = Relative(run)
-    if not relative.finished or not relative.teaches:
+    relative = PastRun(run)
+    if not relative.finished or not relative.is_usable:
         return None
     landed = log_outcome(relative)
     usable = [row for row in rows if _usable(row, run.total_steps)]
@@ -117,9 +117,9 @@ def ledger_of(rows: Iterable[Mapping[str, Any]], run: Run) -> dict[str, Any] | N
     return {"version": _FORMAT, "law": law, "revision": REVISION, "steps": run.total_steps, **found}
 
 
-def log_outcome(relative: Relative) -> float:
+def log_outcome(relative: PastRun) -> float:
     """Logarithm of what came of a finished run: of the mean loss over the last 1 % of its plan."""
-    came = outcome_at(relative.points, relative.total_steps, relative.reached)
+    came = final_loss_at(relative.points, relative.total_steps, relative.reached)
     return relative.landing[0] if came is None or came <= 0 else math.log(came)
 
 

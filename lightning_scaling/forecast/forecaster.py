@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from lightning_scaling.curve import Points
-from lightning_scaling.fitting import GridFit, fit_grid
-from lightning_scaling.forecast.presumed import Anchor, PresumedPath
-from lightning_scaling.forecast.prior import PUBLISHED, Lesson, log_density
+from lightning_scaling.forecast.priors.base import PUBLISHED, RunPrior, log_density
+from lightning_scaling.forecast.priors.prior_path import FrozenForecast, PresumedPath
 from lightning_scaling.forecast.result import Forecast, PredictivePath, Trust
+from lightning_scaling.laws.solvers import GridFit, fit_grid
+from lightning_scaling.runs.curve import Points
 from lightning_scaling.schedule.plan import Plan
 from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
 
@@ -117,13 +117,13 @@ class Led:
         return medians + share * (self.final - self.end), scales
 
 
-class Teacher(Protocol):
+class PriorSource(Protocol):
     """What teaches something of a run before its losses do: a prior, or the run's family."""
 
-    def of(self, tokens_per_step: float) -> Teacher:
+    def of(self, tokens_per_step: float) -> PriorSource:
         """The same teacher, for a run of so many tokens (or samples) per step."""
 
-    def about(self, plan: Plan) -> Lesson:
+    def about(self, plan: Plan) -> RunPrior:
         """What is believed of a run under this plan."""
 
 
@@ -148,7 +148,7 @@ class Forecaster:
 
     law = "relative_multi_power"
 
-    def __init__(self, plan: Plan, prior: Teacher = PUBLISHED) -> None:
+    def __init__(self, plan: Plan, prior: PriorSource = PUBLISHED) -> None:
         self.plan = plan
         self.lesson = prior.about(plan)
         self.prior = self.lesson.shape
@@ -159,7 +159,7 @@ class Forecaster:
         self._share = _ALPHAS[:, None] * _KAPPAS[None, :]
         self._progress: Progress | None = None
 
-    def under(self, prior: Teacher) -> Forecaster:
+    def under(self, prior: PriorSource) -> Forecaster:
         """A forecaster of the same plan with other beliefs."""
         other = Forecaster(self.plan, prior)
         other._progress = self._progress
@@ -257,7 +257,7 @@ class Forecaster:
         """The forecast of a run that has shown at most a level: the shape is presumed, the end that of relatives."""
         horizon = self.horizon(step)
         progress = self._progress_to(horizon)
-        anchor = Anchor.of(points)
+        anchor = FrozenForecast.of(points)
         own: PredictivePath | None = None if anchor is None else PresumedPath(progress, self.prior, anchor)
         path = own
         trust: Trust = "none"
@@ -268,7 +268,7 @@ class Forecaster:
                 path = self._taught(path, step, horizon)
             else:
                 final = math.exp(landing[0])
-                path = PresumedPath(progress, self.prior, Anchor(float(horizon), final, final * landing[1]))
+                path = PresumedPath(progress, self.prior, FrozenForecast(float(horizon), final, final * landing[1]))
         return Forecast(
             step,
             horizon,

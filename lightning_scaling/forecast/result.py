@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from lightning_scaling.forecast.scale import PLAIN, Scale
+from lightning_scaling.forecast.metric_scale import PLAIN, Scale
 
 DEGREES_OF_FREEDOM = 4.0
 """Of the Student t of the forecast error, by maximum likelihood on recorded runs."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.history.records import Series
+from lightning_scaling.history.mlflow_parse import Series
 
 _VERSION = 1
 _SPOILT = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_scaling.backtest.leave_one_out import with_ledgers
 from lightning_scaling.forecast.calibration import Calibration
 from lightning_scaling.forecast.forecaster import Forecaster
-from lightning_scaling.forecast.hindsight import with_ledgers
-from lightning_scaling.history import names
-from lightning_scaling.history.client_source import ClientSource
+from lightning_scaling.history import aliases as names
+from lightning_scaling.history.backends.mlflow_client import ClientSource
 from lightning_scaling.history.error import HistoryError
-from lightning_scaling.history.records import Experiment
-from lightning_scaling.run import Run
+from lightning_scaling.history.mlflow_parse import Experiment
+from lightning_scaling.runs.run import Run
 
 FILE = "calibration.json"
 

@@ -14,12 +14,13 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from lightning_scaling.history import names
+from lightning_scaling.history import aliases as names
+from lightning_scaling.history.backends.mlflow_client import ClientSource
+from lightning_scaling.history.backends.mlflow_sqlite import SqliteSource, UnknownTablesError, database_of
 from lightning_scaling.history.cache import CurveCache
 from lightning_scaling.history.calibration_store import calibration_of
-from lightning_scaling.history.client_source import ClientSource
 from lightning_scaling.history.error import HistoryError
-from lightning_scaling.history.records import (
+from lightning_scaling.history.mlflow_parse import (
     CURVE_LOSS,
     CURVE_RATE,
     MAX_POINTS,
@@ -31,9 +32,8 @@ from lightning_scaling.history.records import (
     thinned,
     to_run,
 )
-from lightning_scaling.history.sqlite_source import SqliteSource, UnknownTablesError, database_of
-from lightning_scaling.run import Run, RunHistory
-from lightning_scaling.tracking.mlflow_target import without_secrets
+from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.tracking.backends.mlflow import without_secrets
 
 MAX_RUNS = 5000
 TIMEOUT = 20.0

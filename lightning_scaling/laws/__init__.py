@@ -1,16 +1,16 @@
 """Scaling laws: the catalogue, fits with intervals, and the choice among laws."""
 
-from lightning_scaling.laws.chain import Chain, chain
-from lightning_scaling.laws.combine import Combination, CombinedFit, combine
-from lightning_scaling.laws.compare import Comparison, compare
-from lightning_scaling.laws.fit import Fit
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
+from lightning_scaling.laws.composition import Chain, chain
+from lightning_scaling.laws.curve_fits import Fits
+from lightning_scaling.laws.ensemble import Combination, CombinedFit, combine
 from lightning_scaling.laws.frontier import frontier_weights
+from lightning_scaling.laws.io import load
 from lightning_scaling.laws.ladder import fit_ladder
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
-from lightning_scaling.laws.live import fit_run
-from lightning_scaling.laws.many import Fits
 from lightning_scaling.laws.registry import get, group, names
-from lightning_scaling.laws.store import load
+from lightning_scaling.laws.results import Fit
+from lightning_scaling.laws.run_fit import fit_run
+from lightning_scaling.laws.selection import Comparison, compare
 
 __all__ = [
     "Chain",

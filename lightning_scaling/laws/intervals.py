@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from lightning_scaling.fitting.dual import Dual, plain
+from lightning_scaling.laws.solvers.dual import Dual, plain
 
 if TYPE_CHECKING:
-    from lightning_scaling.laws.fit import Fit
+    from lightning_scaling.laws.results import Fit
 
 Array = NDArray[np.float64]
 

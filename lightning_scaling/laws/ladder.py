@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_scaling.laws.fit import Fit
 from lightning_scaling.laws.registry import get
+from lightning_scaling.laws.results import Fit
 
 
 def fit_ladder(data: Any, loss: str = "loss", law: str = "coupled", **options: Any) -> Fit:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.fitting.dual import Dual, plain
-from lightning_scaling.fitting.levenberg import Minimum, minimize
-from lightning_scaling.fitting.objectives import Objective
-from lightning_scaling.fitting.starts import cover, solve_linear
-from lightning_scaling.laws.law import Law, Parameter
-from lightning_scaling.laws.points import typical
+from lightning_scaling.laws.base import Law, Parameter
+from lightning_scaling.laws.data import typical
+from lightning_scaling.laws.solvers.dual import Dual, plain
+from lightning_scaling.laws.solvers.levenberg import Minimum, minimize
+from lightning_scaling.laws.solvers.objectives import Objective
+from lightning_scaling.laws.solvers.starts import cover, solve_linear
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
 if TYPE_CHECKING:
-    from lightning_scaling.laws.fit import Fit
+    from lightning_scaling.laws.results import Fit
 
 Array = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_scaling.laws.fit import Fit
+    from lightning_scaling.laws.results import Fit
 
 _ASKED_OF_THE_USER = {
     "training": (

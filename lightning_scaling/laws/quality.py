@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.fitting.levenberg import Minimum
-from lightning_scaling.fitting.resample import block_length
-from lightning_scaling.laws.fit import Fit, Settings
-from lightning_scaling.laws.law import Law
-from lightning_scaling.laws.points import Points
+from lightning_scaling.laws.base import Law
+from lightning_scaling.laws.data import Points
 from lightning_scaling.laws.problem import Problem
+from lightning_scaling.laws.results import Fit, Settings
+from lightning_scaling.laws.solvers.levenberg import Minimum
+from lightning_scaling.laws.solvers.resample import block_length
 
 Array = NDArray[np.float64]
 

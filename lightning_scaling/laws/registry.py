@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from lightning_scaling.laws import catalogue
-from lightning_scaling.laws.law import Law
+from lightning_scaling.laws.base import Law
 
 
 @cache

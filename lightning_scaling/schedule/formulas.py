@@ -16,7 +16,7 @@ from torch.optim import lr_scheduler as lrs
 from torch.optim.swa_utils import SWALR
 
 from lightning_scaling.schedule.probe import Probe
-from lightning_scaling.schedule.replica import Replica
+from lightning_scaling.schedule.scheduler_copy import Replica
 
 Array = NDArray[np.float64]
 Ticks = NDArray[np.int64]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lightning_scaling.schedule.clock import EpochGrid, ticks
 from lightning_scaling.schedule.formulas import Table
 from lightning_scaling.schedule.knots import thin
-from lightning_scaling.schedule.replica import CannotCopyError, Replica, impure
+from lightning_scaling.schedule.scheduler_copy import CannotCopyError, Replica, impure
 from lightning_scaling.schedule.tables import chain, scan, tabulate
 
 Array = NDArray[np.float64]

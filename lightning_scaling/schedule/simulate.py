@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from lightning_scaling.schedule.clock import EpochGrid
 from lightning_scaling.schedule.knots import compress
 from lightning_scaling.schedule.plan import Plan
-from lightning_scaling.schedule.replica import CannotCopyError, quietly
 from lightning_scaling.schedule.runner import Simulation
+from lightning_scaling.schedule.scheduler_copy import CannotCopyError, quietly
 
 LOOKAHEAD = 1_000_000
 """Steps simulated beyond the present when the run has no known end."""

@@ -16,7 +16,7 @@ from torch.optim import lr_scheduler as lrs
 from torch.optim.swa_utils import SWALR
 
 from lightning_scaling.schedule.formulas import Array, Maps, Table, Ticks, leaf_table, untouched
-from lightning_scaling.schedule.replica import Replica
+from lightning_scaling.schedule.scheduler_copy import Replica
 
 
 def tabulate(replica: Replica, index: int, count: int) -> Table | None:

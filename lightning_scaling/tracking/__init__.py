@@ -1,12 +1,12 @@
 """Writes a run to its journal, to MLflow and to other loggers, without ever holding it up."""
 
-from lightning_scaling.tracking import names
+from lightning_scaling.tracking import schema as names
+from lightning_scaling.tracking.backends.lightning_logger import LoggerTarget
+from lightning_scaling.tracking.backends.mlflow import MLflowTarget
+from lightning_scaling.tracking.delivery import TargetReport, TrackerReport
 from lightning_scaling.tracking.detect import Target, find_targets
 from lightning_scaling.tracking.journal import Journal, new_journal_path
-from lightning_scaling.tracking.logger_target import LoggerTarget
-from lightning_scaling.tracking.mlflow_target import MLflowTarget
-from lightning_scaling.tracking.outcome import TargetReport, TrackerReport
-from lightning_scaling.tracking.reading import JournalContents, Segment, read_journal
+from lightning_scaling.tracking.journal_reader import JournalContents, Segment, read_journal
 from lightning_scaling.tracking.sink import Breaker, Sink
 from lightning_scaling.tracking.sync import JournalSync, PendingJournal, SyncReport, pending_journals, sync
 from lightning_scaling.tracking.tracker import Tracker

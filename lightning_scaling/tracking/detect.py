@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any, TypeAlias
 
-from lightning_scaling.tracking.logger_target import LoggerTarget
-from lightning_scaling.tracking.mlflow_target import MLflowTarget
+from lightning_scaling.tracking.backends.lightning_logger import LoggerTarget
+from lightning_scaling.tracking.backends.mlflow import MLflowTarget
 from lightning_scaling.tracking.sink import SinkTarget
 
 Target: TypeAlias = SinkTarget | LoggerTarget

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_scaling.tracking.backends.mlflow import MLflowTarget
+from lightning_scaling.tracking.delivery_log import DeliveryLog
 from lightning_scaling.tracking.journal import being_written
-from lightning_scaling.tracking.mlflow_target import MLflowTarget
-from lightning_scaling.tracking.names import finite
-from lightning_scaling.tracking.reading import JournalContents, is_journal, read_journal
-from lightning_scaling.tracking.sent import SentRecord
+from lightning_scaling.tracking.journal_reader import JournalContents, is_journal, read_journal
+from lightning_scaling.tracking.schema import finite
 from lightning_scaling.tracking.sink import Op, Sink
 
 _Row = dict[str, Any]
@@ -102,7 +102,7 @@ def pending_journals(folder: Path | str) -> list[PendingJournal]:
             contents = read_journal(path)
         except (OSError, ValueError):
             continue
-        record = SentRecord(path)
+        record = DeliveryLog(path)
         missing = {}
         for target in _targets(contents, record, None, None, None):
             rows = _missing(contents, record, target, None)
@@ -153,7 +153,7 @@ def sync(
     done: list[JournalSync] = []
     for path in paths:
         contents = read_journal(path)
-        record = SentRecord(path)
+        record = DeliveryLog(path)
         targets = _targets(contents, record, tracking_uri, run_id, experiment)
         if not targets and not place.is_dir():
             reason = (
@@ -173,7 +173,7 @@ def _journals(folder: Path) -> Iterator[Path]:
 
 def _targets(
     contents: JournalContents,
-    record: SentRecord,
+    record: DeliveryLog,
     tracking_uri: str | None,
     run_id: str | None,
     experiment: str | None,
@@ -207,7 +207,7 @@ def _belongs(contents: JournalContents, target: MLflowTarget, run_id: str | None
 
 
 def _missing(
-    contents: JournalContents, record: SentRecord, target: MLflowTarget, run_id: str | None
+    contents: JournalContents, record: DeliveryLog, target: MLflowTarget, run_id: str | None
 ) -> list[tuple[_Row, Mapping[str, Any]]]:
     """Rows that the target does not have, with what to send of each: nothing that a later row, sent, has replaced."""
     segments = _belongs(contents, target, run_id)
@@ -253,7 +253,7 @@ def _payload(row: _Row) -> dict[str, Any]:
 
 
 def _send(
-    contents: JournalContents, record: SentRecord, target: MLflowTarget, run_id: str | None, timeout: float
+    contents: JournalContents, record: DeliveryLog, target: MLflowTarget, run_id: str | None, timeout: float
 ) -> JournalSync:
     rows = _missing(contents, record, target, run_id)
     troubles: list[str] = []

@@ -16,12 +16,12 @@ from typing import Any, Concatenate, ParamSpec
 
 from numpy.typing import ArrayLike
 
+from lightning_scaling.tracking.backends.lightning_logger import LoggerTarget
+from lightning_scaling.tracking.delivery import TargetReport, TrackerReport
+from lightning_scaling.tracking.delivery_log import DeliveryLog
 from lightning_scaling.tracking.detect import Target
 from lightning_scaling.tracking.journal import Journal
-from lightning_scaling.tracking.logger_target import LoggerTarget
-from lightning_scaling.tracking.names import finite, params_of
-from lightning_scaling.tracking.outcome import TargetReport, TrackerReport
-from lightning_scaling.tracking.sent import SentRecord
+from lightning_scaling.tracking.schema import finite, params_of
 from lightning_scaling.tracking.sink import Op, Sink, SinkTarget
 
 _P = ParamSpec("_P")
@@ -111,7 +111,7 @@ class Tracker:
         if journal is not None:
             described = [target.describe() for target in self.targets]
             self._journal = Journal(journal, header=header, targets=described, max_bytes=max_bytes, say=self._say)
-        self._sent: SentRecord | None = None
+        self._sent: DeliveryLog | None = None
         self._inline = [_Inline(one) for one in self.targets if isinstance(one, LoggerTarget)]
         self._sinks = [self._sink(one, interval, limit) for one in self.targets if not isinstance(one, LoggerTarget)]
         self._n = 0
@@ -270,7 +270,7 @@ class Tracker:
             if journal is None:
                 return
             if self._sent is None:
-                self._sent = SentRecord(journal.path)
+                self._sent = DeliveryLog(journal.path)
             self._sent.add(target.key, journal.segment, rows)
 
         return Sink(target, interval=interval, limit=limit, on_sent=on_sent, on_trouble=self._trouble)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from lightning_scaling.advice import Adviser, Situation
-from lightning_scaling.deviation import Deviation, Divergence
+from lightning_scaling.detection import Deviation, Divergence
 from lightning_scaling.forecast import Forecast
 
 ON_TRACK = Deviation(False, 0.8, None, None, "on track", 0.001, 3.1)

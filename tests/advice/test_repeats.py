@@ -11,9 +11,9 @@ import pytest
 from lightning_scaling import Run, laws, replay
 from lightning_scaling.advice import Adviser, Situation
 from lightning_scaling.advice.repeats import Repeats
-from lightning_scaling.deviation import Deviation, Divergence
+from lightning_scaling.detection import Deviation, Divergence
+from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.forecast import Forecast
-from lightning_scaling.monitor import Monitor
 from lightning_scaling.schedule import Plan
 
 TOTAL = 1000

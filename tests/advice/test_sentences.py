@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lightning_scaling.advice import Adviser, Situation
-from lightning_scaling.advice.relatives import Behind, BestRate
+from lightning_scaling.advice.matched_runs import BestRate, LagReport
 from lightning_scaling.advice.repeats import Repeats
-from lightning_scaling.deviation import Deviation, Divergence
+from lightning_scaling.detection import Deviation, Divergence
 from lightning_scaling.forecast import Forecast
 
 IDLE = {
@@ -329,7 +329,7 @@ def situation(**changes):
             "then whether the metric or its data have changed.",
         ),
         (
-            {"behind": Behind(2.68, 2.88, 4, 0.11, 0, 40), "fraction": 0.06, "step": 60},
+            {"behind": LagReport(2.68, 2.88, 4, 0.11, 0, 40), "fraction": 0.06, "step": 60},
             "investigate",
             "warm-up",
             "The loss is 3.1 at step 60 where 4 earlier runs of this size and plan had 2.68 to 2.88: 11.0% "
@@ -338,7 +338,7 @@ def situation(**changes):
             "compute.",
         ),
         (
-            {"behind": Behind(2.68, 2.88, 4, 0.11, 40, 40, 0.5), "fraction": 0.06, "step": 60},
+            {"behind": LagReport(2.68, 2.88, 4, 0.11, 40, 40, 0.5), "fraction": 0.06, "step": 60},
             "investigate",
             "batch",
             "The loss is 3.1 at step 60 where 4 earlier runs of this size and plan had 2.68 to 2.88: 11.0% "
@@ -347,7 +347,7 @@ def situation(**changes):
         ),
         (
             {
-                "behind": Behind(2.68, 2.88, 4, 0.11, 40, 40, 0.25),
+                "behind": LagReport(2.68, 2.88, 4, 0.11, 40, 40, 0.25),
                 "fraction": 0.06,
                 "step": 60,
                 "facts": {
@@ -366,7 +366,7 @@ def situation(**changes):
             "anew now costs 6% of the planned compute.",
         ),
         (
-            {"behind": Behind(2.68, 2.88, 4, 0.11, 40, 40, 1.0), "fraction": 0.06, "step": 60},
+            {"behind": LagReport(2.68, 2.88, 4, 0.11, 40, 40, 1.0), "fraction": 0.06, "step": 60},
             "investigate",
             "data",
             "The loss is 3.1 at step 60 where 4 earlier runs of this size and plan had 2.68 to 2.88: 11.0% "

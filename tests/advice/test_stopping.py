@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lightning_scaling.advice import Decision, Moment, Standing, Standings, StopRule
-from lightning_scaling.deviation import Deviation, Divergence
+from lightning_scaling.advice import Decision, Moment, Ranking, RunRank, StopRule
+from lightning_scaling.detection import Deviation, Divergence
 from lightning_scaling.forecast import Forecast
 
 ON_TRACK = Deviation(False, 1.0, None, None, "on track")
@@ -26,9 +26,9 @@ def moment(**changes):
 
 
 def standings(best=0.01, ready=True, same=True):
-    own = Standing(0, None, best, 0.08, 0.1, same, ready)
-    other = Standing(1, "run-7", 1 - best, -0.01, 0.0, same, ready)
-    return Standings(0.4, 1, (own, other))
+    own = RunRank(0, None, best, 0.08, 0.1, same, ready)
+    other = RunRank(1, "run-7", 1 - best, -0.01, 0.0, same, ready)
+    return Ranking(0.4, 1, (own, other))
 
 
 @pytest.mark.parametrize(

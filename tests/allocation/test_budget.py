@@ -7,7 +7,7 @@ import pytest
 
 from lightning_scaling import laws
 from lightning_scaling.allocation import allocate
-from lightning_scaling.laws.law import Law, Parameter, Source
+from lightning_scaling.laws.base import Law, Parameter, Source
 
 
 class SizeOnly(Law):

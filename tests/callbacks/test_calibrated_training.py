@@ -13,9 +13,9 @@ from lightning_scaling import Run, RunHistory, replay
 from lightning_scaling.callbacks import ScalingLawMonitor
 from lightning_scaling.forecast import Forecaster
 from lightning_scaling.forecast.calibration import Calibration, Spread
-from lightning_scaling.history.background import THREAD
 from lightning_scaling.history.calibration_store import keep_in_mlflow
-from lightning_scaling.history.records import Experiment
+from lightning_scaling.history.mlflow_parse import Experiment
+from lightning_scaling.history.reader_thread import THREAD
 from lightning_scaling.tracking import read_journal
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

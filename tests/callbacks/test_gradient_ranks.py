@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from lightning_scaling.callbacks.noise import NoiseScale
+from lightning_scaling.callbacks.gradient_noise import NoiseScale
 
 CODE = """
     import json, math, sys, warnings

@@ -11,7 +11,7 @@ import pytest
 
 from lightning_scaling import Monitor, Run, RunHistory
 from lightning_scaling.callbacks import ScalingLawMonitor
-from lightning_scaling.history.background import THREAD, BackgroundHistory
+from lightning_scaling.history.reader_thread import THREAD, HistoryReader
 from lightning_scaling.schedule import Plan
 from lightning_scaling.tracking import read_journal
 
@@ -47,8 +47,8 @@ def cache(tmp_path, monkeypatch):
 def patient(monkeypatch):
     """A callback that lets the history arrive in the tenth step, or in the first."""
     gate = threading.Event()
-    read = BackgroundHistory._read
-    monkeypatch.setattr(BackgroundHistory, "_read", lambda self: gate.wait(30) and read(self))
+    read = HistoryReader._read
+    monkeypatch.setattr(HistoryReader, "_read", lambda self: gate.wait(30) and read(self))
 
     def make(pl, at=10):
         class Patient(pl.Callback):
@@ -195,7 +195,7 @@ def test_an_mlflow_that_is_gone_neither_delays_nor_stops_training(both, module, 
 def test_a_history_that_comes_too_late_is_not_waited_for(pl, module, fit, logged, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "lightning_scaling")
     gate = threading.Event()
-    monkeypatch.setattr("lightning_scaling.history.background.find_run", lambda *args: gate.wait(30) and 1 / 0)
+    monkeypatch.setattr("lightning_scaling.history.reader_thread.find_run", lambda *args: gate.wait(30) and 1 / 0)
     mine = logged(pl, "lonely")
     try:
         trainer = fit(pl, ScalingLawMonitor(max_overhead=1), module(pl), **mine)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lightning_scaling import Run, RunHistory, replay
-from lightning_scaling.advice.resize_next import Shape
+from lightning_scaling.advice.resize.next_config import Shape
 from lightning_scaling.callbacks import ResizeAdvisor, ScalingAdviceWarning, ScalingLawMonitor
 
 STEPS = 60
@@ -153,7 +153,7 @@ def test_a_failure_is_told_once_and_the_training_goes_on(pl, fit, module, watch,
     def fail(self):
         raise RuntimeError("no such law.")
 
-    monkeypatch.setattr("lightning_scaling.advice.resize.Resizing.advise", fail)
+    monkeypatch.setattr("lightning_scaling.advice.resize.decision.Resizing.advise", fail)
     callbacks = watch(family(30.0))
     with pytest.warns(UserWarning, match="advice on size failed .RuntimeError: no such law. and is silent") as told:
         train(pl, fit, module, callbacks)

@@ -12,11 +12,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from lightning_scaling import Run, RunHistory, replay
+from lightning_scaling.backtest.drivers import differing
+from lightning_scaling.backtest.single_run import Replay
 from lightning_scaling.callbacks import ScalingLawMonitor
 from lightning_scaling.callbacks.session import Session
-from lightning_scaling.history.background import THREAD, BackgroundHistory
-from lightning_scaling.replay import Replay
-from lightning_scaling.replaying import differing
+from lightning_scaling.history.reader_thread import THREAD, HistoryReader
 from lightning_scaling.tracking import read_journal
 from lightning_scaling.tracking.journal import builtins_of
 
@@ -293,8 +293,8 @@ def test_past_runs_that_arrive_on_the_way(train, pl, make_run, tmp_path, monkeyp
     for seed in range(3):
         make_run("cosine", total=STEPS, every=1, seed=seed).to_csv(folder / f"run {seed}.csv")
     gate = threading.Event()
-    read = BackgroundHistory._read
-    monkeypatch.setattr(BackgroundHistory, "_read", lambda self: gate.wait(30) and read(self))
+    read = HistoryReader._read
+    monkeypatch.setattr(HistoryReader, "_read", lambda self: gate.wait(30) and read(self))
 
     class Deliver(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):

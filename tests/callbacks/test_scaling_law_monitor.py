@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from lightning_scaling.callbacks import ScalingAdviceWarning, ScalingLawMonitor
-from lightning_scaling.monitor import Monitor
-from lightning_scaling.run import RunHistory
+from lightning_scaling.engine.monitor import Monitor
+from lightning_scaling.runs.run import RunHistory
 from lightning_scaling.tracking import read_journal
 
 

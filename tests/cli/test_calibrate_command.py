@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from lightning_scaling import Run, RunHistory
 from lightning_scaling.cli import main
+from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.forecast.calibration import Calibration
-from lightning_scaling.monitor import Monitor
 from lightning_scaling.tracking import Tracker
 from lightning_scaling.tracking.journal import builtins_of
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from lightning_scaling.cli import checks, main
+from lightning_scaling.cli import health_checks as checks
+from lightning_scaling.cli import main
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
-from lightning_scaling.curve import Curve
 from lightning_scaling.forecast import PUBLISHED, Forecast, Forecaster, Prediction, family_prior
-from lightning_scaling.run import Run, RunHistory
+from lightning_scaling.runs.curve import Curve
+from lightning_scaling.runs.run import Run, RunHistory
 from lightning_scaling.schedule import Plan
 from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
 

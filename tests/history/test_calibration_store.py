@@ -12,9 +12,9 @@ import pytest
 from lightning_scaling import RunHistory
 from lightning_scaling.forecast import Forecaster
 from lightning_scaling.forecast.calibration import FRACTIONS, Calibration, Spread
-from lightning_scaling.history import BackgroundHistory, HistoryError
+from lightning_scaling.history import HistoryError, HistoryReader
 from lightning_scaling.history.calibration_store import FILE, keep_in_folder, keep_in_mlflow, tag_of
-from lightning_scaling.history.records import Experiment as Place
+from lightning_scaling.history.mlflow_parse import Experiment as Place
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -35,7 +35,7 @@ def place(past):
 
 
 def background(past, **known):
-    reader = BackgroundHistory(f"mlflow:{past.name}", tracking_uri=past.uri, **known).start()
+    reader = HistoryReader(f"mlflow:{past.name}", tracking_uri=past.uri, **known).start()
     reader._thread.join()
     return reader.poll()
 
@@ -159,7 +159,7 @@ def test_a_folder_keeps_it_in_a_file(folder):
     assert RunHistory.from_csv(folder).calibration is None
     assert keep_in_folder(folder, factors(1.5)) == folder / FILE
     assert RunHistory.from_csv(folder).calibration == factors(1.5)
-    reader = BackgroundHistory(folder).start()
+    reader = HistoryReader(folder).start()
     reader._thread.join()
     assert "Intervals are scaled by 1.50" in reader.poll().sentence
     assert keep_in_folder(folder / "other.json", factors(1.2)) == folder / "other.json"

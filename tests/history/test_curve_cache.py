@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lightning_scaling import RunHistory
+from lightning_scaling.history.backends.mlflow_sqlite import SqliteSource
 from lightning_scaling.history.cache import CurveCache, cache_folder
-from lightning_scaling.history.sqlite_source import SqliteSource
 
 STEPS = np.arange(10, 401, 10)
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -5,8 +5,8 @@ import pytest
 
 from lightning_scaling import Run, RunHistory
 from lightning_scaling.history import HistoryError
-from lightning_scaling.history.client_source import ClientSource
-from lightning_scaling.history.sqlite_source import SqliteSource, UnknownTablesError, database_of
+from lightning_scaling.history.backends.mlflow_client import ClientSource
+from lightning_scaling.history.backends.mlflow_sqlite import SqliteSource, UnknownTablesError, database_of
 
 STEPS = np.arange(10, 401, 10)
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

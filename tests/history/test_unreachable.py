@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from lightning_scaling import Run, RunHistory
-from lightning_scaling.history import BackgroundHistory, HistoryError
+from lightning_scaling.history import HistoryError, HistoryReader
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -48,7 +48,7 @@ def test_passwords_are_not_repeated(dead):
 
 
 def test_in_the_background_it_becomes_a_sentence(dead, tmp_path):
-    reader = BackgroundHistory("mlflow:past", tracking_uri=dead).start()
+    reader = HistoryReader("mlflow:past", tracking_uri=dead).start()
     reader._thread.join()
     learned = reader.poll()
     assert learned.failed

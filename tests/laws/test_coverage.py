@@ -5,8 +5,8 @@ import pytest
 from planted import CASES
 from scipy.stats import t as student
 
-from lightning_scaling.fitting.objectives import Objective
 from lightning_scaling.laws.problem import Problem
+from lightning_scaling.laws.solvers.objectives import Objective
 
 DRAWS, LEVEL = 500, 0.9
 COSTLY = {"multi_power"}

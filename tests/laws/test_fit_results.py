@@ -140,7 +140,7 @@ def test_the_same_data_give_the_same_fit_to_the_last_bit(fit):
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_law_has_a_card(name):
-    from lightning_scaling.laws.card import law_card
+    from lightning_scaling.laws.summary import law_card
 
     law = laws.get(name, **CASES[name].options)
     card = law_card(law)

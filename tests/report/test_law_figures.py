@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lightning_scaling import laws
-from lightning_scaling.report.laws import fit_figure, fit_page, write_figure
+from lightning_scaling.report.law_figures import fit_figure, fit_page, write_figure
 
 
 def grid(**axes):
@@ -185,7 +185,7 @@ def test_narrow_and_zero_ranges_are_drawn_on_a_linear_axis():
 
 
 def test_very_many_points_are_thinned_and_said_so(monkeypatch):
-    monkeypatch.setattr("lightning_scaling.report._fit_picture.MOST_POINTS", 500)
+    monkeypatch.setattr("lightning_scaling.report.fit_chart.MOST_POINTS", 500)
     fit = fit_of("m2", M2, {"steps": np.arange(10.0, 2010.0)})
     figure = fit_figure(fit)
     assert len(figure.axes[0].collections[-1].get_offsets()) == 500
@@ -235,7 +235,7 @@ def test_drawing_loads_plotly_only_for_pages_and_touches_no_global_state():
     code = (
         "import sys\n"
         "from lightning_scaling import laws\n"
-        "import lightning_scaling.report.laws as report\n"
+        "import lightning_scaling.report.law_figures as report\n"
         "assert 'matplotlib' not in sys.modules\n"
         "steps = [10.0, 20.0, 40.0, 80.0, 160.0]\n"
         "fit = laws.get('m1').fit({'steps': steps, 'loss': [5 * s ** -0.2 for s in steps]})\n"

@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler as lrs
 from torch.optim.swa_utils import SWALR
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_scaling.schedule.horizon import plan_from_trainer
+from lightning_scaling.schedule.from_trainer import plan_from_trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),

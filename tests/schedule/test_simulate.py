@@ -17,7 +17,7 @@ from torch.optim import lr_scheduler as lrs
 from torch.optim.swa_utils import SWALR
 
 from lightning_scaling.schedule import runner
-from lightning_scaling.schedule.replica import Replica, quietly
+from lightning_scaling.schedule.scheduler_copy import Replica, quietly
 from lightning_scaling.schedule.simulate import SchedulerSpec, largest_group, plan_from_schedulers
 from lightning_scaling.schedule.tables import scan, tabulate
 

@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from lightning_scaling.tracking import MLflowTarget, Tracker, pending_journals, read_journal, sync
-from lightning_scaling.tracking.sent import Ranges, SentRecord
+from lightning_scaling.tracking.delivery_log import DeliveryLog, Ranges
 from lightning_scaling.tracking.sink import Point
 
 WAIT = 30.0
@@ -236,9 +236,9 @@ def test_files_that_are_no_journals_are_passed_over(tmp_path):
 def test_a_damaged_record_is_started_anew(tmp_path):
     for text in ("", "[]", '{"targets": 3}', '{"targets": {"a": {"b": [[1]]}}}'):
         (tmp_path / "run.sent.json").write_text(text)
-        record = SentRecord(tmp_path / "run.jsonl")
+        record = DeliveryLog(tmp_path / "run.jsonl")
         record.add("t", "s", [1, 2])
-        assert SentRecord(tmp_path / "run.jsonl").sent("t", "s").pairs == [[1, 2]]
+        assert DeliveryLog(tmp_path / "run.jsonl").sent("t", "s").pairs == [[1, 2]]
 
 
 def test_a_journal_in_use_is_marked(store, tmp_path, monkeypatch):

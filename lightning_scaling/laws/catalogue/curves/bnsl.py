@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lightning_scaling.laws.base import Parameter, Source
 from lightning_scaling.laws.catalogue.curves.single import SingleInput
-from lightning_scaling.laws.law import Parameter, Source
 
 _MOST = 8
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning_scaling.laws.base import Parameter, Source
 from lightning_scaling.laws.catalogue.curves.single import SingleInput
-from lightning_scaling.laws.law import Parameter, Source
 
 
 class M2(SingleInput):

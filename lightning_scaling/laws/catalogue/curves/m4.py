@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.fitting.dual import plain
+from lightning_scaling.laws.base import Parameter, Source
 from lightning_scaling.laws.catalogue.curves.single import SingleInput
-from lightning_scaling.laws.law import Parameter, Source
+from lightning_scaling.laws.solvers.dual import plain
 
 Array = NDArray[np.float64]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from lightning_scaling.laws.law import UNITS, Law, Parameter
+from lightning_scaling.laws.base import UNITS, Law, Parameter
 
 
 class SingleInput(Law):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from lightning_scaling.laws.base import Parameter, Published, Source
 from lightning_scaling.laws.catalogue.curves.single import SingleInput
-from lightning_scaling.laws.law import Parameter, Published, Source
 
 _ZHAI = Source("Zhai et al.", 2022, "2106.04560", "figure 1")
 

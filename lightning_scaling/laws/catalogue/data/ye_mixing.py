@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lightning_scaling.laws.base import Law, Parameter, Source
 from lightning_scaling.laws.catalogue.data.proportions import check_domains, check_shares
-from lightning_scaling.laws.law import Law, Parameter, Source
 
 
 class YeMixing(Law):

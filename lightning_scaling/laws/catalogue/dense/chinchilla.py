@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
 
 _BESIROGLU = Source("Besiroglu et al.", 2024, "2404.10102")
 _GEMSTONES = Source("McLeish et al.", 2025, "2502.06857", "parameters_delta-4 of the authors' repository")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
 
 _CODE = Source("Muennighoff et al.", 2023, "2305.16264", "code in the repository's README")
 

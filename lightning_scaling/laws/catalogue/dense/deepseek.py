@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
 
 _NOTE = (
     "DeepSeek's own data, 1e17 to 3e20 FLOPs. {} The exponent of the model grew with the quality of the data: .450 on "

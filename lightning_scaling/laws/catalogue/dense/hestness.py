@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
 
 _HESTNESS = Source("Hestness et al.", 2017, "1712.00409", "section 4")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
 
 _KAPLAN = Source("Kaplan et al.", 2020, "2001.08361", "eq. 1.6, table 3")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
 
 _NOTE = "{}: losses on C4 validation, nats per token; compute counted as 6 x params x tokens."
 _RELEASE = Source("Gadre et al.", 2024, "2403.08540", "least squares on the five runs of the authors' release")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
 
 _RELEASE = Source("Gadre et al.", 2024, "2403.08540", "recomputed from the release of 104 models")
 

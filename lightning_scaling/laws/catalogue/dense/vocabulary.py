@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
 
 _A1, _A2, _B = 1.8313851559554126, 0.19584238398665638, 2.1241123120064955
 _TIED, _ALPHA_2 = 0.44660634152009615, 0.6707374679896795

@@ -6,7 +6,7 @@ import math
 from types import MappingProxyType
 from typing import Any
 
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
 
 _UNITS = MappingProxyType({"width": "model width (hidden size)", "depth": "number of layers"})
 _RELEASE = Source("McLeish et al.", 2025, "2502.06857", "parameters_delta-4 of the authors' repository")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.laws.law import Law, Parameter, Source
+from lightning_scaling.laws.base import Law, Parameter, Source
 
 _PAPER = Source("Chen et al.", 2024, "2410.08527")
 

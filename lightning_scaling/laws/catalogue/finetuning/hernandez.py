@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
 
 _PAPER = Source("Hernandez et al.", 2021, "2102.01293", "effective data transferred")
 _NOTE = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lightning_scaling.laws.base import Parameter
 from lightning_scaling.laws.catalogue.learning_curves.rising import Rising
-from lightning_scaling.laws.law import Parameter
 
 
 class Power3(Rising):

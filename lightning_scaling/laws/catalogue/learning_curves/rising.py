@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from lightning_scaling.laws.law import Law, Source
+from lightning_scaling.laws.base import Law, Source
 
 
 class Rising(Law):

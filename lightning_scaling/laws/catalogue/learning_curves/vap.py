@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from lightning_scaling.laws.base import Parameter
 from lightning_scaling.laws.catalogue.learning_curves.rising import Rising
-from lightning_scaling.laws.law import Parameter
 
 
 class VapourPressure(Rising):

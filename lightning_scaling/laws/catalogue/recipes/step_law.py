@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
 
 _RELEASE = Source("Li et al.", 2025, "2503.04715", "mean of the 1,000 bootstrap rows of the release")
 

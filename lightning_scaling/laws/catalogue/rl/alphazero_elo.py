@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.laws.law import Law, Parameter, Source
+from lightning_scaling.laws.base import Law, Parameter, Source
 
 _FACTORS = ("params", "flops")
 

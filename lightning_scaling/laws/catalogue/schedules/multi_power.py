@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lightning_scaling.laws.base import Parameter, Published, Source
 from lightning_scaling.laws.catalogue.schedules.rates import Scheduled, column
-from lightning_scaling.laws.law import Parameter, Published, Source
 
 _RELEASE = Source("Luo et al.", 2025, "2503.12811", "README of the authors' repository")
 _NAMES = ("L0", "A", "alpha", "B", "C", "beta", "gamma")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.laws.law import Law
+from lightning_scaling.laws.base import Law
 
 Array = NDArray[np.float64]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lightning_scaling.laws.base import Parameter, Source
 from lightning_scaling.laws.catalogue.schedules.rates import Scheduled, column
-from lightning_scaling.laws.law import Parameter, Source
 
 
 class Tissue(Scheduled):

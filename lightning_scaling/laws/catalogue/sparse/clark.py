@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
 
 _ANY = (-math.inf, math.inf)
 _LN10 = math.log(10.0)

@@ -6,7 +6,7 @@ import math
 from types import MappingProxyType
 from typing import Any
 
-from lightning_scaling.laws.law import Law, Parameter, Source
+from lightning_scaling.laws.base import Law, Parameter, Source
 
 
 class P2(Law):

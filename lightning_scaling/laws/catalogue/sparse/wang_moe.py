@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_scaling.laws.law import Law, Parameter, Source
+from lightning_scaling.laws.base import Law, Parameter, Source
 
 
 class WangMoE(Law):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_scaling.laws.law import Law, Parameter, Published, Source
+from lightning_scaling.laws.base import Law, Parameter, Published, Source
 
 _AUTHORS = Source("Cherti et al.", 2023, "2212.07143", "zeroshot_results.csv of LAION-AI/scaling-laws-openclip")
 _GIGA = 1e9

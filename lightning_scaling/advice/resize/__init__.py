@@ -1,0 +1,1 @@
+"""Advice on the size of the model and the amount of data."""

@@ -1,0 +1,1 @@
+"""Backtests: the engine driven over recorded runs."""

@@ -1,0 +1,250 @@
+"""Forecasts of finished runs, made as if each were new, beside what came of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from lightning_scaling.forecast.calibrated import judged_of, log_outcome
+from lightning_scaling.forecast.calibration import (
+    ALONE,
+    ENOUGH,
+    FAMILY,
+    FRACTIONS,
+    MODES,
+    Calibration,
+    Judged,
+    Spread,
+    short,
+)
+from lightning_scaling.forecast.forecaster import Forecaster, PriorSource
+from lightning_scaling.forecast.priors.base import PUBLISHED, RunPrior
+from lightning_scaling.forecast.priors.family import Family, nearest
+from lightning_scaling.forecast.priors.gaussian_process import Traits, twins
+from lightning_scaling.forecast.priors.past_run import PastRun, before
+from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM, Prediction
+from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.schedule.plan import Plan
+
+LEVELS = (0.5, 0.9)
+LEDGER = "ledger"
+"""Under which name the ``meta`` of a run holds what its own monitor forecast."""
+
+_JUDGED = 64
+_TEACHERS = 2
+_WORTH_TELLING = 1.15
+
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A family asked only about the fractions at which it is judged."""
+
+    family: Family
+
+    def of(self, tokens_per_step: float) -> PriorSource:
+        return _Asked(self.family.of(tokens_per_step))
+
+    def about(self, plan: Plan) -> RunPrior:
+        return self.family.about(plan, np.array(FRACTIONS))
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """How the forecasts of a family have fared, and what sets them right.
+
+    Attributes:
+        calibration: The correction; false where there were too few runs to correct anything.
+        rows: Each forecast beside what came.
+        runs: How many finished runs were looked at.
+    """
+
+    calibration: Calibration
+    rows: tuple[Judged, ...]
+    runs: int
+
+    def table(self) -> list[dict[str, Any]]:
+        """For each mode and fraction: errors, and the share of runs within their intervals before and after.
+
+        Returns:
+            Dicts of ``mode``, ``fraction``, ``runs``, ``kinds`` (runs of one size, length and schedule count once),
+            ``live`` (how many were made while the runs trained), ``error`` and ``error_p90`` (median and 90th
+            percentile, relative), ``inside_50``, ``inside_90``, ``inside_50_after``, ``inside_90_after`` (corrected by
+            what the runs of other kinds ask for) and ``factor``.
+        """
+        lines = []
+        for mode in MODES:
+            rows = [row for row in self.rows if row.mode == mode]
+            without = {kind: Spread.of(r for r in rows if r.kind != kind) for kind in {row.kind for row in rows}}
+            for place, fraction in enumerate(FRACTIONS):
+                here = [row for row in rows if row.fraction == fraction]
+                if not here:
+                    continue
+                size = np.abs([math.expm1(-row.error) for row in here])
+                off = np.abs([row.standardised for row in here])
+                after = off / [without[row.kind].factor[place] for row in here]
+                line: dict[str, Any] = {
+                    "mode": mode,
+                    "fraction": fraction,
+                    "runs": len(here),
+                    "kinds": len({row.kind for row in here}),
+                    "live": sum(row.live for row in here),
+                    "error": float(np.median(size)),
+                    "error_p90": float(np.quantile(size, 0.9)),
+                }
+                for level in LEVELS:
+                    half = Prediction(0.0, 1.0, DEGREES_OF_FREEDOM).interval(level)[1]
+                    line[f"inside_{level * 100:.0f}"] = float(np.mean(off <= half))
+                    line[f"inside_{level * 100:.0f}_after"] = float(np.mean(after <= half))
+                lines.append(line | {"factor": self.calibration.factor(mode, fraction)})
+        return lines
+
+    def judgement(self) -> str:
+        """One sentence on each mode: whether its intervals hold, and where they do not."""
+        return " ".join(self._judge(mode) for mode in MODES)
+
+    def _judge(self, mode: str) -> str:
+        name = "Taught by the family" if mode == FAMILY else "Alone"
+        spread = self.calibration.spreads.get(mode)
+        if spread is None or not spread.enough:
+            runs = 0 if spread is None else spread.runs
+            return f"{name}: {runs} {'run' if runs == 1 else 'runs'} could be forecast, {ENOUGH} are needed."
+        seen = [place for place, kinds in enumerate(spread.kinds) if kinds]
+        narrow = [place for place in seen if spread.factor[place] > _WORTH_TELLING]
+        wide = [place for place in seen if spread.factor[place] < 1 / _WORTH_TELLING]
+        if not narrow and not wide:
+            return f"{name}: the intervals hold what they promise."
+        said = []
+        for places, what in ((narrow, "too narrow"), (wide, "wider than need be")):
+            if places:
+                at = ", ".join(f"{FRACTIONS[place]:.0%}" for place in places)
+                factors = ", ".join(f"{spread.factor[place]:.2f}" for place in places)
+                said.append(f"{what} at {at} (factor {factors})")
+        return f"{name}: the intervals are {' and '.join(said)}."
+
+
+def calibrate(
+    history: RunHistory | Iterable[Run],
+    *,
+    family: str | None = None,
+    version: str = "",
+    progress: Progress | None = None,
+) -> CalibrationReport:
+    """Forecast every finished run from the others, compare with what came, and find what sets the intervals right.
+
+    A run is forecast without those of its size, length and schedule (unless hardly any others are left) and, as a new
+    run would be, by the others nearest in size; of many runs the latest 64 are judged. What a run's own monitor
+    forecast while it trained (``meta["ledger"]``) is taken in place of the replay.
+
+    Args:
+        history: Runs of one family.
+        family: Its name, for the record.
+        version: Version of the package, for the record.
+        progress: Called after each run with how many are done and how many there are.
+
+    Returns:
+        The report, with the calibration in it.
+    """
+    runs = list(history)
+    relatives = [PastRun(run) for run in runs]
+    kinds = _kinds([relative.traits for relative in relatives])
+    teaching = [i for i, relative in enumerate(relatives) if relative.is_usable]
+    judged = sorted([i for i in teaching if relatives[i].finished][-_JUDGED:], key=lambda i: kinds[i])
+    rows: list[Judged] = []
+    families: dict[tuple[Any, ...], Family] = {}
+    for done, i in enumerate(judged):
+        live = judged_of(runs[i].meta.get(LEDGER), _name(runs[i], i), kinds[i])
+        told = {(row.mode, row.fraction): row for row in live}
+        for mode in MODES:
+            if sum(row.mode == mode for row in live) < len(FRACTIONS):
+                teacher = PUBLISHED if mode == ALONE else _teacher(i, runs, relatives, teaching, kinds, families)
+                if teacher is not None:
+                    for row in _forecasts(relatives[i], teacher, _name(runs[i], i), kinds[i], mode):
+                        told.setdefault((row.mode, row.fraction), row)
+        rows += told.values()
+        if progress is not None:
+            progress(done + 1, len(judged))
+    calibration = Calibration.of(rows, Forecaster.law, made=_now(), version=version, family=family)
+    return CalibrationReport(calibration, tuple(rows), len(judged))
+
+
+def with_ledgers(calibration: Calibration | None, history: Iterable[Run], **known: Any) -> Calibration:
+    """A correction, brought up to date by the forecasts that runs made while they trained and that it does not count.
+
+    Args:
+        calibration: The correction so far; ``None`` for none.
+        history: Runs of one family, with ``meta["ledger"]`` where there is one.
+        **known: Attributes of the :class:`Calibration`.
+    """
+    counted = set() if calibration is None else set(calibration.seen)
+    runs = [run for run in history if run.meta.get(LEDGER) is not None]
+    kinds = _kinds([Traits.of(run.plan, run.total_steps, run.params, run.tokens_per_step) for run in runs])
+    rows = [row for i, run in enumerate(runs) for row in judged_of(run.meta[LEDGER], _name(run, i), kinds[i])]
+    rows = [row for row in rows if short(row.run) not in counted]
+    if calibration is not None and not rows:
+        return calibration
+    told = Calibration.of(rows, Forecaster.law, **{"made": _now(), **known})
+    return told if calibration is None else calibration.joined(told)
+
+
+def _teacher(
+    i: int,
+    runs: Sequence[Run],
+    relatives: Sequence[PastRun],
+    teaching: Sequence[int],
+    kinds: Sequence[int],
+    families: dict[tuple[Any, ...], Family],
+) -> PriorSource | None:
+    """What the other runs teach of one of them; ``None`` if they are too few."""
+    others = [j for j in teaching if kinds[j] != kinds[i]]
+    if sum(relatives[j].finished for j in others) < _TEACHERS:
+        others = [j for j in teaching if j != i]
+    if sum(relatives[j].finished for j in others) < _TEACHERS:
+        return None
+    run = runs[i]
+    used = nearest([relatives[j] for j in others], run.params)
+    key = (run.params, *sorted(map(id, used)))
+    if key not in families:
+        families.clear()  # runs of one kind mostly follow one another, and a family holds all its curves
+        families[key] = Family(used, run.params, run.tokens_per_step)
+    family = families[key]
+    return _Asked(family if run.tokens_per_step is None else family.of(run.tokens_per_step))
+
+
+def _forecasts(relative: PastRun, teacher: PriorSource, name: str, kind: int, mode: str) -> list[Judged]:
+    """A run's forecasts at the fractions, those left out that were not to be trusted at all."""
+    forecaster = Forecaster(relative.plan, teacher)
+    rows = []
+    for fraction in FRACTIONS:
+        now = int(fraction * relative.total_steps)
+        if not 1 <= now <= relative.reached:
+            continue
+        forecast = forecaster.fit(before(relative.points, now), now)
+        if forecast.path is None or forecast.trust == "none" or not forecast.final > 0:
+            continue
+        scale = forecast.landing.scale / forecast.final
+        if scale > 0 and math.isfinite(scale):
+            error = log_outcome(relative) - math.log(forecast.final)
+            rows.append(Judged(name, kind, mode, fraction, error, scale))
+    return rows
+
+
+def _kinds(traits: list[Traits]) -> list[int]:
+    """For each run the first of its size, length and schedule."""
+    alike = twins(traits)
+    np.fill_diagonal(alike, True)
+    return [int(np.argmax(row)) for row in alike]
+
+
+def _name(run: Run, place: int) -> str:
+    return str(run.meta.get("run_id") or run.name or place)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

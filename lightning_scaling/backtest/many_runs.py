@@ -1,0 +1,215 @@
+"""What the monitor would have said of many recorded runs, each taught by those it could have learned from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from lightning_scaling.backtest.single_run import FRACTIONS, Check, Replay
+from lightning_scaling.forecast.priors.gaussian_process import Traits, twins
+from lightning_scaling.runs.run import Run, RunHistory
+
+AUTO: Literal["auto"] = "auto"
+EARLIER, OTHERS, GIVEN, NOBODY = "earlier runs", "other runs", "given runs", "none"
+
+_MOST, _FEWEST = 100, 2
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good the forecasts made at one part of the runs were.
+
+    Attributes:
+        fraction: The part of the run.
+        forecasts: How many there are.
+        median_error: Median of their relative errors without sign; ``nan`` without any.
+        covered: Share of the outcomes within the 90 % interval; ``nan`` without any.
+    """
+
+    fraction: float
+    forecasts: int
+    median_error: float
+    covered: float
+
+
+@dataclass(frozen=True)
+class ReplayCollection:
+    """Replays of many runs, and what they add up to.
+
+    Attributes:
+        replays: The replays, in the order of the runs.
+        taught_by: Who taught: ``"earlier runs"``, those that had ended before the run began; ``"other runs"``, all but
+            its twins; ``"given runs"``; or ``"none"``.
+        skipped: How many runs were left out, by reason.
+    """
+
+    replays: list[Replay]
+    taught_by: str
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def taught(self) -> int:
+        """How many runs had the two relatives that it takes to be taught."""
+        return sum(one.relatives >= _FEWEST for one in self.replays)
+
+    def checks(self, fraction: float) -> list[Check]:
+        """The forecasts made at one part of the runs against what came."""
+        return [check for one in self.replays for check in one.checks((fraction,))]
+
+    def quality(self, fraction: float) -> Quality:
+        """How good the forecasts made at one part of the runs were."""
+        checks = self.checks(fraction)
+        errors = [abs(check.error) for check in checks]
+        return Quality(
+            fraction,
+            len(checks),
+            float(np.median(errors)) if errors else float("nan"),
+            float(np.mean([check.inside for check in checks])) if checks else float("nan"),
+        )
+
+    @property
+    def compute(self) -> tuple[str, float, float]:
+        """What compute is counted in, how much was planned, and how much of that following every stop had saved.
+
+        Counted are FLOPs where they are known of all runs, else 6 N D, else tokens (or samples), else steps.
+        """
+        runs = [one.run for one in self.replays]
+        ways: dict[str, list[float | None]] = {
+            "FLOPs": [run.flops_per_step for run in runs],
+            "FLOPs (6 N D)": [6.0 * (run.params or 0) * (run.tokens_per_step or 0) for run in runs],
+            "tokens or samples": [run.tokens_per_step for run in runs],
+            "steps": [1.0 for _ in runs],
+        }
+        unit, each = next((unit, costs) for unit, costs in ways.items() if all(costs))
+        planned = [(cost or 0.0) * run.total_steps for cost, run in zip(each, runs, strict=True)]
+        saved = sum(cost * one.saved for cost, one in zip(planned, self.replays, strict=True))
+        return unit, float(sum(planned)), float(saved)
+
+    def summary(self) -> dict[str, Any]:
+        """The totals as builtins."""
+        unit, planned, saved = self.compute
+        qualities = [self.quality(fraction) for fraction in FRACTIONS]
+        return {
+            "runs": len(self.replays),
+            "reached_their_end": sum(one.outcome is not None for one in self.replays),
+            "skipped": dict(self.skipped),
+            "taught_by": self.taught_by,
+            "taught": self.taught,
+            "forecasts": [
+                {"fraction": q.fraction, "count": q.forecasts, "median_error": q.median_error, "covered": q.covered}
+                for q in qualities
+            ],
+            "alarms": sum(one.alarm is not None for one in self.replays),
+            "advice": {
+                action: sum(one.advised is not None and one.advised.advice.action == action for one in self.replays)
+                for action in ("stop", "investigate", "resize")
+            },
+            "compute": {
+                "unit": unit,
+                "planned": planned,
+                "saved": saved,
+                "share": saved / planned if planned else 0.0,
+            },
+        }
+
+
+def replay_many(
+    runs: Iterable[Run],
+    *,
+    history: RunHistory | Literal["auto"] | None = AUTO,
+    alpha: float | None = None,
+    target: float | None = None,
+    skipped: Mapping[str, int] | None = None,
+    each: Callable[[Replay], object] | None = None,
+) -> ReplayCollection:
+    """Replay many runs, each as if its past had taught it.
+
+    Args:
+        runs: The runs, such as a :class:`RunHistory`.
+        history: Who teaches. ``"auto"``: of each run's family those that had ended before it began, where all runs know
+            when they began; else all others of its family but its twins (of its size, length and schedule), which may
+            well be later. A history teaches every run but itself; ``None`` teaches none.
+        alpha: Probability of a false alarm over each run; see :func:`replay`.
+        target: Loss the user wants to reach.
+        skipped: Runs left out already, by reason; left out, those of the history.
+        each: Called with each replay once it is made.
+
+    Returns:
+        The replays.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+    chosen = list(runs)
+    if skipped is None:
+        skipped = runs.skipped if isinstance(runs, RunHistory) else {}
+    if history is None:
+        taught_by, teachers = NOBODY, [RunHistory()] * len(chosen)
+    elif isinstance(history, RunHistory):
+        taught_by, teachers = GIVEN, [without(history, run) for run in chosen]
+    else:
+        taught_by, teachers = relatives(chosen)
+    replays = []
+    for run, past in zip(chosen, teachers, strict=True):
+        replays.append(Replay.of(run, history=past if len(past) else None, alpha=alpha, target=target))
+        if each is not None:
+            each(replays[-1])
+    return ReplayCollection(replays, taught_by, dict(skipped))
+
+
+def relatives(runs: Sequence[Run]) -> tuple[str, list[RunHistory]]:
+    """For each run those among the others that may teach it, and how they were chosen.
+
+    At most 100 teach one run: the latest that had ended, or those nearest in size.
+
+    Args:
+        runs: The runs.
+    """
+    if runs and all(_time(run, "start_time") is not None for run in runs):
+        ended = sorted(
+            (run for run in runs if _time(run, "end_time") is not None), key=lambda run: run.meta["end_time"]
+        )
+        return EARLIER, [RunHistory([one for one in ended if _before(one, run)][-_MOST:]) for run in runs]
+    alike = twins([Traits.of(run.plan, run.total_steps, run.params, run.tokens_per_step) for run in runs])
+    found = []
+    for i, run in enumerate(runs):
+        others = [
+            j
+            for j, one in enumerate(runs)
+            if j != i and not alike[i, j] and one.family == run.family and not same(one, run)
+        ]
+        others.sort(key=lambda j: abs(math.log((runs[j].params or 1) / (run.params or 1))))
+        found.append(RunHistory([runs[j] for j in sorted(others[:_MOST])]))
+    return OTHERS, found
+
+
+def without(history: RunHistory, run: Run) -> RunHistory:
+    """A history without one run, should it be in there."""
+    kept = RunHistory([one for one in history if not same(one, run)], source=history.source)
+    kept.calibration = history.calibration
+    return kept
+
+
+def same(one: Run, other: Run) -> bool:
+    """Whether two records are of one run: the same object, the same id, or the same curve under the same name."""
+    if one is other:
+        return True
+    ids = (one.meta.get("run_id"), other.meta.get("run_id"))
+    if None not in ids:
+        return ids[0] == ids[1]
+    return one.name == other.name and one.step[-1] == other.step[-1] and one.loss[-1] == other.loss[-1]
+
+
+def _before(one: Run, run: Run) -> bool:
+    """Whether a run had ended when another of its family began."""
+    ended, began = _time(one, "end_time"), _time(run, "start_time")
+    return ended is not None and began is not None and ended <= began and one.family == run.family
+
+
+def _time(run: Run, name: str) -> float | None:
+    value = run.meta.get(name)
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,271 @@
+"""What the monitor would have said of a recorded run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lightning_scaling.backtest.drivers import Driver, JournalDriver
+from lightning_scaling.engine.forecast_log import LEVEL
+from lightning_scaling.engine.monitor import Monitor, Update
+from lightning_scaling.runs.events import RecordedRun
+from lightning_scaling.runs.final_loss import final_loss_at
+from lightning_scaling.runs.run import Run, RunHistory
+
+FRACTIONS = (0.1, 0.25, 0.5, 0.75)
+"""Parts of a run at which its forecasts are held against what came."""
+
+
+def replay(
+    run: Run,
+    *,
+    history: RunHistory | None = None,
+    at: Sequence[float] | None = None,
+    alpha: float | None = None,
+    target: float | None = None,
+    unique_tokens: float | None = None,
+) -> list[Update]:
+    """Drive the engine of the callback over a recorded run; it sees the losses one by one and never looks ahead.
+
+    A run that was read from its journal (:meth:`Run.from_journal`) is replayed with all that happened on the way:
+    resumes, announced changes, updates left out for want of time. The numbers are then those that were said live.
+
+    Args:
+        run: The recorded run; its plan (``total_steps`` and planned rates) is known from the start.
+        history: Finished runs of the same family. A run from a journal learns from them at the step at which it learned
+            live, from those of them that it learned from, if it did.
+        at: Fractions of ``total_steps``, each in ``(0, 1]``, at which an update is asked for. Left out, the updates are
+            those the callback would have made, every 1 % of the plan.
+        alpha: Probability of a false alarm over the whole run; left out, that of the journal, else 0.01.
+        target: Loss the user wants to reach; left out, that of the journal, if there is one.
+        unique_tokens: Distinct tokens (or samples) there were to train on, for a run that counts them; left out, what
+            the journal tells.
+
+    Returns:
+        The updates in order: one for each fraction of ``at``, or all of them.
+
+    Raises:
+        ValueError: If ``at`` holds something other than fractions, or an argument is out of its range.
+
+    Example:
+        >>> steps = list(range(1, 201))
+        >>> run = Run(steps, [3 + s ** -0.5 for s in steps], [1e-3] * 200, total_steps=200)
+        >>> [update.step for update in replay(run, at=[0.25, 0.5])]
+        [50, 100]
+    """
+    if at is None:
+        return Replay.of(run, history=history, alpha=alpha, target=target, unique_tokens=unique_tokens).updates
+    fractions = [float(f) for f in at]
+    if not all(0 < f <= 1 for f in fractions):
+        raise ValueError(f"`at` must hold fractions of the run, each above 0 and at most 1, but got {list(at)!r}.")
+    limits = {f: math.floor(f * run.total_steps + 1e-9) for f in fractions}
+    asked = _driver(run, history, alpha, target, unique_tokens).asked(sorted(set(limits.values())))
+    return [asked[limits[fraction]] for fraction in fractions]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A forecast made at a part of a run, held against what came.
+
+    Attributes:
+        fraction: The part of the run.
+        step: Step at which the forecast was made.
+        final: Median of the final loss.
+        lower: Lower end of its 90 % interval.
+        upper: Upper end.
+        trust: Trust in the forecast.
+        outcome: What came.
+        error: ``(final - outcome) / outcome``.
+        inside: Whether the outcome lies within the interval.
+        quantile: Probability that the forecast gave to an outcome of at most what came.
+    """
+
+    fraction: float
+    step: int
+    final: float
+    lower: float
+    upper: float
+    trust: str
+    outcome: float
+    error: float
+    inside: bool
+    quantile: float
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A recorded run, what would have been said of it, and what came of that.
+
+    Attributes:
+        run: The run.
+        updates: All updates, in order.
+        ledger: The forecasts as rows of ``Monitor.ledger``, with outcomes.
+        outcome: Mean loss over the last 1 % of the plan; ``None`` if the run did not get there.
+        relatives: Number of past runs that it was taught by.
+        metric: What to call the metric followed.
+        rising: Whether it is to be high.
+    """
+
+    run: Run
+    updates: list[Update]
+    ledger: list[dict[str, Any]]
+    outcome: float | None
+    relatives: int = 0
+    metric: str = "loss"
+    rising: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        *,
+        history: RunHistory | None = None,
+        alpha: float | None = None,
+        target: float | None = None,
+        unique_tokens: float | None = None,
+    ) -> Replay:
+        """Replay a run; arguments as :func:`replay`."""
+        driver = _driver(run, history, alpha, target, unique_tokens)
+        updates, monitor = driver.whole(), driver.monitor
+        outcome = final_loss_at(monitor.curve.points, run.total_steps, monitor.curve.last_step)
+        measure = monitor.measure
+        return cls(run, updates, monitor.ledger, outcome, len(history or ()), measure.name, measure.scale.mode == "max")
+
+    @property
+    def alarm(self) -> Update | None:
+        """The first update with an alarm."""
+        return next((update for update in self.updates if update.deviation.alarm), None)
+
+    @property
+    def advised(self) -> Update | None:
+        """The first update with the gravest advice given, other than to continue."""
+        for action in ("stop", "investigate", "resize"):
+            for update in self.updates:
+                if update.advice.action == action:
+                    return update
+        return None
+
+    @property
+    def stop(self) -> Update | None:
+        """The first update with the advice to stop."""
+        advised = self.advised
+        return advised if advised is not None and advised.advice.action == "stop" else None
+
+    @property
+    def saved(self) -> float:
+        """Share of the planned compute that was left when the advice was to stop; 0 if it never was."""
+        stop = self.stop
+        return 0.0 if stop is None else stop.advice.saving
+
+    @property
+    def given_up(self) -> float | None:
+        """How much better than at the advice to stop the run came out; below 0 if worse, ``None`` if not known."""
+        stop = self.stop
+        if stop is None or self.outcome is None or not math.isfinite(stop.loss):
+            return None
+        return self.outcome - stop.loss if self.rising else stop.loss - self.outcome
+
+    def checks(self, fractions: Iterable[float] = FRACTIONS) -> list[Check]:
+        """The forecasts at some parts of the run against what came.
+
+        Args:
+            fractions: Parts of the plan, each in ``(0, 1]``.
+
+        Returns:
+            A check for each part at which there was a forecast to be used; none if the run did not get to its end.
+        """
+        outcome = self.outcome
+        if outcome is None or outcome == 0:
+            return []
+        found = []
+        for fraction in fractions:
+            update = self._at(fraction)
+            if update is None or update.forecast.trust == "none" or not math.isfinite(update.forecast.final):
+                continue
+            lower, upper = update.forecast.interval(LEVEL)
+            final = update.forecast.final
+            found.append(
+                Check(
+                    fraction=fraction,
+                    step=update.step,
+                    final=final,
+                    lower=lower,
+                    upper=upper,
+                    trust=update.forecast.trust,
+                    outcome=outcome,
+                    error=(final - outcome) / outcome,
+                    inside=lower <= outcome <= upper,
+                    quantile=update.forecast.landing.below(outcome),
+                )
+            )
+        return found
+
+    def _at(self, fraction: float) -> Update | None:
+        """The last update made at or not long before a part of the run."""
+        due = [u for u in self.updates if u.fraction is not None and fraction - 0.05 < u.fraction <= fraction + 1e-9]
+        return due[-1] if due else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What came of the run and of what was said, as builtins; the updates are not in it."""
+        run, advised, alarm = self.run, self.advised, self.alarm
+        return {
+            "name": run.name,
+            "run_id": run.meta.get("run_id"),
+            "family": run.family,
+            "metric": self.metric,
+            "step": int(run.step[-1]),
+            "total_steps": run.total_steps,
+            "outcome": self.outcome,
+            "relatives": self.relatives,
+            "forecasts": [asdict(check) for check in self.checks()],
+            "alarm": None
+            if alarm is None
+            else {"step": alarm.step, "fraction": alarm.fraction, "direction": alarm.deviation.direction},
+            "advice": None
+            if advised is None
+            else {
+                "action": advised.advice.action,
+                "step": advised.step,
+                "fraction": advised.fraction,
+                "reason": advised.advice.reason,
+                "saving": advised.advice.saving,
+                "cost": advised.advice.cost,
+            },
+            "saved": self.saved,
+            "given_up": self.given_up,
+        }
+
+
+def follow(run: Run, *, history: RunHistory | None = None) -> Monitor:
+    """The monitor of a recorded run as it stands after the last loss of the record, its forecast made there.
+
+    Args:
+        run: The run.
+        history: Finished runs of the same family, as of :func:`replay`.
+
+    Raises:
+        ValueError: If the run holds no finite loss.
+    """
+    if not np.isfinite(run.loss).any():
+        raise ValueError(f"The run {run.name or ''} holds no finite loss, so nothing can be forecast of it.")
+    driver = _driver(run, history, None, None)
+    driver.whole()
+    monitor = driver.monitor
+    if monitor.forecast.step < monitor.curve.last_step:
+        monitor.update()
+    return monitor
+
+
+def _driver(
+    run: Run,
+    history: RunHistory | None,
+    alpha: float | None,
+    target: float | None,
+    unique: float | None = None,
+) -> Driver:
+    kind = JournalDriver if isinstance(run, RecordedRun) else Driver
+    return kind(run, history, alpha, target, unique)  # type: ignore[arg-type]

@@ -1,0 +1,301 @@
+"""What happens at every batch: one small record, and nothing that can wait until the flush."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import compress
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_scaling.callbacks.aggregation import Array, BatchSize
+from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
+from lightning_scaling.callbacks.device_reads import kept_rate, loss_of, owned, read_parts, same_value, stacked
+from lightning_scaling.compute.batch_shapes import signature
+from lightning_scaling.schedule.simulate import largest_group
+
+_LOSS = "the loss that `training_step` returns"
+_COMPACT = 16
+
+
+@dataclass
+class Columns:
+    """Records of consecutive micro-batches, one entry each; what belongs to a step is in its last micro-batch.
+
+    Attributes:
+        sizes: What each holds.
+        factors: Number that the loss of each was divided by.
+        done: Optimizer steps done after each.
+        rates: Learning rate of the last step at each.
+        parts: Their values, some dozens stacked on the device at a time.
+        present: Whether each has a value.
+        error: What went wrong while stacking.
+    """
+
+    sizes: tuple[BatchSize | None, ...] = ()
+    factors: tuple[int, ...] = ()
+    done: tuple[int, ...] = ()
+    rates: tuple[Any, ...] = ()
+    parts: list[Tensor] = field(default_factory=list)
+    present: list[bool] = field(default_factory=list)
+    error: Exception | None = None
+
+    def read(self) -> tuple[Array, NDArray[np.bool_]]:
+        """The values, ``nan`` where there is none, and where there is one; one transfer.
+
+        Raises:
+            Exception: What went wrong while stacking.
+        """
+        if self.error is not None:
+            raise self.error
+        present = np.array(self.present, dtype=bool)
+        values = np.full(present.size, np.nan)
+        if self.parts:
+            values[present] = read_parts(self.parts, tuple(compress(self.factors, self.present)))
+        return values, present
+
+
+class BatchHooks:
+    """Takes what each micro-batch has to give, at the cost of a few microseconds.
+
+    The two functions that are called in the training loop are closures over all they need: right after a training
+    step little is left in the processor's caches, and every object touched there costs.
+
+    Args:
+        trainer: The Trainer, about to train.
+        module: The module in training.
+        sizes: What batches hold.
+        metric: Name of a logged metric to follow instead of the loss.
+
+    Attributes:
+        take: Called with outputs and batch after each training step; says whether to flush.
+        before_step: Called with the optimizer before each of its steps.
+        forget: Called when batches of one shape no longer hold what they did.
+        manual: Whether the module optimizes by hand.
+        per_step: Whether the followed metric may have a value at every step.
+        metric_seen: Whether it has had one.
+        seconds: Time that stacking has taken.
+    """
+
+    compact = 64
+    take: Callable[[Any, Any], bool]
+    before_step: Callable[[Any], None]
+    forget: Callable[[], None] = staticmethod(lambda: None)
+
+    def __init__(self, trainer: Any, module: Any, sizes: BatchSizeMeter, metric: str | None) -> None:
+        self.manual = not module.automatic_optimization
+        self.per_step = metric is not None
+        self.metric_seen = False
+        self.seconds = 0.0
+        self._trainer = trainer
+        self._sizes = sizes
+        self._metric = metric
+        self._last: Any = None
+        self._values: list[Any] = []
+        self._records: list[tuple[BatchSize | None, int, int, Any]] = []
+        self._parts: list[Tensor] = []
+        self._present: list[bool] = []
+        self._error: Exception | None = None
+        self._flush_at = 1
+        self._room = [1]
+        self._rate: list[Any] = [None]
+        self.progress = _step_progress(trainer, self.manual)
+        optimizers = list(trainer.optimizers)
+        self._main = optimizers[0] if optimizers else None
+        self._group = 0 if self._main is None else largest_group(self._main)
+        self.before_step = self._rate_taker(len(optimizers) > 1)
+        self.take = self._taker() if metric is None else self._metric_taker()
+
+    def _rate_taker(self, several: bool) -> Callable[[Any], None]:
+        main, group, cell = self._main, self._group, self._rate
+        if main is None:
+            return lambda optimizer: None
+
+        def before_step(optimizer: Any) -> None:
+            if several and optimizer is not main:
+                return
+            rate = main.param_groups[group]["lr"]
+            cell[0] = rate if rate.__class__ is float else kept_rate(rate)
+
+        return before_step
+
+    def _taker(self) -> Callable[[Any, Any], bool]:
+        values, room, rate, trainer, manual = self._values, self._room, self._rate, self._trainer, self.manual
+        keep, note, progress, sizes = values.append, self._records.append, self.progress, self._sizes
+        by_shape = sizes.by_shape
+        last_key: Any = None
+        size: BatchSize | None = None
+
+        def forget() -> None:
+            nonlocal last_key
+            last_key = None
+
+        self.forget = forget
+
+        def take(outputs: Any, batch: Any) -> bool:
+            nonlocal last_key, size
+            if by_shape:
+                try:
+                    kind = batch.__class__
+                    if kind is tuple or kind is list:
+                        key = [item.shape for item in batch]
+                    elif kind is dict:
+                        key = [item.shape for item in batch.values()]
+                    else:
+                        key = signature(batch)
+                except AttributeError:  # not all of them are tensors
+                    key = signature(batch)
+                if key != last_key or size is None:
+                    size, lasting = sizes.find(tuple(key) if key.__class__ is list else key, batch)
+                    last_key = key if lasting else None
+            else:
+                size = sizes.look(batch)
+            try:
+                loss = outputs["loss"]
+            except (LookupError, TypeError):
+                loss = loss_of(outputs)
+            if manual or loss.__class__ is not Tensor:
+                loss = owned(loss, _LOSS, clone=manual)
+            keep(loss)
+            note((size, trainer.accumulate_grad_batches, progress.completed, rate[0]))
+            return len(values) >= room[0] and self._full()
+
+        return take
+
+    def _metric_taker(self) -> Callable[[Any, Any], bool]:
+        before = self.progress.completed
+
+        def take(outputs: Any, batch: Any) -> bool:
+            nonlocal before
+            size, _ = self._sizes.find(signature(batch), batch)
+            done = self.progress.completed
+            value = self.look() if self.per_step and done != before else None
+            before = done
+            self._values.append(value)
+            self._records.append((size, 1, done, self._rate[0]))
+            return len(self._values) >= self._room[0] and self._full()
+
+        return take
+
+    def look(self) -> Tensor | None:
+        """The followed metric if it has a value that was not seen before; stays on its device."""
+        value = self._trainer.callback_metrics.get(self._metric)
+        if value is None or same_value(value, self._last):
+            return None
+        self._last = value
+        self.metric_seen = True
+        return owned(value, f"the metric `{self._metric}`", clone=False)
+
+    def look_between(self) -> Tensor | None:
+        """A new value of the followed metric at the end of a validation or at either end of an epoch.
+
+        A metric first met here is not one of single steps and is from then on looked for only here. One that single
+        steps have is passed over: its mean over the epoch bears the same name.
+        """
+        if self._metric is None:
+            return None
+        of_steps = self.per_step and self.metric_seen
+        value = self.look()
+        if of_steps:
+            return None
+        if value is not None:
+            self.per_step = False
+        return value
+
+    def limp(self) -> bool:
+        """Keep only the counters that decide when ranks meet; says whether to flush."""
+        self._values.append(None)
+        self._records.append((None, 1, self.progress.completed, None))
+        return len(self._values) >= self._room[0] and self._full()
+
+    def _full(self) -> bool:
+        """Let go of small tensors, many of which in use slow down all else; says whether it is time to flush."""
+        begun = perf_counter()
+        self._stack()
+        self._room[0] = max(min(self._flush_at - self.pending, _COMPACT), 1)
+        self.seconds += perf_counter() - begun
+        return self.pending >= self._flush_at
+
+    def _stack(self) -> None:
+        values = self._values
+        present = [value is not None for value in values]
+        self._present += present
+        try:
+            if all(present):
+                self._parts.append(stacked(values))
+            elif any(present):
+                self._parts.append(stacked(list(compress(values, present))))
+        except Exception as error:  # told at the flush, where all ranks meet
+            self._error = error
+        values.clear()
+
+    def make_room(self, batches: int) -> None:
+        """Set at how many pending micro-batches the next flush comes."""
+        self._flush_at = batches
+        self._room[0] = max(min(batches - len(self._present), _COMPACT), 1)
+
+    @property
+    def pending(self) -> int:
+        """Micro-batches that wait to be read; alike on all ranks."""
+        return len(self._records)
+
+    @property
+    def rate(self) -> Any:
+        """Learning rate of the last step, a float or a device scalar; ``None`` before the first."""
+        return self._rate[0]
+
+    def drain(self) -> Columns:
+        """Everything that was taken since the last call."""
+        if self._values:
+            self._stack()
+        columns = Columns(parts=self._parts, present=self._present, error=self._error)
+        if self._records:
+            columns.sizes, columns.factors, columns.done, columns.rates = zip(*self._records, strict=True)
+        self._parts, self._present = [], []
+        self._records.clear()
+        return columns
+
+    def count_batches(self) -> None:
+        """Take every batch for a step from now on: the optimizers are used behind Lightning's back."""
+        self.progress.every_batch = True
+        if self._main is not None:
+            self._rate[0] = kept_rate(self._main.param_groups[self._group]["lr"])
+
+
+class _GlobalStep:
+    """``trainer.global_step`` in the shape of Lightning's own tracker."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    @property
+    def completed(self) -> int:
+        return int(self._trainer.global_step)
+
+
+class _ManualSteps:
+    """Optimizer steps under manual optimization; batches, where Lightning does not get to see the steps."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.every_batch = False
+        self._trainer = trainer
+
+    @property
+    def completed(self) -> int:
+        trainer = self._trainer
+        return int(trainer.fit_loop.total_batch_idx + 1 if self.every_batch else trainer.global_step)
+
+
+def _step_progress(trainer: Any, manual: bool) -> Any:
+    """The object whose ``completed`` counts optimizer steps; one attribute instead of the chain behind the property."""
+    if manual:
+        return _ManualSteps(trainer)
+    try:
+        tracker = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+        return tracker if tracker.completed == trainer.global_step else _GlobalStep(trainer)
+    except AttributeError:
+        return _GlobalStep(trainer)

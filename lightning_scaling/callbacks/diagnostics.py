@@ -1,0 +1,107 @@
+"""What can be seen of a module and its optimizer without reading anything from the device."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
+from lightning_scaling.callbacks.epoch_length import steps_per_epoch
+
+_LOOKS = 3
+_NAMES = 3
+_LEAST = 0.01
+_WHOLE = ("SingleDevice", "DDP")  # strategies under which parameters and optimizers are not cut into shards
+
+
+class Diagnostics:
+    """Facts that help to tell what to check first when a run leaves its path.
+
+    Whether the optimizer has its state after a resume, which parameters have lost their gradient, the precision, and
+    how many steps a pass over the data takes. Asked for at flushes only; nothing is computed on tensors.
+
+    Args:
+        trainer: The Trainer, about to train.
+        module: The module in training.
+        sizes: What counts the batches; what it counts is known from the first one on.
+    """
+
+    def __init__(self, trainer: Any, module: Any, sizes: BatchSizeMeter) -> None:
+        self._trainer, self._module, self._sizes = trainer, module, sizes
+        self._resumed_at = int(trainer.global_step)
+        self._whole = type(trainer.strategy).__name__.startswith(_WHOLE)
+        self._stateless = self._whole and self._resumed_at > 0 and not self._has_state()
+        self._told: dict[str, Any] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew with what parameters have a gradient, as after an announced change."""
+        self._trained: set[str] = set()
+        self._idle: set[str] = set()
+        self._looks = 0
+        self._since = 0
+        self._told = {key: value for key, value in self._told.items() if not key.startswith("idle")}
+
+    def detach(self) -> None:
+        """Let go of the Trainer and of all that belongs to it."""
+        del self._trainer, self._module, self._sizes
+
+    def look(self, step: int, **seen: Any) -> dict[str, Any]:
+        """Facts that are new since the last call; ``None`` takes one back.
+
+        Args:
+            step: Optimizer steps done.
+            **seen: Further facts, seen elsewhere.
+        """
+        found: dict[str, Any] = {"unit": self._sizes.unit, "precision": str(self._trainer.precision)}
+        found["epoch_steps"] = steps_per_epoch(self._trainer)
+        if self._stateless and step > self._resumed_at:
+            self._stateless = False
+            if self._has_state():
+                found["state_lost"] = self._resumed_at
+        found |= self._gradients(step) | seen
+        news = {key: value for key, value in found.items() if self._told.get(key) != value}
+        self._told |= news
+        return news
+
+    def _has_state(self) -> bool:
+        """Whether an optimizer keeps anything; one that does not let on counts as if it did."""
+        return any(len(getattr(optimizer, "state", "?")) > 0 for optimizer in self._trainer.optimizers)
+
+    def _gradients(self, step: int) -> dict[str, Any]:
+        """Tensors that had a gradient and had none at three looks on end, where Lightning runs one optimizer."""
+        if not (self._whole and self._module.automatic_optimization and len(self._trainer.optimizers) == 1):
+            return {}
+        sizes, having = {}, set()
+        for name, parameter in self._module.named_parameters():
+            sizes[name] = parameter.numel()
+            if parameter.requires_grad and parameter.grad is not None:
+                having.add(name)
+        idle = self._trained - having
+        self._trained |= having
+        idle = idle & self._idle if self._looks else idle
+        if not idle:
+            self._idle, self._looks = set(), 0
+        elif self._looks == 0:
+            self._idle, self._looks, self._since = idle, 1, step
+        else:
+            self._idle, self._looks = idle, self._looks + 1
+        share = sum(sizes.get(name, 0) for name in idle) / max(sum(sizes.values()), 1)
+        if self._looks < _LOOKS or share < _LEAST:
+            found = dict.fromkeys(("idle", "idle_share", "idle_names", "idle_since"))
+            return {**found, "tensors": len(self._trained) or None}
+        return {
+            "idle": len(idle),
+            "tensors": len(self._trained),
+            "idle_share": share,
+            "idle_names": _named(idle),
+            "idle_since": self._since,
+        }
+
+
+def _named(names: set[str]) -> str:
+    """The parts of the module that hold most of some parameters."""
+    parts = Counter(".".join(name.split(".")[:-1][:3]) or name for name in sorted(names))
+    first = [f"`{part}`" for part, _ in parts.most_common(_NAMES)]
+    more = len(parts) - len(first)
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,1 @@
+"""The online engine: one object per followed metric, from losses to forecast, verdict and advice."""

@@ -1,0 +1,158 @@
+"""What a run is measured by: from the units of its metric to the scale of the law, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_scaling.detection import Block, Deviation, Divergence
+from lightning_scaling.forecast import Forecast
+from lightning_scaling.forecast.metric_scale import scale_of, scales_for
+from lightning_scaling.runs.curve import Points
+from lightning_scaling.runs.run import Run, RunHistory
+
+LOSS = "loss"
+_SURE = 0.01
+
+
+class FollowedMetric:
+    """The metric that a run is followed by; of a loss everything passes through as it is.
+
+    The bounds, where they are not given, follow from the values seen, the history's included: they can only widen.
+
+    Args:
+        metric: Name of the metric; ``None`` is the training loss.
+        mode: See :func:`~lightning_scaling.forecast.metric_scale.scales_for`.
+        bounds: The same.
+
+    Attributes:
+        told: The arguments, ``mode`` made out, as builtins; a replay that is told the same says the same.
+        scale: Between the metric and the scale of the law.
+        name: What to call it in sentences.
+
+    Raises:
+        ValueError: If an argument has a value that it cannot have.
+    """
+
+    def __init__(
+        self, metric: str | None = None, mode: str = "auto", bounds: Sequence[float | None] | None = None
+    ) -> None:
+        self._scales = scales_for(metric, mode, bounds)
+        self._low, self._high = math.inf, -math.inf
+        self.scale = self._scales[0]
+        given = None if bounds is None else self.scale.to_dict()["bounds"]
+        self.told = {"metric": metric, "mode": self.scale.mode, "bounds": given}
+        self.name = LOSS if self.scale.plain or not metric or metric == LOSS else metric
+
+    @property
+    def plain(self) -> bool:
+        """Whether the metric is a loss: nothing is converted then."""
+        return len(self._scales) == 1 and self.scale.plain
+
+    @property
+    def sentence(self) -> str:
+        """What is taken for granted of the metric, for the first line of a run; empty for a loss."""
+        if self.plain:
+            return ""
+        guess = "" if len(self._scales) == 1 else " unless its values say otherwise"
+        return f"`{self.name}`: {self.scale.sentence()}{guess}"
+
+    def see(self, values: NDArray[np.float64]) -> None:
+        """Take note of values of the metric."""
+        finite = values[np.isfinite(values)]
+        if len(self._scales) > 1 and finite.size:
+            self._low, self._high = min(self._low, float(finite.min())), max(self._high, float(finite.max()))
+
+    def settle(self) -> bool:
+        """Take the scale that holds all values seen; returns whether it is another one than before."""
+        if len(self._scales) == 1 or self._low > self._high:
+            return False
+        before, self.scale = self.scale, scale_of(self._scales, self._low, self._high)
+        return self.scale != before
+
+    def history(self, runs: RunHistory | None) -> RunHistory | None:
+        """Past runs with their values on the scale of the law."""
+        if self.plain or runs is None:
+            return runs
+        return RunHistory([self._on_law(run) for run in runs], source=runs.source)
+
+    def _on_law(self, run: Run) -> Run:
+        fields = {name: value for name, value in vars(run).items() if name not in ("step", "loss", "lr")}
+        missing = np.isnan(run.loss)
+        return Run(run.step, np.where(missing, np.nan, self.scale.to_law(run.loss)), run.lr, **fields)
+
+    def points(self, points: Points) -> Points:
+        """The curve on the scale of the law: means are taken in the units of the metric, then converted."""
+        if self.plain:
+            return points
+        loss, spread = self.scale.to_law(points.loss), self.scale.spread_to_law(points.loss, points.spread)
+        return replace(points, loss=loss, spread=spread)
+
+    def noise(self, value: float, noise: float) -> float:
+        """Noise on the scale of the law in the units of the metric, at a value of the metric."""
+        return noise if self.plain else float(self.scale.spread_from_law(self.scale.to_law(value), noise))
+
+    def block(self, block: Block | None) -> Block | None:
+        """A block of values on the scale of the law; those between two bounds wander by 1 % of the range unasked."""
+        if self.plain or block is None:
+            return block
+        wander = _SURE * (self.scale.high - self.scale.low)
+        sd = math.hypot(block.sd, wander if math.isfinite(wander) else 0.0)
+        loss, sd = self.scale.to_law(block.loss), float(self.scale.spread_to_law(block.loss, sd))
+        return replace(block, loss=float(loss), sd=sd)
+
+    def forecast(self, forecast: Forecast, *, known: bool = True) -> Forecast:
+        """A forecast made on the scale of the law, so that it speaks in the units of the metric.
+
+        Where the rates ahead are ``known`` and their fall has begun to show, the trust hangs on nothing but how well
+        the end is told, and between two bounds that is judged in these units: to within 1 % of the range.
+        """
+        if self.plain:
+            return forecast
+        spoken = replace(forecast, scale=self.scale)
+        if self.scale.mode == "max":
+            spoken = replace(spoken, why=forecast.why.replace("curve is not falling", "curve is not rising"))
+        near = _SURE * (self.scale.high - self.scale.low)
+        whole = forecast.falling and forecast.ends and forecast.valid_until >= forecast.horizon
+        if forecast.trust == "none" or not (whole and known and math.isfinite(near)):
+            return spoken
+        lower, upper = spoken.interval(0.9)
+        if upper - lower <= 2 * near:
+            return replace(spoken, trust="ok", why="")
+        return replace(spoken, trust="low", why=f"the 90% interval is wider than {near:.2g} to either side")
+
+    def deviation(self, deviation: Deviation, block: Block | None) -> Deviation:
+        """A verdict reached on the scale of the law in the units of the metric, where ``block`` is."""
+        if self.plain:
+            return deviation
+        expected = float(self.scale.from_law(deviation.expected))
+        excess = math.nan if block is None else block.loss - expected
+        direction = deviation.direction
+        if direction is not None and self.scale.mode == "max":
+            direction = "above" if direction == "below" else "below"
+        return replace(deviation, expected=expected, excess=excess, direction=direction)
+
+    def divergence(self, divergence: Divergence | None) -> Divergence | None:
+        """A blow-up seen on the scale of the law, its best value in the units of the metric."""
+        if self.plain or divergence is None:
+            return divergence
+        return replace(divergence, best=float(self.scale.from_law(divergence.best)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The measure as builtins."""
+        seen = [self._low, self._high] if self._low <= self._high else None
+        return {**self.scale.to_dict(), "seen": seen}
+
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> bool:
+        """Continue from what :meth:`state_dict` returned; returns whether the scale is what it was then."""
+        if state is None:
+            return self.plain
+        if state["seen"] is not None:
+            self.see(np.array(state["seen"]))
+        self.settle()
+        return self.scale.to_dict() == {"mode": state["mode"], "bounds": state["bounds"]}

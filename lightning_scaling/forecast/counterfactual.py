@@ -1,0 +1,323 @@
+"""What if the plan were another one: answers from the very law that the forecast rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_scaling.forecast.forecaster import Forecaster, Mixture, PriorSource
+from lightning_scaling.forecast.priors.base import PUBLISHED
+from lightning_scaling.forecast.result import Forecast, MetricPrediction, Prediction, Trust
+from lightning_scaling.runs.curve import Points
+from lightning_scaling.schedule import changes, variants
+from lightning_scaling.schedule.changes import USUAL
+from lightning_scaling.schedule.plan import Plan
+from lightning_scaling.schedule.progress import Progress
+
+_LEVEL = 0.9
+_RISE = 0.05
+_HALF = 2.132
+# How far the gain of a decay follows the slope of the loss to another end: not at all in some recipes (Luo et al. 2025,
+# arXiv 2503.12811, have it constant), wholly in others.
+_FOLLOWS = 0.5
+# Scale of the error of a difference of two forecasts of one run, by the pairs of benchmarks/what_if.py.
+_LEAST = 1e-4
+_OF_SPREAD = 0.5
+_OF_PROGRESS = 0.12
+_OF_ANNEALING = 0.12
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """Where the run would land under another plan, and how that compares with carrying on.
+
+    Attributes:
+        name: What is changed, in a few words.
+        step: The present step: the plans are the same up to it.
+        plan: The other plan.
+        total_steps: Where it ends.
+        landing: Predictive distribution of the loss there.
+        difference: Predictive distribution of that loss minus the one of carrying on; most of the error of the two
+            forecasts is the same and cancels. Below 0 the change pays.
+        extra_steps: Steps more than planned; negative ones are saved.
+        extra_compute: The same as a fraction of the planned steps.
+        trust: Of the landing: ``"none"``, ``"low"`` or ``"ok"``.
+        why: Why the trust is not ``"ok"``, one clause; empty otherwise.
+        reason: The answer as one plain sentence with numbers.
+    """
+
+    name: str
+    step: int
+    plan: Plan = field(repr=False, compare=False)
+    total_steps: int
+    landing: Prediction
+    difference: Prediction
+    extra_steps: int
+    extra_compute: float
+    trust: Trust
+    why: str
+    reason: str
+
+    @property
+    def final(self) -> float:
+        """Median of the loss at the end of the other plan; ``nan`` where there is too little to tell."""
+        return float(self.landing)
+
+    def interval(self, level: float = _LEVEL) -> tuple[float, float]:
+        """The central interval of the loss at the end of the other plan."""
+        return self.landing.interval(level)
+
+    def quantile(self, q: float) -> float:
+        """The loss at the end of the other plan below which the outcome falls with probability ``q``."""
+        return self.landing.quantile(q)
+
+    def to_dict(self, level: float = _LEVEL) -> dict[str, Any]:
+        """The answer as builtins, with intervals of one level."""
+        lower, upper = self.landing.interval(level)
+        least, most = self.difference.interval(level)
+        return {
+            "name": self.name,
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "final": self.final,
+            "level": level,
+            "lower": lower,
+            "upper": upper,
+            "difference": {"median": float(self.difference), "lower": least, "upper": most},
+            "extra_steps": self.extra_steps,
+            "extra_compute": self.extra_compute,
+            "trust": self.trust,
+            "why": self.why,
+            "reason": self.reason,
+        }
+
+
+def what_if(
+    forecast: Forecast,
+    plan: Plan,
+    change: str | Plan = "carry on",
+    *,
+    points: Points,
+    prior: PriorSource = PUBLISHED,
+    name: str | None = None,
+    doubt: str = "",
+    **options: Any,
+) -> WhatIf:
+    """Where a run would land if from the present step of a forecast on it followed another plan.
+
+    The law of the forecast is evaluated on the changed plan in the units of the original one. Where relatives have
+    landed, they are asked about the changed plan too.
+
+    Args:
+        forecast: The forecast of the run under its plan.
+        plan: That plan.
+        change: ``"carry on"``, ``"stop"`` (option ``at``, a step), ``"decay"`` (``over``, ``shape``, ``to``),
+            ``"longer"`` (``factor``), ``"wsd"`` (``decay``, ``shape``, ``to``), each as in
+            :mod:`lightning_scaling.schedule.variants`, or another plan, of which the part after the present counts.
+        points: The curve that the forecast was made from, on the scale of the law.
+        prior: What was believed before the losses came.
+        name: What to call it; left out, a few words that say what is changed.
+        doubt: Why forecasts of this run are in doubt at present; empty if they are not.
+        **options: Options of the change.
+
+    Returns:
+        The answer; its numbers are ``nan`` where the forecast has none.
+
+    Raises:
+        ValueError: If the rates of the plan are not known, the change is none of these or an option is out of its
+            range.
+        TypeError: If the change has no such option.
+    """
+    step = forecast.step
+    changed, words = changes.changed(plan, step, change, options)
+    end = changed.total_steps or forecast.horizon
+    shared = variants.first_difference(plan, changed)
+    trust, why, taken = forecast.trust, forecast.why, ""
+    landing = Prediction(float("nan"), float("inf"), forecast.df)
+    if end == forecast.horizon and shared >= end:
+        landing, difference = forecast.landing, Prediction(0.0, 0.0, forecast.df)
+    else:
+        on_law, own = forecast.on_law, forecast.own
+        shift = _Shift(own, changed, forecast.horizon, end) if isinstance(own, Mixture) else None
+        # The other plan on its own terms: whether its end can be trusted, and what relatives say of it. A rate above
+        # all before would look like a warm-up.
+        higher = changed.peak > (1 + _RISE) * plan.peak and step > plan.warmup_end
+        forecaster = Forecaster(plan if higher else changed, prior)
+        other = forecaster.fit(points, step)
+        if end <= forecast.horizon and shared >= end:
+            found = on_law.at(end)
+        elif shift is not None and isinstance(other.own, Mixture) and (higher or other.path is other.own):
+            found = shift.landing(other.own, forecast.df)
+        elif higher:
+            found = landing
+        else:
+            found = other.landing
+        scale = math.hypot(on_law.landing.scale, found.scale)
+        if shift is not None and isinstance(other.own, Mixture):
+            scale = min(scale, shift.scale(other.own, float(on_law.landing)))
+        difference = Prediction(float(found) - float(on_law.landing), scale, forecast.df)
+        landing, difference = _shown(forecast, found, difference)
+        trust, why = _trust(other, changed, plan, doubt)
+        if _unseen(forecast) or _unseen(other):
+            taken = f"this run has hardly decayed yet: what its decay gains is taken from {forecaster.prior.source}"
+        if trust == "ok" and _unseen(other) and not (_unseen(forecast) and forecast.trust == "ok"):
+            trust, why = "low", taken
+    extra = end - forecast.horizon
+    answer = WhatIf(
+        name=name or words,
+        step=step,
+        plan=changed,
+        total_steps=end,
+        landing=landing,
+        difference=difference,
+        extra_steps=extra,
+        extra_compute=extra / forecast.horizon,
+        trust=trust,
+        why=why,
+        reason="",
+    )
+    return replace(answer, reason=_reason(answer, forecast, taken))
+
+
+def what_ifs(
+    forecast: Forecast,
+    plan: Plan,
+    asked: Iterable[str | Plan | tuple[str, Mapping[str, Any]]] | None = None,
+    *,
+    points: Points,
+    prior: PriorSource = PUBLISHED,
+    doubt: str = "",
+) -> list[WhatIf]:
+    """Carrying on, then several changes.
+
+    Args:
+        forecast: The forecast of the run under its plan.
+        plan: That plan.
+        asked: Changes, alone or with their options. Left out, the usual ones as far as the plan allows them: stop
+            now, decay over 20 %, train twice as long, hold and decay over the last 20 %.
+        points: As of :func:`what_if`.
+        prior: As of :func:`what_if`.
+        doubt: As of :func:`what_if`.
+
+    Raises:
+        ValueError: As :func:`what_if`.
+        TypeError: As :func:`what_if`.
+    """
+    known: dict[str, Any] = {"points": points, "prior": prior, "doubt": doubt}
+    answers = [what_if(forecast, plan, **known)]
+    for change in USUAL if asked is None else asked:
+        kind, options = change if isinstance(change, tuple) else (change, {})
+        try:
+            answers.append(what_if(forecast, plan, kind, **known, **options))
+        except ValueError:
+            if asked is not None:
+                raise
+    return answers
+
+
+class _Shift:
+    """How far the shapes of a forecast end from where they do, were the plan another one.
+
+    Args:
+        own: The shapes, weighted.
+        changed: The other plan.
+        horizon: Where the original ends.
+        end: Where the other one ends.
+    """
+
+    def __init__(self, own: Mixture, changed: Plan, horizon: float, end: float) -> None:
+        self._own = own
+        self._ends = np.array([horizon, end], dtype=np.float64)
+        self._there = there = Progress(changed, end, unit=own.progress)
+        began, ended = (_parts(own, own.progress, at) for at in (own.now, horizon))
+        # Falls of the rate are merged differently under each plan: what counts is each plan's change from the present.
+        other_began, other_ended = (_parts(own, there, at) for at in (own.now, end))
+        change, other = ended - began, other_ended - other_began
+        follows = np.exp(-own.alpha * np.log(there.progress(end)))
+        progress, annealing = other[:, 0] - change[:, 0], other[:, 1] * follows**_FOLLOWS - change[:, 1]
+        self._middle = float(own.weight @ progress), float(own.weight @ annealing)
+        self._spread = math.sqrt(float(own.weight @ (progress + annealing - sum(self._middle)) ** 2))
+        self._doubt = 0.5 * float(own.weight @ (other[:, 1] * (follows - 1)))
+
+    def landing(self, other: Mixture, df: float) -> Prediction:
+        """Where the run ends; what is not known yet of that plan's decay is told by the other forecast."""
+        there = replace(self._own, progress=self._there, share_of_spread=other.share_of_spread, presumed=other.presumed)
+        medians, _ = self._own(self._ends[:1])
+        _, scales = there(self._ends[1:])
+        return Prediction(float(medians[0]) + sum(self._middle), math.hypot(scales[0], self._doubt), df)
+
+    def scale(self, other: Mixture, final: float) -> float:
+        """Scale of the error of the difference: that of both ends is much the same, and cancels."""
+        presumed = self._own.presumed or other.presumed
+        progress, annealing = self._middle
+        return math.hypot(
+            _LEAST * final,
+            _OF_SPREAD * self._spread,
+            _OF_PROGRESS * progress,
+            (1 / _HALF if presumed else _OF_ANNEALING) * annealing,
+            self._doubt,
+        )
+
+
+def _parts(own: Mixture, progress: Progress, step: float) -> NDArray[np.float64]:
+    """What progress and annealing contribute to the loss by each shape of the law, shape ``(shapes, 2)``."""
+    made = own.slope * np.exp(-own.alpha * np.log(progress.progress(step)))
+    gain = -own.slope * own.kappa * own.alpha * progress.annealing([step])[own.speed, 0]
+    return np.stack([made, gain], axis=1)
+
+
+def _shown(forecast: Forecast, found: Prediction, apart: Prediction) -> tuple[Prediction, Prediction]:
+    """The same in the units of the metric."""
+    if forecast.scale.plain:
+        return found, apart
+    noise = forecast.params.get("noise", 0.0)
+    landing = MetricPrediction(Prediction(float(found), math.hypot(found.scale, noise), found.df), forecast.scale)
+    spread = float(forecast.scale.spread_from_law(float(found), apart.scale))
+    return landing, Prediction(float(landing) - forecast.final, spread, apart.df)
+
+
+def _trust(other: Forecast, changed: Plan, plan: Plan, doubt: str) -> tuple[Trust, str]:
+    if other.trust == "none":
+        return "none", other.why
+    if doubt:
+        return "low", doubt
+    ahead = changed.steps >= max(other.step, plan.warmup_end)
+    rise = float(changed.lr[ahead].max()) - float(changed.at(max(other.step, plan.warmup_end))) if ahead.any() else 0.0
+    if rise > _RISE * plan.peak:
+        return "low", "the learning rate would rise again, of which the law knows little"
+    return other.trust, other.why
+
+
+def _unseen(forecast: Forecast) -> bool:
+    return isinstance(forecast.own, Mixture) and forecast.own.progress.unseen(forecast.step)
+
+
+def _reason(answer: WhatIf, forecast: Forecast, taken: str) -> str:
+    if not math.isfinite(answer.final):
+        return f"Nothing can be told of it yet: {answer.why}."
+    lower, upper = answer.interval()
+    said = (
+        f"{answer.name[0].upper()}{answer.name[1:]}: a loss of {_number(answer.final)} at step {answer.total_steps:,}"
+    )
+    said += f" (90% sure: {_number(lower)} to {_number(upper)})"
+    if answer.difference.scale > 0 or answer.extra_steps:
+        least, most = answer.difference.interval(_LEVEL)
+        off = float(answer.difference)
+        side = "above" if off > 0 else "below"
+        said += f", {abs(off):.3g} {side} carrying on to step {forecast.horizon:,} ({least:+.2g} to {most:+.2g})"
+    if answer.extra_steps:
+        verb = "costs" if answer.extra_steps > 0 else "saves"
+        share = abs(answer.extra_compute)
+        said += f"; it {verb} {abs(answer.extra_steps):,} steps, {share:.0%} of the planned compute"
+    if taken:
+        said += f"; {taken}"
+    return said + "."
+
+
+def _number(value: float) -> str:
+    return f"{value:#.4g}"

@@ -1,0 +1,1 @@
+"""Stores that past runs are read from."""

@@ -1,0 +1,228 @@
+"""The points a law is fitted to: read from any table, checked, and what was left out told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_scaling.laws.base import Law
+from lightning_scaling.laws.frontier import frontier_weights
+
+Array = NDArray[np.float64]
+
+_LIKELY_LEAST = {"params": 1e3, "active_params": 1e3, "tokens": 1e4, "unique_tokens": 1e4, "flops": 1e8}
+
+
+@dataclass(frozen=True)
+class Points:
+    """Usable points.
+
+    Attributes:
+        inputs: Every input of the law, each of shape ``(n,)``.
+        y: What the law predicts, shape ``(n,)``.
+        weights: Weights, the greatest 1, shape ``(n,)``.
+        groups: Number of the group (run) of each point, shape ``(n,)``, or None.
+        given: How many points were given.
+        dropped: How many were left out, by reason.
+        warnings: What looks wrong without being impossible.
+    """
+
+    inputs: Mapping[str, Array]
+    y: Array
+    weights: Array
+    groups: NDArray[np.intp] | None = None
+    given: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+def column(data: Any, name: str, purpose: str) -> Array:
+    """One column of a mapping or table as floats, copied only when needed.
+
+    Raises:
+        TypeError: `data` has no columns.
+        ValueError: The column is missing, not one-dimensional or not of numbers.
+    """
+    return _numbers(_raw(data, name, purpose), f"{purpose} ({name!r})")
+
+
+def _raw(data: Any, name: str, purpose: str) -> Any:
+    if not hasattr(data, "__getitem__") or isinstance(data, (str, bytes, Sequence, np.ndarray)):
+        raise TypeError(
+            f"`data` must be a mapping of arrays or a table with named columns, but got {type(data).__name__}."
+        )
+    try:
+        return data[name]
+    except (KeyError, IndexError):
+        known = ", ".join(map(str, _names(data))) or "none"
+        raise ValueError(
+            f"`data` has no column {name!r} for the {purpose}; it has {known}. Rename it or name it in `columns`."
+        ) from None
+
+
+def _names(data: Any) -> list[Any]:
+    keys = data.keys() if hasattr(data, "keys") else getattr(data, "columns", [])
+    return list(keys)
+
+
+def _numbers(values: Any, what: str) -> Array:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.double().numpy() if hasattr(values, "double") else values
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"The {what} must hold numbers, but got {_excerpt(values)}.") from None
+    if array.ndim == 0:
+        array = array[None]
+    if array.ndim != 1:
+        raise ValueError(f"The {what} must be one-dimensional, but has shape {array.shape}.")
+    return array
+
+
+def _excerpt(values: Any) -> str:
+    text = repr(np.asarray(values).ravel()[:3].tolist())
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+def read(
+    law: Law,
+    data: Any,
+    loss: str,
+    *,
+    weights: Any = None,
+    columns: Mapping[str, str] | None = None,
+    groups: Any = None,
+    space: str = "log",
+) -> Points:
+    """Take what a law needs from a table, leaving out rows that cannot be used.
+
+    Args:
+        law: The law.
+        data: Mapping of arrays, DataFrame, or anything indexable by column name.
+        loss: Column of what the law predicts.
+        weights: Weights of the points, or the name of a column; left out, all equal.
+        columns: Column by input, where names differ.
+        groups: Column (or values) that says which points belong together.
+        space: Scale of the residuals; in ``"log"`` what is predicted must be positive.
+
+    Returns:
+        The points.
+
+    Raises:
+        TypeError: `data` has no columns.
+        ValueError: A column is missing, lengths differ, or no usable point is left.
+    """
+    columns = dict(columns or {})
+    unknown = [name for name in columns if name not in law.inputs]
+    if unknown:
+        raise ValueError(
+            f"`columns` names {', '.join(map(repr, unknown))}, but the inputs of {law.name} are "
+            f"{', '.join(law.inputs)}."
+        )
+    arrays = {name: column(data, columns.get(name, name), f"input {name!r}") for name in law.inputs}
+    y = column(data, loss, law.output)
+    frontier = isinstance(weights, str) and weights == "frontier"
+    w = np.ones(len(y)) if frontier else _weights(data, weights, len(y))
+    lengths = {name: len(values) for name, values in {**arrays, law.output: y}.items()}
+    if len(set(lengths.values())) > 1:
+        given = ", ".join(f"{name} {size}" for name, size in lengths.items())
+        raise ValueError(f"The columns of `data` must be equally long, but got {given}.")
+    good, dropped = _usable(law, arrays, y, w, space)
+    if not good.any():
+        why = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
+        raise ValueError(f"`data` has no usable point for {law.name}: {why or 'it is empty'}.")
+    w = _frontier(law, arrays, y, good) if frontier else w[good]
+    labels = _labels(data, groups, len(y))
+    inputs = {name: np.ascontiguousarray(values[good]) for name, values in arrays.items()}
+    return Points(
+        inputs,
+        np.ascontiguousarray(y[good]),
+        w / w.max(),
+        None if labels is None else np.unique(labels[good], return_inverse=True)[1],
+        len(y),
+        dropped,
+        _suspicions(inputs),
+    )
+
+
+def _weights(data: Any, weights: Any, count: int) -> Array:
+    if weights is None:
+        return np.ones(count)
+    values = column(data, weights, "weights") if isinstance(weights, str) else _numbers(weights, "weights")
+    if len(values) != count:
+        raise ValueError(f"`weights` must have one value per point ({count}), but has {len(values)}.")
+    if np.any(values < 0):
+        raise ValueError(f"`weights` must not be negative, but the least is {values.min():g}.")
+    return values
+
+
+def _frontier(law: Law, arrays: Mapping[str, Array], y: Array, good: NDArray[np.bool_]) -> Array:
+    if not {"params", "tokens"} <= set(law.inputs):
+        raise ValueError(
+            f"weights='frontier' needs a law of params and tokens, but {law.name} has {', '.join(law.inputs)}."
+        )
+    return frontier_weights(arrays["params"][good], arrays["tokens"][good], y[good])
+
+
+def _labels(data: Any, groups: Any, count: int) -> NDArray[Any] | None:
+    if groups is None:
+        return None
+    values = np.asarray(_raw(data, groups, "groups") if isinstance(groups, str) else groups)
+    if values.shape != (count,):
+        raise ValueError(f"`groups` must have one label per point ({count}), but has shape {values.shape}.")
+    return values.astype(str) if values.dtype == object else values
+
+
+def _usable(
+    law: Law, arrays: Mapping[str, Array], y: Array, w: Array, space: str
+) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    good = np.ones(len(y), dtype=bool)
+    dropped: dict[str, int] = {}
+
+    def drop(bad: NDArray[np.bool_], reason: str) -> None:
+        count = int(np.sum(good & bad))
+        if count:
+            dropped[reason] = count
+            good[bad] = False
+
+    drop(~np.isfinite(y), f"{law.output} not finite")
+    if space == "log":
+        drop(y <= 0, f"{law.output} not positive")
+    for name, values in arrays.items():
+        drop(~np.isfinite(values), f"{name} not finite")
+        if name in law.zero_allowed:
+            drop(values < 0, f"{name} negative")
+        else:
+            drop(values <= 0, f"{name} not positive")
+    drop(~(np.isfinite(w) & (w > 0)), "no weight")
+    return good, dropped
+
+
+def _suspicions(inputs: Mapping[str, Array]) -> tuple[str, ...]:
+    found = []
+    for name, least in _LIKELY_LEAST.items():
+        if name not in inputs:
+            continue
+        largest = float(inputs[name].max())
+        if largest < least:
+            unit = "billions" if largest < 1e3 else "millions" if largest < 1e5 else "other units"
+            found.append(
+                f"the largest {name} is {largest:g}: inputs are counted in units of one, so if these are {unit}, "
+                "multiply them out first"
+            )
+    return tuple(found)
+
+
+def typical(values: Array) -> float:
+    """Geometric mean of the positive values; 1 when there are none."""
+    positive = values[values > 0]
+    return math.exp(float(np.mean(np.log(positive)))) if len(positive) else 1.0

@@ -1,0 +1,77 @@
+"""The law of live runs, fitted to one run as a whole."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_scaling.laws.catalogue.schedules.relative_multi_power import RelativeMultiPower
+from lightning_scaling.laws.results import Fit
+from lightning_scaling.schedule.plan import Plan
+from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
+
+_BURN_IN = 0.04
+_RECENCY = 3.0
+_SHOWN = 0.05
+_KAPPA = 1.2
+
+
+class RecordedCurve(Protocol):
+    """What is asked of a run, so that laws need not know the records: see :class:`~lightning_scaling.Run`."""
+
+    @property
+    def step(self) -> NDArray[np.int64]:
+        """Optimizer steps of the losses, shape ``(n,)``."""
+        ...
+
+    @property
+    def loss(self) -> NDArray[np.float64]:
+        """Losses, shape ``(n,)``."""
+        ...
+
+    @property
+    def name(self) -> str | None:
+        """Name of the run."""
+        ...
+
+    @property
+    def plan(self) -> Plan:
+        """The learning rate of every step."""
+        ...
+
+
+def fit_run(run: RecordedCurve) -> Fit:
+    """Fit ``relative_multi_power`` to a recorded run under its plan.
+
+    The end of the run counts most and its warm-up not at all, as in the monitor's forecasts; of the four speeds of
+    annealing the best is kept. A run whose rate has not fallen does not tell the gain of annealing: ``kappa`` is then
+    given the value 1.2 of published runs.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The fit; ``laws.load`` reads what its ``save`` writes.
+
+    Raises:
+        ValueError: Fewer losses after the warm-up than the law has parameters.
+    """
+    plan = run.plan
+    end = plan.total_steps or int(run.step[-1])
+    progress = Progress(plan, float(end))
+    used = np.isfinite(run.loss) & (run.step > max(plan.warmup_end, _BURN_IN * float(run.step[-1]))) & (run.step <= end)
+    table = {"steps": run.step[used].astype(np.float64), "loss": run.loss[used]}
+    if not used.any():
+        raise ValueError(f"Run {run.name or ''} has no losses after its warm-up.".replace("  ", " "))
+    reach = progress.progress(table["steps"])
+    fixed = {"kappa": _KAPPA} if progress.fallen(float(table["steps"][-1])) < _SHOWN else None
+    space = "log" if np.all(table["loss"] > 0) else "linear"
+    fits = [
+        RelativeMultiPower(plan, speed).fit(
+            table, delta="auto", weights=(reach / reach[-1]) ** _RECENCY, priors="default", fixed=fixed, space=space
+        )
+        for speed in ANNEAL_RATES
+    ]
+    return min(fits, key=lambda fit: float(fit.diagnostics["rms_residual"]))

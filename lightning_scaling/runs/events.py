@@ -1,0 +1,157 @@
+"""A run as its live monitor saw it: not only the curve, but all that happened on the way, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from lightning_scaling.runs.run import Run
+from lightning_scaling.schedule.plan import Plan
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """Training began, or went on from a checkpoint.
+
+    Attributes:
+        plan: The plan from here on.
+        resumed: Whether the monitor went on from what it knew at this point of the recording.
+        state: What the monitor went on from instead, where the recording does not hold it.
+        next_update: Step at which the next update was due; ``None`` where that is not known.
+    """
+
+    plan: Plan
+    resumed: bool = False
+    state: Mapping[str, Any] | None = None
+    next_update: int | None = None
+
+
+@dataclass(frozen=True)
+class LossesObserved:
+    """Losses that reached the monitor together, and the updates it made of them.
+
+    Attributes:
+        columns: ``step`` and ``loss``, and where known ``lr``, ``tokens`` and ``flops``, each of shape ``(n,)``.
+        updates: Steps of the updates, in order; those that would have taken too long were left out.
+    """
+
+    columns: Mapping[str, ArrayLike]
+    updates: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class UpdateMade:
+    """The monitor made an update of what it had, as at the end of training.
+
+    Attributes:
+        step: The step.
+    """
+
+    step: int
+
+
+@dataclass(frozen=True)
+class ChangeMarked:
+    """A change was announced.
+
+    Attributes:
+        reason: What changed.
+        follow_rates: Whether the learning rate left the plan.
+    """
+
+    reason: str
+    follow_rates: bool = False
+
+
+@dataclass(frozen=True)
+class PlanReplaced:
+    """The plan turned out to be another one.
+
+    Attributes:
+        plan: The plan from here on.
+    """
+
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class PriorLearned:
+    """The monitor learned from past runs.
+
+    Attributes:
+        step: Step from which on it counts.
+        source: Where they came from.
+        runs: Their ids, or names where they have none.
+        calibration: What set the intervals right, as builtins; ``None`` if nothing did.
+    """
+
+    step: int
+    source: str
+    runs: tuple[str, ...] = ()
+    calibration: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class DiagnosticsReported:
+    """Facts were seen beside the losses.
+
+    Attributes:
+        facts: By name, as builtins.
+    """
+
+    facts: Mapping[str, Any]
+
+
+Event = RunStarted | LossesObserved | UpdateMade | ChangeMarked | PlanReplaced | PriorLearned | DiagnosticsReported
+
+
+class RecordedRun(Run):
+    """A run with all that its live monitor was given, so that a replay says again what was said then.
+
+    Args:
+        *curve: Columns of :class:`Run`.
+        events: What happened, in order, from the first :class:`RunStarted` on.
+        settings: What the monitor was told, as arguments of :class:`~lightning_scaling.engine.monitor.Monitor`.
+        said: The updates it made, as builtins.
+        gaps: Sentences on what the recording lacks, so that a replay may differ; empty when nothing is missing.
+        **known: Further arguments of :class:`Run`.
+
+    Raises:
+        ValueError: If the arrays do not describe a curve.
+    """
+
+    events: tuple[Event, ...]
+    settings: dict[str, Any]
+    said: tuple[dict[str, Any], ...]
+    gaps: tuple[str, ...]
+
+    def __init__(
+        self,
+        *curve: Any,
+        events: Sequence[Event],
+        settings: Mapping[str, Any],
+        said: Sequence[dict[str, Any]] = (),
+        gaps: Sequence[str] = (),
+        **known: Any,
+    ) -> None:
+        super().__init__(*curve, **known)
+        for name, value in (
+            ("events", tuple(events)),
+            ("settings", dict(settings)),
+            ("said", tuple(said)),
+            ("gaps", tuple(gaps)),
+        ):
+            object.__setattr__(self, name, value)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that was in force at the end of the recording."""
+        return next(event.plan for event in reversed(self.events) if isinstance(event, RunStarted | PlanReplaced))
+
+    @property
+    def taught(self) -> list[PriorLearned]:
+        """When the monitor learned from past runs, and from which."""
+        return [event for event in self.events if isinstance(event, PriorLearned)]

@@ -1,0 +1,425 @@
+"""The records of the field: one training run, and a collection of them."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_scaling.schedule.plan import Plan
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class Run:
+    """A recorded training run: its curve, its plan and what is known about it.
+
+    Args:
+        step: Optimizer steps at which the loss was recorded, shape ``(n,)``, strictly increasing.
+        loss: Loss at those steps, shape ``(n,)``, in the unit it was logged in (nats per token for language models).
+            ``inf`` is a loss that was not finite; ``nan`` is a row without a loss, which carries only the learning
+            rate (without an ``lr`` column there is no such row, and ``nan`` too counts as a loss that was not finite).
+        lr: Learning rate used at those steps, shape ``(n,)``; ``None`` when unknown.
+        total_steps: Optimizer steps the run intended to make.
+        planned_lr: ``(steps, lr)``, the planned schedule. Left out, the whole ``lr`` column is the plan.
+        params: Number of parameters.
+        tokens_per_step: Tokens (or samples, if the run has no tokens) per optimizer step.
+        flops_per_step: Training FLOPs (forward and backward) per optimizer step.
+        family: Name of the recipe and data set that runs must share to be compared.
+        name: Name of the run.
+        meta: Anything else worth keeping; builtins only.
+
+    Raises:
+        ValueError: If the arrays do not describe a curve.
+
+    Example:
+        >>> run = Run([1, 2, 3], [5.0, 4.0, 3.5], total_steps=100)
+        >>> len(run)
+        3
+    """
+
+    step: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    lr: NDArray[np.float64] | None
+    total_steps: int
+    planned_lr: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+    params: int | None
+    tokens_per_step: float | None
+    flops_per_step: float | None
+    family: str | None
+    name: str | None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __init__(
+        self,
+        step: ArrayLike,
+        loss: ArrayLike,
+        lr: ArrayLike | None = None,
+        *,
+        total_steps: int,
+        planned_lr: tuple[ArrayLike, ArrayLike] | None = None,
+        params: int | None = None,
+        tokens_per_step: float | None = None,
+        flops_per_step: float | None = None,
+        family: str | None = None,
+        name: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        steps = _column("step", step)
+        losses = _column("loss", loss)
+        rates = None if lr is None else _column("lr", lr)
+        for label, column in (("loss", losses), ("lr", rates)):
+            if column is not None and column.shape != steps.shape:
+                raise ValueError(
+                    f"`{label}` has {column.size} values but `step` has {steps.size}; give one value per step."
+                )
+        if steps.size == 0:
+            raise ValueError("A run needs at least one recorded step, but `step` is empty.")
+        if not np.all(np.isfinite(steps)) or np.any(steps != np.floor(steps)) or np.any(steps < 0):
+            raise ValueError("`step` must hold whole numbers of optimizer steps, not negative.")
+        backwards = np.flatnonzero(np.diff(steps) <= 0)
+        if backwards.size:
+            at = int(backwards[0])
+            raise ValueError(
+                f"`step` must increase strictly, but step {steps[at]:.0f} is followed by {steps[at + 1]:.0f}; "
+                "sort the rows and keep one per step."
+            )
+        if isinstance(total_steps, bool) or not isinstance(total_steps, int | np.integer) or total_steps < 1:
+            raise ValueError(f"`total_steps` must be a whole number of at least 1, but got {total_steps!r}.")
+        for label, value in (
+            ("params", params),
+            ("tokens_per_step", tokens_per_step),
+            ("flops_per_step", flops_per_step),
+        ):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"`{label}` must be a positive number or None, but got {value!r}.")
+        set_ = object.__setattr__
+        set_(self, "step", steps.astype(np.int64))
+        set_(self, "loss", losses if rates is not None else np.where(np.isnan(losses), np.inf, losses))
+        set_(self, "lr", rates)
+        set_(self, "total_steps", int(total_steps))
+        set_(
+            self,
+            "planned_lr",
+            None
+            if planned_lr is None
+            else (_column("planned_lr[0]", planned_lr[0]), _column("planned_lr[1]", planned_lr[1])),
+        )
+        set_(self, "params", None if params is None else int(params))
+        set_(self, "tokens_per_step", tokens_per_step)
+        set_(self, "flops_per_step", flops_per_step)
+        set_(self, "family", family)
+        set_(self, "name", name)
+        set_(self, "meta", dict(meta or {}))
+
+    def __len__(self) -> int:
+        return int(self.step.size)
+
+    @property
+    def plan(self) -> Plan:
+        """The learning rate of every step: ``planned_lr``, else the recorded rates, else unknown."""
+        if self.planned_lr is not None:
+            return Plan(*self.planned_lr, total_steps=self.total_steps)
+        if self.lr is not None:
+            known = np.isfinite(self.lr)
+            if known.any():
+                last = int(self.step[known][-1])
+                lasting = last >= 0.95 * self.total_steps or np.ptp(self.lr[known]) == 0
+                why = "" if lasting else f"the learning rate is recorded up to step {last} only"
+                return Plan(
+                    self.step[known], self.lr[known], total_steps=self.total_steps, known=bool(lasting), why=why
+                )
+        return Plan.constant(total_steps=self.total_steps, known=False, why="no learning rate is recorded")
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike[str], *, total_steps: int | None = None, **known: Any) -> Run:
+        """Read a curve from a CSV file with a header and the columns ``step,loss[,lr]``; other columns are ignored.
+
+        Rows with an empty loss carry only the learning rate; ``nan`` and ``inf`` are losses that were not finite.
+
+        Args:
+            path: The file.
+            total_steps: Optimizer steps the run intended to make; left out, the last step of the file.
+            **known: Further arguments of :class:`Run`.
+
+        Raises:
+            ValueError: If the file is not such a table, naming the line.
+            FileNotFoundError: If there is no such file.
+        """
+        file = Path(path)
+        rows: dict[str, list[float]] = {"step": [], "loss": [], "lr": []}
+        with file.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            columns = [name.strip() for name in reader.fieldnames or []]
+            if not columns:
+                raise ValueError(f"{file} is empty; expected a header line `step,loss[,lr]` and rows below it.")
+            missing = [name for name in ("step", "loss") if name not in columns]
+            if missing:
+                raise ValueError(
+                    f"{file} has no column `{missing[0]}`; expected `step,loss[,lr]` but found `{','.join(columns)}`."
+                )
+            reader.fieldnames = columns
+            present = [name for name in rows if name in columns]
+            for row in reader:
+                for name in present:
+                    rows[name].append(_number(row[name], name, file, reader.line_num))
+        if not rows["step"]:
+            raise ValueError(f"{file} has a header but no rows; expected at least one line of `step,loss[,lr]`.")
+        steps = np.array(rows["step"])
+        if not np.all(np.isfinite(steps)):
+            raise ValueError(f"{file} has a row without a step; every row needs a step.")
+        known.setdefault("name", file.stem)
+        try:
+            return cls(
+                steps,
+                rows["loss"],
+                rows["lr"] or None,
+                total_steps=int(steps[-1]) if total_steps is None else total_steps,
+                **known,
+            )
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+    @classmethod
+    def from_mlflow(
+        cls,
+        run_id: str,
+        *,
+        metric: str | Sequence[str] | None = None,
+        tracking_uri: str | None = None,
+        lr: str | Sequence[str] | None = None,
+        family: str | Sequence[str] | None = None,
+        timeout: float = 20.0,
+    ) -> Run:
+        """Read a run from MLflow, one that this package monitored or any other that logged a loss.
+
+        Args:
+            run_id: The run.
+            metric: Name of the loss, or several in order of preference. Left out, ``scaling/loss`` and then the usual
+                names of training and validation losses (:mod:`lightning_scaling.history.aliases`).
+            tracking_uri: Where it is kept; left out, where MLflow would look.
+            lr: Name of the learning rate, or several; left out, the usual names.
+            family: Tags or params that make up its family; left out, the tag or param ``scaling.family`` or ``family``,
+                else the experiment's name.
+            timeout: Seconds without an answer after which MLflow counts as unreachable.
+
+        Returns:
+            The run. ``meta`` holds its ``run_id``, ``status``, ``start_time`` and ``end_time`` (milliseconds since
+            1970), the ``metric``, and what its ``steps`` are: optimizer steps where this package logged them, else
+            steps as logged.
+
+        Raises:
+            lightning_scaling.history.HistoryError: If it cannot be read or holds no curve.
+        """
+        # the room that reads stands above this one and is entered only when asked for
+        read = import_module("lightning_scaling.history").run_from_mlflow
+        run: Run = read(run_id, metric=metric, tracking_uri=tracking_uri, lr=lr, family=family, timeout=timeout)
+        return run
+
+    @classmethod
+    def from_journal(cls, path: str | os.PathLike[str]) -> Run:
+        """Read the journal that a monitor wrote; :func:`~lightning_scaling.replay` says again what was said live.
+
+        Args:
+            path: The ``.jsonl`` file, also one of a run that is still training or was broken off.
+
+        Returns:
+            The run with every loss, a :class:`~lightning_scaling.runs.events.RecordedRun`. What was made again after a
+            resume replaces what it was before. ``meta`` holds ``journal``, the ``metric``, its ``status``,
+            ``start_time`` and ``end_time`` (milliseconds since 1970), ``settings`` of the monitor, what it ``learned``
+            from past runs, and whether the run is ``open_ended``: ``total_steps`` is then its last step.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not a journal, was written by a newer version, or holds no finite loss.
+        """
+        read = import_module("lightning_scaling.tracking.recorded_run").run_from_journal
+        run: Run = read(path)
+        return run
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write the curve as ``step,loss[,lr]``; :meth:`from_csv` reads it back unchanged.
+
+        Returns:
+            The file written.
+        """
+        file = Path(path)
+        header = ["step", "loss"] + ([] if self.lr is None else ["lr"])
+        with file.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(header)
+            for index in range(len(self)):
+                row: list[Any] = [int(self.step[index]), _cell(self.loss[index])]
+                if self.lr is not None:
+                    row.append(_cell(self.lr[index]))
+                writer.writerow(row)
+        return file
+
+
+class RunHistory(Sequence[Run]):
+    """Runs to learn from, in the order given; most of them finished.
+
+    Args:
+        runs: The runs.
+        skipped: How many others were left out, by reason.
+        lacking: How many of the runs lack something, by what it is.
+        source: Where they come from.
+        calibration: How the intervals of forecasts taught by them are set right, a
+            :class:`~lightning_scaling.forecast.calibration.Calibration`; ``None`` leaves the intervals as they are.
+
+    Raises:
+        TypeError: If something other than a :class:`Run` is among them.
+    """
+
+    def __init__(
+        self,
+        runs: Iterable[Run] = (),
+        *,
+        skipped: Mapping[str, int] | None = None,
+        lacking: Mapping[str, int] | None = None,
+        source: str | None = None,
+        calibration: Any = None,
+    ) -> None:
+        self._runs = list(runs)
+        self._skipped = dict(skipped or {})
+        self._lacking = dict(lacking or {})
+        self.source = source
+        self.calibration = calibration
+        for run in self._runs:
+            if not isinstance(run, Run):
+                raise TypeError(f"A RunHistory holds Run objects, but got {type(run).__name__}.")
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return RunHistory(self._runs[index]) if isinstance(index, slice) else self._runs[index]
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._runs)
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How many runs were left out, by reason."""
+        return dict(self._skipped)
+
+    @property
+    def lacking(self) -> dict[str, int]:
+        """How many of the runs taken lack something, such as a parameter count or an end, by what it is."""
+        return dict(self._lacking)
+
+    def summary(self) -> str:
+        """One line: how many runs there are, what some lack, and how many were left out and why."""
+        line = f"{len(self):,} {'run' if len(self) == 1 else 'runs'}"
+        line += f" of {self.source}" if self.source else ""
+        line += f" ({_counts(self._lacking)})" if self._lacking else ""
+        left = sum(self._skipped.values())
+        return line + (f"; {left:,} left out ({_counts(self._skipped)})." if left else ".")
+
+    @classmethod
+    def from_csv(cls, folder: str | os.PathLike[str], **known: Any) -> RunHistory:
+        """Read every ``*.csv`` of a folder as a finished run (see :meth:`Run.from_csv`), and its ``calibration.json``.
+
+        Raises:
+            ValueError: If the folder holds no CSV file, or one of them is not a curve.
+        """
+        files = sorted(Path(folder).glob("*.csv"))
+        if not files:
+            raise ValueError(f"{folder} holds no *.csv file; expected one file `step,loss[,lr]` per finished run.")
+        history = cls((Run.from_csv(file, **known) for file in files), source=f"the folder {folder}")
+        if (Path(folder) / "calibration.json").is_file():
+            # the room that reads stands above this one and is entered only when asked for
+            history.calibration = import_module("lightning_scaling.history.calibration_store").of_folder(folder)
+        return history
+
+    @classmethod
+    def from_mlflow(
+        cls,
+        experiment: str,
+        *,
+        tracking_uri: str | None = None,
+        metric: str | Sequence[str] | None = None,
+        lr: str | Sequence[str] | None = None,
+        family: str | Sequence[str] | None = None,
+        filter: str | None = None,
+        max_runs: int = 5000,
+        cache: bool = True,
+        timeout: float = 20.0,
+    ) -> RunHistory:
+        """Read the runs of an MLflow experiment, those that this package monitored and all others that logged a loss.
+
+        A run that is still training, or was broken off, is taken with what it shows so far if its planned length is
+        known. What cannot be used is left out and counted, never fatal: see :attr:`skipped` and :meth:`summary`, which
+        is also logged. Curves hold at most 300 points, means of the values in between.
+
+        Args:
+            experiment: Name or id of the experiment.
+            tracking_uri: Where it is kept; left out, where MLflow would look.
+            metric: Name of the loss, or several in order of preference. Left out, ``scaling/loss`` and then the usual
+                names of training and validation losses (:mod:`lightning_scaling.history.aliases`). The name that a
+                monitored run was told to follow is good too.
+            lr: Name of the learning rate, or several; left out, the usual names.
+            family: Tags or params that make up the family; a run without one of them is left out. Left out, the family
+                is the tag or param ``scaling.family`` or ``family``, else the experiment's name.
+            filter: Condition in MLflow's search syntax, such as ``"params.width = '256'"``.
+            max_runs: The latest so many runs are looked at.
+            cache: Whether curves of runs that have ended are kept on disk, in the folder ``LIGHTNING_SCALING_CACHE``
+                or the system's folder for caches.
+            timeout: Seconds without an answer after which MLflow counts as unreachable.
+
+        Returns:
+            The runs, oldest first.
+
+        Raises:
+            lightning_scaling.history.HistoryError: If MLflow cannot be reached or has no such experiment.
+        """
+        # the room that reads stands above this one and is entered only when asked for
+        read = import_module("lightning_scaling.history").history_from_mlflow
+        history: RunHistory = read(
+            experiment,
+            tracking_uri=tracking_uri,
+            metric=metric,
+            lr=lr,
+            family=family,
+            filter=filter,
+            max_runs=max_runs,
+            cache=cache,
+            timeout=timeout,
+        )
+        return history
+
+
+def _counts(counted: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counted.items())
+
+
+def _column(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    try:
+        column = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be a sequence of numbers, but got {type(values).__name__}: {error}") from error
+    if column.ndim != 1:
+        raise ValueError(f"`{name}` must have one dimension, but got shape {column.shape}.")
+    column.flags.writeable = False
+    return column
+
+
+def _number(text: str | None, name: str, file: Path, line: int) -> float:
+    if text is None or not text.strip():
+        return math.nan
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{file}, line {line}: `{name}` is {text!r}, expected a number.") from None
+    return math.inf if name == "loss" and math.isnan(value) else value
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else repr(float(value))

@@ -1,0 +1,1 @@
+"""Places that a run is written to."""

@@ -1,0 +1,212 @@
+"""Finished runs forecast from one another, and what that does to the forecasts of the next."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lightning_scaling import Monitor, Run, RunHistory, replay
+from lightning_scaling.backtest import leave_one_out as hindsight
+from lightning_scaling.backtest.leave_one_out import calibrate, with_ledgers
+from lightning_scaling.forecast import Forecaster
+from lightning_scaling.forecast.calibrated import ledger_of
+from lightning_scaling.forecast.calibration import FRACTIONS, Calibration, Spread
+
+
+def family_of(make_run, totals=(1000, 1400, 2000, 2800), **known):
+    return [
+        make_run(kind, total=total, kappa=1.2, seed=seed, params=10_000_000, name=f"{kind}-{total}", **known)
+        for seed, (kind, total) in enumerate((kind, total) for total in totals for kind in ("cosine", "wsd"))
+    ]
+
+
+@pytest.fixture
+def runs(make_run):
+    return family_of(make_run)
+
+
+_made = {}
+
+
+@pytest.fixture
+def report(runs):
+    """Made once: it takes seconds and nothing changes it."""
+    if not _made:
+        _made["report"] = calibrate(RunHistory(runs), family="made", version="9")
+    return _made["report"]
+
+
+def factors(factor, mode="family"):
+    return Calibration({mode: Spread(1000, (1000,) * 6, (factor,) * 6)}, Forecaster.law)
+
+
+def test_every_finished_run_is_forecast_in_both_modes(runs, report):
+    assert report.runs == len(runs)
+    for mode in ("family", "alone"):
+        told = {row.run for row in report.rows if row.mode == mode and row.fraction == 0.5}
+        assert told == {run.name for run in runs}
+    assert report.calibration
+    assert (report.calibration.family, report.calibration.version) == ("made", "9")
+    lines = report.table()
+    assert {line["mode"] for line in lines} == {"family", "alone"}
+    assert all(0 <= line["inside_50"] <= line["inside_90"] <= 1 for line in lines)
+    assert all(line["live"] == 0 and line["kinds"] == line["runs"] for line in lines)
+
+
+def test_relatives_make_early_forecasts_better(report):
+    error = {(line["mode"], line["fraction"]): line["error"] for line in report.table()}
+    assert error["family", 0.25] < error["alone", 0.25]
+
+
+def test_a_run_is_not_forecast_by_its_twins(make_run, runs, monkeypatch):
+    twin = make_run("cosine", total=2000, kappa=1.2, seed=99, params=10_000_000, name="twin")
+    taught = []
+    real = hindsight.Family
+    monkeypatch.setattr(hindsight, "Family", lambda used, *size: taught.append(len(used)) or real(used, *size))
+    report = calibrate([*runs, twin])
+    assert sorted(set(taught)) == [len(runs) - 1, len(runs)]
+    kinds = {row.run: row.kind for row in report.rows}
+    assert kinds["twin"] == kinds["cosine-2000"] != kinds["wsd-2000"]
+    half = next(line for line in report.table() if line["fraction"] == 0.5)
+    assert half["runs"] == half["kinds"] + 1
+
+
+def test_where_all_are_twins_only_the_run_itself_is_left_out(make_run):
+    twins = [make_run("cosine", total=1000, kappa=1.2, seed=seed, name=str(seed)) for seed in range(5)]
+    report = calibrate(twins)
+    assert {row.run for row in report.rows if row.mode == "family"} == {run.name for run in twins}
+    assert report.calibration.spreads["family"].kinds == (1,) * 6
+
+
+def test_unfinished_runs_teach_and_are_not_judged(runs, make_run):
+    part = make_run("cosine", total=8000, kappa=1.2, seed=50, params=10_000_000, name="part")
+    seen = part.step <= 4000
+    part = Run(part.step[seen], part.loss[seen], total_steps=8000, planned_lr=(part.step, part.lr), name="part")
+    report = calibrate([*runs, part])
+    assert "part" not in {row.run for row in report.rows}
+
+
+def test_too_few_runs_are_said_to_be(runs):
+    report = calibrate(runs[:3])
+    assert not report.calibration
+    assert report.judgement().startswith("Taught by the family: 3 runs could be forecast, 5 are needed.")
+    assert calibrate([]).table() == []
+
+
+def test_progress_is_told(runs):
+    told = []
+    calibrate(runs[:4], progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_the_judgement_names_what_is_off(report):
+    assert report.judgement().count("Taught by the family:") == 1
+    off = hindsight.CalibrationReport(factors(1.5), report.rows, report.runs)
+    assert "too narrow at 5%, 10%, 25%, 50%, 75%, 90% (factor 1.50, " in off.judgement()
+    wide = hindsight.CalibrationReport(factors(0.5), report.rows, report.runs)
+    assert "wider than need be at 5%" in wide.judgement()
+    right = hindsight.CalibrationReport(factors(1.0), report.rows, report.runs)
+    assert "Taught by the family: the intervals hold what they promise." in right.judgement()
+
+
+# ------------------------------------------------------------------ what a calibration does
+
+
+def test_the_calibration_of_a_history_scales_its_forecasts_and_nothing_else(runs, make_run):
+    new = make_run("cosine", total=3000, kappa=1.2, seed=70, params=10_000_000)
+    plain, wide = (
+        replay(new, history=RunHistory(runs, calibration=one), at=[0.25, 0.75]) for one in (None, factors(2.0))
+    )
+    for before, after in zip(plain, wide, strict=True):
+        assert after.forecast.final == before.forecast.final
+        widths = [np.diff(update.forecast.interval())[0] for update in (before, after)]
+        assert widths[1] == pytest.approx(widths[0] * factors(2.0).factor("family", 0.5), rel=1e-9)
+        assert after.deviation == before.deviation
+
+
+def test_one_for_runs_alone_leaves_taught_ones_as_they_are(runs, make_run):
+    new = make_run("cosine", total=3000, kappa=1.2, seed=70, params=10_000_000)
+    plain, other = (
+        replay(new, history=RunHistory(runs, calibration=one), at=[0.5]) for one in (None, factors(2.0, "alone"))
+    )
+    assert plain[0].to_dict() == other[0].to_dict()
+
+
+def test_a_stale_one_is_not_used(runs, make_run):
+    new = make_run("cosine", total=3000, kappa=1.2, seed=70, params=10_000_000)
+    stale = Calibration(factors(2.0).spreads, "another_law")
+    plain, other = (replay(new, history=RunHistory(runs, calibration=one), at=[0.5]) for one in (None, stale))
+    assert plain[0].to_dict() == other[0].to_dict()
+
+
+# ------------------------------------------------------------------ ledgers
+
+
+def watched(run, history=None):
+    monitor = Monitor(run.plan, history=history, params=run.params)
+    monitor.observe(run.step, run.loss, lr=run.lr)
+    monitor.finish()
+    return monitor
+
+
+def test_a_ledger_tells_the_errors_as_they_were_before_correction(runs, make_run):
+    new = make_run("cosine", total=3000, kappa=1.2, seed=70, params=10_000_000)
+    plain, wide = (
+        ledger_of(watched(new, RunHistory(runs, calibration=one)).ledger, new) for one in (None, factors(2.0))
+    )
+    assert plain == wide
+    assert set(plain["mode"]) == {"family"}
+    assert plain["at"][-4:] == list(FRACTIONS)[-4:]
+    assert len(json.dumps(plain)) < 1000
+
+
+def test_a_ledger_says_what_a_replay_says(runs, make_run):
+    new = make_run("cosine", total=3000, kappa=1.2, seed=70, params=10_000_000, name="new")
+    ledger = ledger_of(watched(new).ledger, new)
+    assert set(ledger["mode"]) == {"alone"}
+    replayed = {row.fraction: row for row in calibrate([*runs, new]).rows if (row.run, row.mode) == ("new", "alone")}
+    for at, error, scale in zip(ledger["at"], ledger["error"], ledger["scale"], strict=True):
+        assert error == pytest.approx(replayed[at].error, abs=0.3 * replayed[at].scale)
+        assert scale == pytest.approx(replayed[at].scale, rel=0.1)
+
+
+def test_a_run_that_did_not_finish_leaves_no_ledger(make_run):
+    run = make_run("cosine", total=2000, kappa=1.2)
+    seen = run.step <= 1500
+    part = Run(run.step[seen], run.loss[seen], total_steps=2000, planned_lr=(run.step, run.lr))
+    assert ledger_of(watched(part).ledger, part) is None
+
+
+def with_ledger(run, scale, *, law=Forecaster.law):
+    error = 0.05 * (-1) ** run.total_steps
+    ledger = {"version": 1, "law": law, "revision": 1, "steps": run.total_steps, "at": list(FRACTIONS)}
+    ledger |= {"mode": ["family"] * 6, "error": [error] * 6, "scale": [scale] * 6}
+    known = {"total_steps": run.total_steps, "params": run.params, "name": run.name, "meta": {"ledger": ledger}}
+    return Run(run.step, run.loss, run.lr, **known)
+
+
+def test_what_was_said_live_counts_in_place_of_the_replay(runs):
+    report = calibrate([with_ledger(run, 0.005) for run in runs])
+    assert all(row.live and row.scale == 0.005 for row in report.rows if row.mode == "family")
+    assert not any(row.live for row in report.rows if row.mode == "alone")
+    assert report.calibration.factor("family", 0.5) > 2
+
+
+def test_ledgers_alone_make_a_calibration_and_join_one_that_is_kept(runs):
+    told = [with_ledger(run, 0.005) for run in runs]
+    found = with_ledgers(None, told)
+    assert found.spreads["family"].runs == len(runs)
+    assert with_ledgers(found, told) is found  # none is counted twice
+    half = with_ledgers(None, told[:5])
+    assert with_ledgers(half, told).spreads == found.spreads
+    assert not with_ledgers(None, told[:4])
+    assert not with_ledgers(None, runs)
+
+
+@pytest.mark.parametrize("ledger", [None, 3, "text", {}, {"version": 1}, {"version": 1, "law": "x", "revision": 1}])
+def test_what_is_no_ledger_is_ignored(runs, ledger):
+    run = Run(runs[0].step, runs[0].loss, runs[0].lr, total_steps=1000, meta={"ledger": ledger})
+    assert not with_ledgers(None, [run])
+    assert not with_ledgers(None, [with_ledger(one, 0.005, law="another_law") for one in runs])
