@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from lightning_scaling.compute.transformer_flops import attention_flops, dense_flops, flops_per_token, gpt_flops
 
 _HOME = {
-    "BatchCounter": "counting",
+    "BatchCounter": "batch_counter",
     "FlopMeter": "flops",
     "ParamCounts": "params",
-    "attention_flops": "formulas",
+    "attention_flops": "transformer_flops",
     "count_params": "params",
-    "dense_flops": "formulas",
-    "flops_per_token": "formulas",
-    "gpt_flops": "formulas",
+    "dense_flops": "transformer_flops",
+    "flops_per_token": "transformer_flops",
+    "gpt_flops": "transformer_flops",
     "selfcheck": "check",
 }
 

@@ -42,7 +42,7 @@ def test_grouped_queries_and_a_narrow_feed_forward_part_cost_less():
     assert gpt_flops(1, 16, layers=1, width=32, vocab=10, hidden=64) == full - 6 * 2 * 32 * 64 * 16
 
 
-@pytest.mark.parametrize("room", ["formulas", "params", "counting", "flops"])
+@pytest.mark.parametrize("room", ["transformer_flops", "params", "batch_counter", "flops"])
 def test_examples_in_the_docstrings_hold(room):
     failed, tried = doctest.testmod(importlib.import_module(f"lightning_scaling.compute.{room}"))
     assert tried > 0
