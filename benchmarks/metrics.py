@@ -28,10 +28,10 @@ from lightning_scaling.schedule import Plan
 
 FRACTIONS = (0.25, 0.5, 0.75)
 FOLLOWED: dict[str, dict[str, Any]] = {
-    "val_acc": {"metric": "val_acc"},
-    "train_acc": {"metric": "train_acc"},
-    "val_loss": {"metric": "val_loss", "bounds": (0, None)},
-    "train_loss": {"metric": "train_loss", "bounds": (0, None)},
+    "val_acc": {"monitor": "val_acc"},
+    "train_acc": {"monitor": "train_acc"},
+    "val_loss": {"monitor": "val_loss", "bounds": (0, None)},
+    "train_loss": {"monitor": "train_loss", "bounds": (0, None)},
 }
 SCALES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
     "error": (lambda e: e, lambda u: np.clip(u, 0, 1)),
@@ -67,7 +67,7 @@ def rows_of(training: Training, name: str) -> list[dict[str, Any]]:
         alarm = any(update.deviation.alarm for update in updates)
         stop = any(update.advice.action == "stop" for update in updates)
         for fraction in FRACTIONS:
-            made = next(row for row in monitor.ledger if row["fraction"] == fraction)
+            made = next(row for row in monitor.forecast_log if row["fraction"] == fraction)
             row = {"metric": name, "way": way, "fraction": fraction, "run": training.name, "trust": made["trust"]}
             row |= {"schedule": training.schedule, "alarm": alarm, "stop": stop, "ms": took * 1e3}
             seen = values[training.step <= fraction * total]

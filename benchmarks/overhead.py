@@ -195,7 +195,7 @@ def measure_steps(steps: int, folder: Path) -> dict[str, dict[str, float]]:
         row["cpu_above_error"] = above[1:, 1].std() / np.sqrt(used - 1)
         for callback in made[name].get("callbacks", []):
             if isinstance(callback, ScalingLawMonitor):
-                row |= {"share": callback.overhead, "updates": len(callback.ledger)}
+                row |= {"share": callback.overhead, "updates": len(callback.forecast_log)}
         table[name] = {key: float(value) for key, value in row.items()}
     if FULL in table:
         table[FULL]["writer"] = sum(writing) / steps * 1e6
@@ -223,7 +223,7 @@ def measure_memory(steps: int) -> dict[str, float]:
         "held": float(held - before),
         "peak": float(peak - before),
         "state": float(state),
-        "updates": float(len(engine.ledger)),
+        "updates": float(len(engine.forecast_log)),
     }
 
 

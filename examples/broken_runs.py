@@ -407,7 +407,7 @@ def train(
     told = [advice for advice in monitor.advice_log if advice.action in ("investigate", "stop")]
     after = [advice for advice in told if advice.step >= at]
     first = after[0] if after else None
-    kinds = [row for row in monitor.ledger if first is not None and row["step"] == first.step]
+    kinds = [row for row in monitor.forecast_log if first is not None and row["step"] == first.step]
     run = monitor.run
     return {
         "name": name,

@@ -260,14 +260,14 @@ def close(options: argparse.Namespace, monitor: Any, out: Path, fault_step: int)
     console.print("\n[bold]Forecasts of the final loss against what came[/bold]")
     if options.fault:
         console.print("(those made before the fault are of the run as it would have been)")
-    console.print(ledger_table(monitor.ledger))
+    console.print(ledger_table(monitor.forecast_log))
     if not notable:
         console.print("Advice throughout: continue.")
 
     folder = Path(options.figures or out)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "forecast.png").write_bytes(forecast_figure(monitor.run, monitor.ledger))
-    (folder / "loss_vs_compute.png").write_bytes(loss_compute_figure(monitor.run, monitor.ledger))
+    (folder / "forecast.png").write_bytes(forecast_figure(monitor.run, monitor.forecast_log))
+    (folder / "loss_vs_compute.png").write_bytes(loss_compute_figure(monitor.run, monitor.forecast_log))
     console.print(f"\nFigures: {folder / 'forecast.png'}, {folder / 'loss_vs_compute.png'}")
 
 

@@ -44,7 +44,7 @@ def likely_cause(s: Situation) -> Cause:
         return "precision"
     if recent_mark(s):
         return "optimizer state" if _resume(s) else "marked change"
-    if d.kind == "noise growth":
+    if d.kind == "variance_increase":
         return "batch"
     if overfits(s) or pass_began(s):
         return "repeated data"
@@ -52,7 +52,7 @@ def likely_cause(s: Situation) -> Cause:
         return "learning rate" if s.facts.get("tensors") else "frozen layers"
     if s.sudden is None:
         blown = s.divergence is not None and s.divergence.lost > _BLOWN
-        shifted = s.divergence is None and d.kind == "level shift"
+        shifted = s.divergence is None and d.kind == "level_shift"
         return "data" if blown or shifted else "learning rate"
     return "data" if s.sudden else "learning rate"
 
@@ -77,11 +77,11 @@ def overfits(s: Situation) -> bool:
     Up to four passes a mere lag speaks for nothing, as repeats are nearly as good as new data until then.
     """
     d = s.deviation
-    if not (s.held_out and s.again and d.alarm and s.worse) or (d.kind == "level shift" and s.sudden):
+    if not (s.held_out and s.again and d.alarm and s.worse) or (d.kind == "level_shift" and s.sudden):
         return False
     if s.divergence is not None and (d.since_step is None or d.since_step >= s.divergence.since_step):
         return False
-    return d.kind == "slow divergence" or s.again.passes > MANY
+    return d.kind == "slow_divergence" or s.again.passes > MANY
 
 
 def pass_began(s: Situation) -> bool:

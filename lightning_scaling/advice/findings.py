@@ -161,13 +161,13 @@ def _deviates(s: Situation, suspect: Cause) -> Advice | None:
         "expected": d.expected,
         "loss": s.loss,
         "direction": d.direction,
-        "kind": d.kind,
-        "basis": d.basis,
+        "kind": None if d.kind is None else str(d.kind),
+        "basis": str(d.basis),
         "suspect": suspect,
         **({} if s.again is None else s.again.evidence),
     }
     odds = f"odds {_odds(d.e_value)} against chance"
-    if d.kind == "noise growth":
+    if d.kind == "variance_increase":
         what = "loss" if s.metric == "loss" else "metric"
         sentence = (
             f"The noise of the {what} is {d.noise_ratio:.2g} times what is usual in this run at step {s.step:,} "
@@ -176,7 +176,7 @@ def _deviates(s: Situation, suspect: Cause) -> Advice | None:
     else:
         share = abs(d.excess / d.expected) if d.expected else math.nan
         told = f"was forecast at step {d.since_step:,}"
-        if d.basis == "relatives":
+        if d.basis == "past_runs":
             told = f"was to be expected at step {d.since_step:,} from how past runs under this schedule went on"
         sentence = (
             f"{s.the} is {s.loss:.4g} at step {s.step:,} where {d.expected:.4g} {told}: "
@@ -195,7 +195,7 @@ def _shape(s: Situation) -> str:
         return ""
     if kind == "plateau":
         return ", and it has stopped improving"
-    if kind == "slow divergence" and (s.sudden is None or overfits(s)):
+    if kind == "slow_divergence" and (s.sudden is None or overfits(s)):
         return ", and it moves further and further away"
     return _manner(s)
 

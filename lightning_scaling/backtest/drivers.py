@@ -58,7 +58,7 @@ class Driver:
             target=target,
             history=history,
             params=run.params,
-            metric=run.meta.get("metric"),
+            monitor=run.meta.get("metric"),
             mode=run.meta.get("mode", "auto"),
             bounds=run.meta.get("bounds"),
             unique_tokens=unique,
@@ -114,7 +114,7 @@ class JournalDriver(Driver):
     def whole(self) -> list[Update]:
         """The updates of the whole run."""
         updates = [update for event in self._recording.events for update in self._take(event)]
-        settle(self.monitor.ledger, self.monitor.curve.points, self.monitor.curve.last_step)
+        settle(self.monitor.forecast_log, self.monitor.curve.points, self.monitor.curve.last_step)
         return updates
 
     def asked(self, limits: list[int]) -> dict[int, Update]:

@@ -103,7 +103,7 @@ class Replay:
     Attributes:
         run: The run.
         updates: All updates, in order.
-        ledger: The forecasts as rows of ``Monitor.ledger``, with outcomes.
+        ledger: The forecasts as rows of ``Monitor.forecast_log``, with outcomes.
         outcome: Mean loss over the last 1 % of the plan; ``None`` if the run did not get there.
         relatives: Number of past runs that it was taught by.
         metric: What to call the metric followed.
@@ -132,8 +132,10 @@ class Replay:
         driver = _driver(run, history, alpha, target, unique_tokens)
         updates, monitor = driver.whole(), driver.monitor
         outcome = final_loss_at(monitor.curve.points, run.total_steps, monitor.curve.last_step)
-        measure = monitor.measure
-        return cls(run, updates, monitor.ledger, outcome, len(history or ()), measure.name, measure.scale.mode == "max")
+        measure = monitor.metric
+        return cls(
+            run, updates, monitor.forecast_log, outcome, len(history or ()), measure.name, measure.scale.mode == "max"
+        )
 
     @property
     def alarm(self) -> Update | None:

@@ -75,7 +75,7 @@ class Competitors:
 
     def _compare(self, engine: Monitor, runs: RunHistory, fraction: float) -> Ranking | None:
         own = engine.run()
-        scaled = engine.measure.history(RunHistory([own, *runs]))
+        scaled = engine.metric.history(RunHistory([own, *runs]))
         assert scaled is not None
         own, *others = scaled
         level = {id(run): value for run in others if (value := _level(run, fraction)) is not None}

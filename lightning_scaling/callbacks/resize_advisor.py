@@ -226,7 +226,7 @@ class ResizeAdvisor(CallbackBase):
         total, each, flops = engine.plan.total_steps, known["tokens_per_step"], known["flops_per_step"]
         if not (total and each and engine.params):
             return None
-        measure, forecast = engine.measure, engine.forecast
+        measure, forecast = engine.metric, engine.forecast
         shape = self._shape or self._module_shape
         counts = session.counts
         final = float(forecast.final) if forecast.trust == "ok" else None
@@ -243,7 +243,7 @@ class ResizeAdvisor(CallbackBase):
             shaped=self._shaped and (shape is not None or self._attentive),
             unit="samples" if known["meta"]["unit"] == "samples" else "tokens",
             metric=measure.name,
-            mode="max" if measure.told["mode"] == "max" else "min",
+            mode="max" if measure.settings["mode"] == "max" else "min",
             step=max(engine.curve.last_step, 0),
         )
 

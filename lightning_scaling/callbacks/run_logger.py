@@ -95,7 +95,7 @@ class RunLogger:
             return
         plan = engine.plan
         self._total = None if plan is None else plan.total_steps
-        followed = [engine.measure.sentence] if engine.measure.sentence else []
+        followed = [engine.metric.sentence] if engine.metric.sentence else []
         self._counting = [*followed, *sizes.sentences(), plan_sentence(plan)]
         params = {
             "unit": sizes.unit,
@@ -109,7 +109,7 @@ class RunLogger:
             "alpha": self._settings.alpha,
             "target": self._settings.target,
             "monitor": self._settings.monitor,
-            "measure": engine.measure.sentence or None,
+            "measure": engine.metric.sentence or None,
         }
         if counts is not None:
             params |= {f"params.{key}": value for key, value in counts.to_dict().items()}
@@ -122,7 +122,7 @@ class RunLogger:
             "settings": {key: value for key, value in params.items() if value is not None},
             "engine": {
                 **{name: getattr(engine, name) for name in _ENGINE},
-                **engine.measure.told,
+                **engine.metric.settings,
             },
             **self._past(),
         }
@@ -149,14 +149,14 @@ class RunLogger:
     def foretell(self, engine: Monitor) -> None:
         """Say and write what past runs tell of the end before this one has shown anything."""
         forecast = engine.forecast
-        if self._tracker is None or forecast.trust == "none" or engine.ledger:
+        if self._tracker is None or forecast.trust == "none" or engine.forecast_log:
             return
         told = {"forecast": forecast.to_dict()}
         self._tracker.metrics(names.metrics_of(told), 0)
         self._tracker.tags(names.tags_of(told))
         lower, upper = forecast.interval(0.9)
         self._console.line(
-            f"Scaling monitor: before the first update the final {engine.measure.name} is forecast at "
+            f"Scaling monitor: before the first update the final {engine.metric.name} is forecast at "
             f"{forecast.final:.4g} (90 % between {lower:.4g} and {upper:.4g}), trust {forecast.trust}: {forecast.why}."
         )
 
@@ -207,7 +207,7 @@ class RunLogger:
         self._tracker.update(data)
         self._tracker.metrics(names.metrics_of(data, counters), max(step, 0))
         self._tracker.tags(names.tags_of(data))
-        self._console.progress(data, self._total, engine.measure.name)
+        self._console.progress(data, self._total, engine.metric.name)
         self._advice = data.get("advice")
         fraction = data.get("fraction")
         if fraction is None or fraction >= self._noted + _NOTE_EVERY:
@@ -219,11 +219,11 @@ class RunLogger:
 
         if self._tracker is not None:
             text = description(
-                engine.ledger,
+                engine.forecast_log,
                 advice=self._advice,
                 counting=self._counting,
                 finished=finished,
-                metric=engine.measure.name,
+                metric=engine.metric.name,
             )
             self._tracker.note(text)
 
@@ -268,14 +268,14 @@ class RunLogger:
         from lightning_scaling.forecast.calibrated import ledger_of
 
         assert self._tracker is not None
-        if engine.measure.plain and len(engine.curve):
-            ledger = ledger_of(engine.ledger, engine.run(**known))
+        if engine.metric.plain and len(engine.curve):
+            ledger = ledger_of(engine.forecast_log, engine.run(**known))
             if ledger is not None:
                 self._tracker.tags({names.TAG_LEDGER: json.dumps(ledger, separators=(",", ":"))})
 
     def _artifacts(self, engine: Monitor, known: Mapping[str, Any], until: float) -> None:
         assert self._tracker is not None
-        ledger = engine.ledger
+        ledger = engine.forecast_log
         self._tracker.artifact(names.ARTIFACT_CURVE, curve_csv(engine))
         self._tracker.artifact(names.ARTIFACT_LEDGER, json.dumps(builtins_of(ledger), indent=1))
         self._tracker.artifact(names.ARTIFACT_LAW, json.dumps(builtins_of(engine.forecast.to_dict()), indent=1))
@@ -288,7 +288,7 @@ class RunLogger:
         run, points = engine.run(**known), engine.curve.points
         spent = np.isfinite(points.flops)
         flops = np.interp(run.step, points.last[spent], points.flops[spent]) if spent.any() else None
-        if perf_counter() < until and len(run) >= _ENOUGH_TO_FIT and engine.measure.plain:
+        if perf_counter() < until and len(run) >= _ENOUGH_TO_FIT and engine.metric.plain:
             with suppress(ValueError):  # most of it a warm-up: there is no law to leave behind
                 self._tracker.artifact(names.ARTIFACT_FIT, dumps(fit_run(run)))
         if perf_counter() < until:

@@ -203,9 +203,9 @@ class ScalingEarlyStopping(CallbackBase):
 
     def _judge(self, session: Session, before: dict[str, Any] | None) -> dict[str, Any] | None:
         engine = session.engine
-        if engine is None or not engine.ledger or engine.ledger[-1]["step"] == self._updates:
+        if engine is None or not engine.forecast_log or engine.forecast_log[-1]["step"] == self._updates:
             return before if self._updates >= 0 else None
-        self._updates = engine.ledger[-1]["step"]
+        self._updates = engine.forecast_log[-1]["step"]
         if self._given_target is None:
             self._rule.target = engine.target
         if self._compares and self._rivals is None:
@@ -300,7 +300,7 @@ class ScalingEarlyStopping(CallbackBase):
 def moment_of(engine: Monitor, standings: Ranking | None = None) -> Moment:
     """What a decision about the run rests on, at the latest update of its engine."""
     points, step = engine.curve.points, max(engine.curve.last_step, 0)
-    row, total = engine.ledger[-1], engine.plan.total_steps
+    row, total = engine.forecast_log[-1], engine.plan.total_steps
     left = {}
     for name, column, unit in (("flops_left", points.flops, 1.0), ("hours_left", points.seconds, 3600.0)):
         known = np.flatnonzero(np.isfinite(column))
@@ -316,7 +316,7 @@ def moment_of(engine: Monitor, standings: Ranking | None = None) -> Moment:
         divergence=engine.divergence,
         nonfinite_tail=engine.curve.nonfinite_tail,
         standings=standings,
-        mode=engine.measure.scale.mode,
-        metric=engine.measure.name,
+        mode=engine.metric.scale.mode,
+        metric=engine.metric.name,
         **left,
     )

@@ -212,9 +212,9 @@ class ScalingLawMonitor(CallbackBase):
         return 0.0 if session is None or session.engine is None else session.overhead
 
     @property
-    def ledger(self) -> list[dict[str, Any]]:
+    def forecast_log(self) -> list[dict[str, Any]]:
         """Every forecast made, and what came of it where that is known; builtins."""
-        return [] if self._engine is None else [dict(row) for row in self._engine.ledger]
+        return [] if self._engine is None else [dict(row) for row in self._engine.forecast_log]
 
     def what_if(self, change: str | Plan, **options: Any) -> WhatIf | None:
         """Where the run would land under another plan from here; ``None`` before training.

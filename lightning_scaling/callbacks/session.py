@@ -100,7 +100,7 @@ class Session:
             law=settings.law,
             history=settings.past_runs,
             params=settings.params or counted,
-            metric=settings.monitor,
+            monitor=settings.monitor,
             mode=settings.mode,
             bounds=settings.bounds,
             skip=None if settings.max_overhead >= 1 else _Budget(self),

@@ -3,6 +3,6 @@
 from lightning_scaling.detection.divergence import Divergence, DivergenceDetector
 from lightning_scaling.detection.frozen_forecasts import Block
 from lightning_scaling.detection.path import PathDetector
-from lightning_scaling.detection.result import Deviation
+from lightning_scaling.detection.result import Deviation, DeviationBasis, DeviationKind
 
-__all__ = ["Block", "Deviation", "Divergence", "DivergenceDetector", "PathDetector"]
+__all__ = ["Block", "Deviation", "DeviationBasis", "DeviationKind", "Divergence", "DivergenceDetector", "PathDetector"]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_scaling.detection.frozen_forecasts import Block, FrozenForecasts
-from lightning_scaling.detection.result import Basis, Deviation, Direction, Kind
+from lightning_scaling.detection.result import Deviation, DeviationBasis, DeviationKind, Direction
 from lightning_scaling.detection.variance import VarianceDetector
 from lightning_scaling.forecast.result import Forecast
 
@@ -36,7 +36,7 @@ class _Found:
     path: float
     noise: float
     forecast: Forecast
-    basis: Basis
+    basis: DeviationBasis
     jumped: bool
     excess: float
 
@@ -80,12 +80,12 @@ class PathDetector:
         self._relatives = FrozenForecasts(0.0)
         self._parted = False
         self._alarm: Forecast | None = None
-        self._basis: Basis = "own"
+        self._basis = DeviationBasis.OWN
         self._inside = 0
         self._farthest = 0.0
         self._distances: list[float] = []
         self._log_e = 0.0
-        self._kind: Kind | None = None
+        self._kind: DeviationKind | None = None
         self._quiet_until = 0.0
         self._noise = VarianceDetector()
 
@@ -160,7 +160,10 @@ class PathDetector:
     def _weigh(self, own: FrozenForecasts, relatives: FrozenForecasts, block: Block) -> _Found | None:
         logs = []
         most, strongest = -math.inf, None
-        sides: tuple[tuple[Basis, FrozenForecasts], ...] = (("own", own), ("relatives", relatives))
+        sides: tuple[tuple[DeviationBasis, FrozenForecasts], ...] = (
+            (DeviationBasis.OWN, own),
+            (DeviationBasis.PAST_RUNS, relatives),
+        )
         for basis, anchors in sides:
             rest = anchors.unused + anchors.settled
             if rest > 0:
@@ -179,17 +182,17 @@ class PathDetector:
         noise = math.log(_STAKED_ON_NOISE) + self._noise.log_e
         return _Found(float(np.logaddexp.reduce(logs)), noise, *strongest)
 
-    def _shows(self, found: _Found, block: Block) -> Kind | None:
+    def _shows(self, found: _Found, block: Block) -> DeviationKind | None:
         """What the evidence shows, if it is enough for an alarm and the effect large enough to matter."""
         if found.log_e < -math.log(self.alpha):
             return None
         if found.noise > found.path:
-            return "noise growth" if self._noise.grown else None
+            return DeviationKind.VARIANCE_INCREASE if self._noise.grown else None
         if abs(found.excess) < (_MIN_ABOVE if found.excess > 0 else _MIN_BELOW) * abs(block.loss):
             return None
         if found.excess < 0:
-            return "too good to be true"
-        return "level shift" if found.jumped else "plateau"
+            return DeviationKind.BETTER_THAN_FORECAST
+        return DeviationKind.LEVEL_SHIFT if found.jumped else DeviationKind.PLATEAU
 
     def _test(self, found: _Found, block: Block) -> None:
         self._log_e = found.log_e
@@ -199,7 +202,7 @@ class PathDetector:
             self._inside, self._farthest, self._distances = 0, 0.0, [found.excess]
 
     def _recovered(self, left: Forecast, block: Block) -> bool:
-        if self._kind == "noise growth":
+        if self._kind == DeviationKind.VARIANCE_INCREASE:
             self._inside = self._inside + 1 if self._noise.ratio <= _CALM else 0
             return self._inside >= _RECOVERED
         # Means of a few blocks: one noisy block near the path is no return.
@@ -222,11 +225,11 @@ class PathDetector:
         if self._alarm is None:
             return Deviation(False, e_value, None, None, "on track", excess, expected, None, self._noise.ratio)
         direction: Direction | None = "below" if excess < 0 else "above"
-        if self._kind == "noise growth":
+        if self._kind == DeviationKind.VARIANCE_INCREASE:
             direction = None
-        elif self._kind in ("plateau", "slow divergence") and block is not None:
+        elif self._kind in (DeviationKind.PLATEAU, DeviationKind.SLOW_DIVERGENCE) and block is not None:
             rise = block.loss - float(self._alarm.at(max(self._alarm.step, 1)))
-            self._kind = "slow divergence" if rise > _RISING * excess else "plateau"
+            self._kind = DeviationKind.SLOW_DIVERGENCE if rise > _RISING * excess else DeviationKind.PLATEAU
         return Deviation(
             True,
             e_value,

@@ -6,10 +6,27 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lightning_scaling._utils.enums import StrEnum
+
 Direction = Literal["above", "below"]
 Verdict = Literal["on track", "deviating", "undecidable"]
-Basis = Literal["own", "relatives"]
-Kind = Literal["level shift", "slow divergence", "plateau", "noise growth", "too good to be true"]
+
+
+class DeviationBasis(StrEnum):
+    """The forecast that the run has left."""
+
+    OWN = "own"
+    PAST_RUNS = "past_runs"
+
+
+class DeviationKind(StrEnum):
+    """The form of a deviation."""
+
+    LEVEL_SHIFT = "level_shift"
+    SLOW_DIVERGENCE = "slow_divergence"
+    PLATEAU = "plateau"
+    VARIANCE_INCREASE = "variance_increase"
+    BETTER_THAN_FORECAST = "better_than_forecast"
 
 
 @dataclass(frozen=True)
@@ -37,9 +54,9 @@ class Deviation:
     verdict: Verdict
     excess: float = math.nan
     expected: float = math.nan
-    kind: Kind | None = None
+    kind: DeviationKind | None = None
     noise_ratio: float = math.nan
-    basis: Basis = "own"
+    basis: DeviationBasis = DeviationBasis.OWN
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict as builtins."""
@@ -51,7 +68,7 @@ class Deviation:
             "verdict": self.verdict,
             "excess": self.excess,
             "expected": self.expected,
-            "kind": self.kind,
+            "kind": None if self.kind is None else str(self.kind),
             "noise_ratio": self.noise_ratio,
-            "basis": self.basis,
+            "basis": str(self.basis),
         }

@@ -26,12 +26,12 @@ class FollowedMetric:
     The bounds, where they are not given, follow from the values seen, the history's included: they can only widen.
 
     Args:
-        metric: Name of the metric; ``None`` is the training loss.
+        monitor: Name of the metric; ``None`` is the training loss.
         mode: See :func:`~lightning_scaling.forecast.metric_scale.scales_for`.
         bounds: The same.
 
     Attributes:
-        told: The arguments, ``mode`` made out, as builtins; a replay that is told the same says the same.
+        settings: The arguments, ``mode`` resolved, as builtins; a replay with the same settings gives the same numbers.
         scale: Between the metric and the scale of the law.
         name: What to call it in sentences.
 
@@ -40,14 +40,14 @@ class FollowedMetric:
     """
 
     def __init__(
-        self, metric: str | None = None, mode: str = "auto", bounds: Sequence[float | None] | None = None
+        self, monitor: str | None = None, mode: str = "auto", bounds: Sequence[float | None] | None = None
     ) -> None:
-        self._scales = scales_for(metric, mode, bounds)
+        self._scales = scales_for(monitor, mode, bounds)
         self._low, self._high = math.inf, -math.inf
         self.scale = self._scales[0]
         given = None if bounds is None else self.scale.to_dict()["bounds"]
-        self.told = {"metric": metric, "mode": self.scale.mode, "bounds": given}
-        self.name = LOSS if self.scale.plain or not metric or metric == LOSS else metric
+        self.settings = {"monitor": monitor, "mode": self.scale.mode, "bounds": given}
+        self.name = LOSS if self.scale.plain or not monitor or monitor == LOSS else monitor
 
     @property
     def plain(self) -> bool:

@@ -53,7 +53,7 @@ class Monitor:
         history: Finished runs of the same family; their shapes replace the published prior, and their calibration sets
             the intervals right.
         params: Number of parameters, for the record.
-        metric: Name of the metric followed; ``None`` is the training loss.
+        monitor: Name of the metric followed; ``None`` is the training loss.
         mode: Whether it is to be low (``"min"``) or high (``"max"``); ``"auto"`` goes by its name.
         bounds: Its lowest and highest value, ``None`` for none; left out, see
             :func:`~lightning_scaling.forecast.metric_scale.scales_for`.
@@ -80,7 +80,7 @@ class Monitor:
         law: str = "auto",
         history: RunHistory | None = None,
         params: int | None = None,
-        metric: str | None = None,
+        monitor: str | None = None,
         mode: str = "auto",
         bounds: Sequence[float | None] | None = None,
         skip: Callable[[int], bool] | None = None,
@@ -97,14 +97,14 @@ class Monitor:
         self.target = target
         self.params = params
         self.unique_tokens = unique_tokens
-        self.measure = FollowedMetric(metric, mode, bounds)
-        told, rising = self.measure.told, self.measure.scale.mode == "max"
-        self._background = AdviceContext(self.plan, params, unique_tokens, metric=told["metric"], rising=rising)
+        self.metric = FollowedMetric(monitor, mode, bounds)
+        rising = self.metric.scale.mode == "max"
+        self._background = AdviceContext(self.plan, params, unique_tokens, metric=monitor, rising=rising)
         self._background.teach(history or ())
-        self._teaching = PriorProvider(self.measure, params, history)
+        self._teaching = PriorProvider(self.metric, params, history)
         self._skip = skip
         self._forecaster = Forecaster(self.plan, self._teaching.teacher)
-        self._watching = RunDetectors(self.alpha, self.measure)
+        self._watching = RunDetectors(self.alpha, self.metric)
         self._adviser = Adviser()
         self._pending = LossBuffer()
         self._follows = False
@@ -112,10 +112,10 @@ class Monitor:
         self._next_look = self._between_looks = math.inf
         self._loss = math.nan
         self.curve = Curve(self.plan)
-        self.forecast = self.measure.forecast(self._forecaster.before())
+        self.forecast = self.metric.forecast(self._forecaster.before())
         self.advice = Advice("continue", "No losses have been seen yet.")
         self.advice_log: list[Advice] = []
-        self.ledger: list[dict[str, Any]] = []
+        self.forecast_log: list[dict[str, Any]] = []
         self.next_update = next_update_after(self.plan, 0)
 
     @property
@@ -187,7 +187,7 @@ class Monitor:
                 **{name: None if values is None else values[part] for name, values in others.items()},
             )
             self._pending.add(steps[part], losses[part])
-            self.measure.see(losses[part])
+            self.metric.see(losses[part])
             self._compare_rates(steps[part], others["lr"], part)
             start = end
             now = int(steps[end - 1])
@@ -223,7 +223,7 @@ class Monitor:
             The update, also kept in :attr:`forecast`, :attr:`deviation`, :attr:`advice` and :attr:`ledger`.
         """
         now = max(self.curve.last_step, 0) if step is None else step
-        if self.measure.settle():
+        if self.metric.settle():
             self._rescale()
         if self._teaching.size(self.curve.points):
             self._forecaster = Forecaster(self.plan, self._teaching.teacher)
@@ -231,11 +231,11 @@ class Monitor:
         if math.isfinite(ratio) and abs(ratio - 1) > 0.05 and not self._binding:
             self._follow_rates()
             ratio = math.nan
-        forecast = self._forecaster.fit(self.measure.points(self.curve.points), now)
+        forecast = self._forecaster.fit(self.metric.points(self.curve.points), now)
         settled = self._settled(now, forecast)
         rate = float(self.plan.at(np.array([max(now, 1)]))[0])
         block = self._watching.look(self._pending, forecast, settled=settled, blown=self._blown, rate=rate)
-        self.forecast = self._doubt(self.measure.forecast(forecast, known=self.plan.known), ratio)
+        self.forecast = self._doubt(self.metric.forecast(forecast, known=self.plan.known), ratio)
         if block is not None:
             self._loss = block.loss
         elif self._pending.nonfinite:
@@ -251,8 +251,8 @@ class Monitor:
             nonfinite=self._pending.nonfinite,
             rate_ratio=ratio,
             target=self.target,
-            metric=self.measure.name,
-            mode=self.measure.scale.mode,
+            metric=self.metric.name,
+            mode=self.metric.scale.mode,
             **self._background.told(now, self._loss, self.curve, self.deviation, self.divergence),
         )
         before = self.advice
@@ -262,7 +262,7 @@ class Monitor:
         self._pending.clear()
         self._blown = False
         update = Update(now, situation.fraction, situation.loss, self.forecast, self.deviation, self.advice)
-        self.ledger.append(
+        self.forecast_log.append(
             forecast_log_row(
                 now,
                 update.fraction,
@@ -358,8 +358,8 @@ class Monitor:
         if self._teaching.learn(history, prior):
             self._watching.rescaled()
         self._forecaster = Forecaster(self.plan, self._teaching.teacher)
-        if not self.ledger:
-            self.forecast = self.measure.forecast(self._forecaster.before())
+        if not self.forecast_log:
+            self.forecast = self.metric.forecast(self._forecaster.before())
 
     def what_if(self, change: str | Plan, **options: Any) -> WhatIf:
         """Where the run would land if its plan were another one from the step of the latest forecast on.
@@ -394,7 +394,7 @@ class Monitor:
         return what_ifs(self.forecast, self.plan, changes, **self._told())
 
     def _told(self) -> dict[str, Any]:
-        points = self.measure.points(before(self.curve.points, self.forecast.step))
+        points = self.metric.points(before(self.curve.points, self.forecast.step))
         doubtful = self.deviation.alarm or self.forecast.why == _OTHER_RATES
         return {"points": points, "prior": self._teaching.teacher, "doubt": self.forecast.why if doubtful else ""}
 
@@ -405,7 +405,7 @@ class Monitor:
             The last update, if there was one to make.
         """
         updates = [self.update()] if len(self._pending) or self._pending.nonfinite else []
-        settle(self.ledger, self.curve.points, self.curve.last_step)
+        settle(self.forecast_log, self.curve.points, self.curve.last_step)
         return updates
 
     def run(self, **known: Any) -> Run:
@@ -427,8 +427,10 @@ class Monitor:
             "params": self.params,
         }
         settings.update(known)
-        if self.measure.told["metric"] is not None or not self.measure.plain:
-            settings["meta"] = {**(settings.get("meta") or {}), **self.measure.told}
+        followed = dict(self.metric.settings)
+        name = followed.pop("monitor")
+        if name is not None or not self.metric.plain:
+            settings["meta"] = {**(settings.get("meta") or {}), "metric": name, **followed}
         return Run(steps[keep], points.loss[keep], lr if np.isfinite(lr).all() and lr.size else None, **settings)
 
     def state_dict(self) -> dict[str, Any]:
@@ -442,8 +444,8 @@ class Monitor:
             "adviser": self._adviser.state_dict(),
             "background": self._background.state_dict(),
             "follows": self._follows,
-            "ledger": [dict(row) for row in self.ledger],
-            "measure": self.measure.state_dict(),
+            "ledger": [dict(row) for row in self.forecast_log],
+            "measure": self.metric.state_dict(),
             "advice_log": [advice.to_dict() for advice in self.advice_log],
             "next_update": self.next_update,
         }
@@ -458,21 +460,21 @@ class Monitor:
             raise ValueError(f"The saved monitor state has version {state.get('version')!r}; this version reads 1.")
         self.curve.load_state_dict(state["curve"])
         self._pending.load_state_dict(state["pending"])
-        if self.measure.load_state_dict(state.get("measure")):
+        if self.metric.load_state_dict(state.get("measure")):
             self._watching.load_state_dict(state)
         self._adviser.load_state_dict(state["adviser"])
         if "background" in state:
             self._background.load_state_dict(state["background"])
-        if not self.measure.plain:
+        if not self.metric.plain:
             self._teaching.again()
         self._follows = bool(state["follows"])
-        self.ledger = [dict(row) for row in state["ledger"]]
+        self.forecast_log = [dict(row) for row in state["ledger"]]
         self.advice_log = [Advice(**advice) for advice in state["advice_log"]]
         self.replan(Plan.from_dict(state["plan"]).then(self.plan, self.curve.last_step))
         if state["plan"]["total_steps"] == self.plan.total_steps:
             self.next_update = state["next_update"]
         if len(self.curve):
-            found = self._forecaster.fit(self.measure.points(self.curve.points), self.curve.last_step)
-            self.forecast = self.measure.forecast(found, known=self.plan.known)
+            found = self._forecaster.fit(self.metric.points(self.curve.points), self.curve.last_step)
+            self.forecast = self.metric.forecast(found, known=self.plan.known)
         if self.advice_log:
             self.advice = self.advice_log[-1]

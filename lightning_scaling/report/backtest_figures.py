@@ -39,7 +39,7 @@ def replay_figure(replay: Replay) -> bytes:
         ValueError: If the run has no finite loss.
     """
     stop = replay.stop
-    return forecast_figure(replay.run, replay.ledger, stop=None if stop is None else stop.step)
+    return forecast_figure(replay.run, replay.forecast_log, stop=None if stop is None else stop.step)
 
 
 @dataclass(frozen=True)

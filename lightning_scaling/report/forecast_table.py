@@ -26,7 +26,7 @@ def checkpoints(ledger: Sequence[Row], fractions: Sequence[float] = (0.25, 0.5, 
     """The last forecast made at or before each fraction of the plan, without repeats.
 
     Args:
-        ledger: Rows of ``Monitor.ledger``, oldest first.
+        ledger: Rows of ``Monitor.forecast_log``, oldest first.
         fractions: Parts of the plan, each in (0, 1].
 
     Returns:

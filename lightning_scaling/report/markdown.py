@@ -32,7 +32,7 @@ def description(
     """Status, forecast, trust, advice and what is counted, in a screen of Markdown.
 
     Args:
-        ledger: The forecasts made so far, oldest first, as rows of ``Monitor.ledger``.
+        ledger: The forecasts made so far, oldest first, as rows of ``Monitor.forecast_log``.
         advice: The latest advice as builtins (``Advice.to_dict()``: ``action``, ``reason`` and, when they are numbers,
             ``saving`` as a fraction of the planned compute and ``cost`` in units of the loss).
         counting: Sentences that say what is counted and how (samples or tokens, FLOPs, learning rate).

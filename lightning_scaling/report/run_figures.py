@@ -31,7 +31,7 @@ def forecast_figure(run: Run, ledger: Sequence[Mapping[str, Any]], *, stop: int 
 
     Args:
         run: The run so far or to its end.
-        ledger: Rows of ``Monitor.ledger``, oldest first.
+        ledger: Rows of ``Monitor.forecast_log``, oldest first.
         stop: Step at which it was advised to stop; what that saves is drawn.
 
     Returns:
@@ -93,7 +93,7 @@ def loss_compute_figure(run: Run, ledger: Sequence[Mapping[str, Any]] = (), *, f
 
     Args:
         run: The run so far or to its end.
-        ledger: Rows of ``Monitor.ledger``, oldest first; the last one is drawn as the forecast.
+        ledger: Rows of ``Monitor.forecast_log``, oldest first; the last one is drawn as the forecast.
         flops: Floating-point operations spent when each loss of the run was recorded, shape ``(n,)``, ``nan`` where
             unknown; left out, ``run.flops_per_step`` for every step. Without either the axis counts tokens, else steps.
 

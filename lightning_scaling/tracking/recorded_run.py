@@ -69,7 +69,7 @@ def _recording(path: Path, contents: JournalContents) -> RecordedRun:
         name=last.get("name") or first.get("name") or path.stem,
         meta={
             "journal": str(path),
-            "metric": told["metric"] or "loss",
+            "metric": told["monitor"] or "loss",
             "unit": known.get("unit"),
             "steps": "optimizer steps",
             "status": "FINISHED" if ended else "RUNNING" if being_written(path) else "FAILED",
@@ -198,7 +198,7 @@ def _told(header: Mapping[str, Any]) -> dict[str, Any]:
         "alpha": settings.get("alpha", 0.01),
         "target": settings.get("target"),
         "params": (header.get("params") or {}).get("total"),
-        "metric": settings.get("monitor"),
+        "monitor": settings.get("monitor"),
     }
     told = {**old, **{name: engine[name] for name in (*old, "mode", "bounds", "unique_tokens") if name in engine}}
     return {"law": settings.get("law", "auto"), **told}

@@ -51,7 +51,7 @@ def test_the_gravest_finding_speaks():
 
 
 def test_a_learning_rate_off_its_plan_is_said_before_what_comes_of_it():
-    assert "3 times the planned one" in Adviser().advise(off("level shift", rate_ratio=3.0)).reason
+    assert "3 times the planned one" in Adviser().advise(off("level_shift", rate_ratio=3.0)).reason
 
 
 def test_advice_does_not_flap_and_says_what_is_over():
@@ -71,13 +71,13 @@ def test_advice_does_not_flap_and_says_what_is_over():
 
 def test_waiting_does_not_change_the_topic():
     adviser = Adviser()
-    topic = adviser.advise(off("level shift")).topic
+    topic = adviser.advise(off("level_shift")).topic
     assert adviser.advise(situation(step=510)).topic == topic
 
 
 def test_another_suspect_has_to_hold_for_three_updates():
     adviser = Adviser()
-    assert adviser.advise(off("slow divergence")).evidence["suspect"] == "learning rate"
+    assert adviser.advise(off("slow_divergence")).evidence["suspect"] == "learning rate"
     named = [adviser.advise(off("plateau", step)) for step in (510, 520, 530, 540)]
     assert [one.evidence["suspect"] for one in named] == ["learning rate"] * 2 + ["frozen layers"] * 2
     assert named[2].reason.endswith(" Until now the first suspect was the learning rate.")
@@ -86,15 +86,15 @@ def test_another_suspect_has_to_hold_for_three_updates():
 
 def test_a_suspect_that_comes_and_goes_changes_nothing():
     adviser = Adviser()
-    kinds = ["slow divergence", "plateau", "plateau", "slow divergence", "plateau", "plateau"]
+    kinds = ["slow_divergence", "plateau", "plateau", "slow_divergence", "plateau", "plateau"]
     named = {adviser.advise(off(kind, 500 + 10 * n)).evidence["suspect"] for n, kind in enumerate(kinds)}
     assert named == {"learning rate"}
 
 
 def test_how_the_run_left_its_path_is_kept_as_it_was_seen_first():
     adviser = Adviser()
-    assert "all at once" in adviser.advise(off("level shift", sudden=True)).reason
-    assert "all at once" in adviser.advise(off("level shift", 510, sudden=False)).reason
+    assert "all at once" in adviser.advise(off("level_shift", sudden=True)).reason
+    assert "all at once" in adviser.advise(off("level_shift", 510, sudden=False)).reason
 
 
 def test_the_hint_is_given_once():
@@ -105,14 +105,14 @@ def test_the_hint_is_given_once():
 
 def test_a_hint_waits_until_nothing_graver_is_to_be_said():
     adviser = Adviser()
-    assert "A hint." not in adviser.advise(off("level shift", hint="A hint.")).reason
+    assert "A hint." not in adviser.advise(off("level_shift", hint="A hint.")).reason
     said = [adviser.advise(situation(step=step, hint="A hint.")).reason for step in (510, 520, 530)]
     assert ["A hint." in reason for reason in said] == [False, True, False]
 
 
 def test_the_memory_survives_a_round_trip():
     first, second = Adviser(), Adviser()
-    first.advise(off("slow divergence"))
+    first.advise(off("slow_divergence"))
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert second.advise(off("plateau", 510)).evidence["suspect"] == "learning rate"
     assert second.advise(situation(step=520)).action == "investigate"

@@ -9,8 +9,8 @@ from lightning_scaling.advice.causes import likely_cause
 from lightning_scaling.detection import Deviation, Divergence
 from lightning_scaling.forecast import Forecast
 
-ABOVE = Deviation(True, 250.0, "above", 400, "deviating", 0.06, 3.1, "slow divergence")
-BELOW = Deviation(True, 250.0, "below", 400, "deviating", -0.06, 3.1, "too good to be true")
+ABOVE = Deviation(True, 250.0, "above", 400, "deviating", 0.06, 3.1, "slow_divergence")
+BELOW = Deviation(True, 250.0, "below", 400, "deviating", -0.06, 3.1, "better_than_forecast")
 PLATEAU = Deviation(True, 250.0, "above", 400, "deviating", 0.06, 3.1, "plateau")
 FORECAST = Forecast(500, 1000, "relative_multi_power", "ok", "")
 
@@ -49,14 +49,14 @@ def test_what_was_seen_goes_before_the_shape_of_the_losses(changes, expected):
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("level shift", "data"), ("slow divergence", "learning rate"), ("plateau", "frozen layers")],
+    [("level_shift", "data"), ("slow_divergence", "learning rate"), ("plateau", "frozen layers")],
 )
 def test_the_kind_of_departure_speaks_where_nothing_else_does(kind, expected):
     assert suspect(Deviation(True, 250.0, "above", 400, "deviating", 0.06, 3.1, kind)) == expected
 
 
 def test_noise_points_at_the_batch():
-    assert suspect(Deviation(True, 250.0, None, 400, "deviating", 0.0, 3.1, "noise growth", 3.0)) == "batch"
+    assert suspect(Deviation(True, 250.0, None, 400, "deviating", 0.0, 3.1, "variance_increase", 3.0)) == "batch"
 
 
 def test_a_fall_of_what_is_to_rise_is_no_gain():

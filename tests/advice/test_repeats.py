@@ -213,14 +213,14 @@ def turning(best=300, slope=0.35):
 
 @pytest.mark.parametrize(("metric", "expected"), [("val_loss", "repeated data"), (None, "learning rate")])
 def test_a_held_out_loss_that_turns_up_on_repeated_data_is_overfitting(metric, expected):
-    _, said = watched(turning(), facts={"epoch_steps": 60}, metric=metric)
+    _, said = watched(turning(), facts={"epoch_steps": 60}, monitor=metric)
     told = [one.advice for one in said if one.advice.action == "investigate"]
     assert told[0].evidence["suspect"] == expected
     assert (": the model then overfits (this is pass " in told[0].reason) == (metric is not None)
 
 
 def test_a_held_out_loss_that_turns_up_in_the_first_pass_is_none():
-    _, said = watched(turning(), facts={"epoch_steps": 1000}, metric="val_loss")
+    _, said = watched(turning(), facts={"epoch_steps": 1000}, monitor="val_loss")
     assert {"repeated data"} & suspects(said) == set()
 
 
@@ -279,20 +279,20 @@ VAL = {"metric": "val_loss", "held_out": True, "best": (410, 3.046)}
             f"then whether the learning rate has become too low, then the repeats ({AGAIN}){ENDED}",
         ),
         (
-            {"kind": "slow divergence"},
+            {"kind": "slow_divergence"},
             "learning rate",
             f"{BEGUN}, and it moves further and further away; check first the learning rate, which may be too high, "
             f"then the precision and the clipping of gradients, then the data, then the repeats ({AGAIN}){ENDED}",
         ),
         (
-            {"kind": "level shift", "sudden": True, "repeats": Repeats(3.5, 143, 5e4, "samples")},
+            {"kind": "level_shift", "sudden": True, "repeats": Repeats(3.5, 143, 5e4, "samples")},
             "data",
             f"{BEGUN}, all at once; check first the data that arrived since then (a damaged shard, wrong labels, "
             "inputs scaled in another way), then the learning rate, then the precision, then the repeats (this is pass "
             f"4 over the 50k samples){ENDED}",
         ),
         (
-            {"kind": "level shift", "sudden": True, "repeats": AT_BOUNDARY},
+            {"kind": "level_shift", "sudden": True, "repeats": AT_BOUNDARY},
             "repeated data",
             f"{BEGUN}, all at once; check first the data, which begin anew right where the trouble did, at step 400 "
             "(this is pass 3 over the 120M unique tokens, and by the data-constrained law of language models one more "
@@ -300,7 +300,7 @@ VAL = {"metric": "val_loss", "held_out": True, "best": (410, 3.046)}
             f"learning rate, then the precision{ENDED}",
         ),
         (
-            {"kind": "slow divergence", "repeats": WORN, **VAL},
+            {"kind": "slow_divergence", "repeats": WORN, **VAL},
             "repeated data",
             f"{HELD_OUT}, and it moves further and further away; check first whether the training loss still gets "
             "better: the model then overfits (this is pass 12 over the 120M unique tokens, and the best so far was "
@@ -316,7 +316,7 @@ VAL = {"metric": "val_loss", "held_out": True, "best": (410, 3.046)}
             f"changed{ENDED}",
         ),
         (
-            {"kind": "too good to be true", "excess": -0.093, "direction": "below", "repeats": AT_BOUNDARY},
+            {"kind": "better_than_forecast", "excess": -0.093, "direction": "below", "repeats": AT_BOUNDARY},
             "repeated data",
             "The loss is 3.007 at step 500 where 3.1 was forecast at step 400: 3.0% below its path (odds 250 to 1 "
             "against chance); check first whether the same data come again and again (this is pass 3 over the 120M "
@@ -324,7 +324,7 @@ VAL = {"metric": "val_loss", "held_out": True, "best": (410, 3.046)}
             "loss is still computed as before.",
         ),
         (
-            {"kind": "slow divergence", "divergence": Divergence(450, 0.3, 3.0, False), "repeats": WORN, **VAL},
+            {"kind": "slow_divergence", "divergence": Divergence(450, 0.3, 3.0, False), "repeats": WORN, **VAL},
             "repeated data",
             "`val_loss` has gone from 3 back up to 3.162 since step 450, 30% of what the run had gained; check first "
             "whether the training loss still gets better: the model then overfits (this is pass 12 over the 120M "
@@ -350,12 +350,12 @@ def test_the_numbers_are_in_the_evidence():
     ("changes", "suspect"),
     [
         ({"kind": "plateau", "repeats": Repeats(3.5, 143, 1.2e8)}, "frozen layers"),
-        ({"kind": "level shift", "sudden": True, "repeats": WORN}, "data"),
-        ({"kind": "level shift", "sudden": False, "repeats": WORN}, "repeated data"),
-        ({"kind": "slow divergence", "repeats": Repeats(0.9, 500, 1.2e8)}, "learning rate"),
-        ({"kind": "slow divergence", "repeats": WORN, "facts": {"idle": 3, "tensors": 24}}, "frozen layers"),
-        ({"kind": "slow divergence", "repeats": WORN, "marked": (390, "new data")}, "marked change"),
-        ({"kind": "slow divergence", "repeats": WORN, "divergence": Divergence(390, 0.3, 3.0, False)}, "learning rate"),
+        ({"kind": "level_shift", "sudden": True, "repeats": WORN}, "data"),
+        ({"kind": "level_shift", "sudden": False, "repeats": WORN}, "repeated data"),
+        ({"kind": "slow_divergence", "repeats": Repeats(0.9, 500, 1.2e8)}, "learning rate"),
+        ({"kind": "slow_divergence", "repeats": WORN, "facts": {"idle": 3, "tensors": 24}}, "frozen layers"),
+        ({"kind": "slow_divergence", "repeats": WORN, "marked": (390, "new data")}, "marked change"),
+        ({"kind": "slow_divergence", "repeats": WORN, "divergence": Divergence(390, 0.3, 3.0, False)}, "learning rate"),
     ],
 )
 def test_when_a_held_out_metric_speaks_for_repeats(changes, suspect):

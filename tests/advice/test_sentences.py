@@ -196,7 +196,7 @@ def situation(**changes):
             "cut them off from the loss.",
         ),
         (
-            {"deviation": dev("level shift"), "loss": 3.162},
+            {"deviation": dev("level_shift"), "loss": 3.162},
             "investigate",
             "data",
             "The loss is 3.162 at step 500 where 3.1 was forecast at step 400: 2.0% above its path (odds 250 "
@@ -205,7 +205,7 @@ def situation(**changes):
             "changes, the run ends about 0.062 higher, and 50% of the planned compute is still to be spent.",
         ),
         (
-            {"deviation": replace(dev("level shift"), basis="relatives"), "loss": 3.162},
+            {"deviation": replace(dev("level_shift"), basis="past_runs"), "loss": 3.162},
             "investigate",
             "data",
             "The loss is 3.162 at step 500 where 3.1 was to be expected at step 400 from how past runs under this "
@@ -215,7 +215,7 @@ def situation(**changes):
             "still to be spent.",
         ),
         (
-            {"deviation": dev("level shift"), "loss": 3.162, "sudden": True},
+            {"deviation": dev("level_shift"), "loss": 3.162, "sudden": True},
             "investigate",
             "data",
             "The loss is 3.162 at step 500 where 3.1 was forecast at step 400: 2.0% above its path (odds 250 "
@@ -225,7 +225,7 @@ def situation(**changes):
             "be spent.",
         ),
         (
-            {"deviation": dev("slow divergence"), "loss": 3.162},
+            {"deviation": dev("slow_divergence"), "loss": 3.162},
             "investigate",
             "learning rate",
             "The loss is 3.162 at step 500 where 3.1 was forecast at step 400: 2.0% above its path (odds 250 "
@@ -235,7 +235,7 @@ def situation(**changes):
             "spent.",
         ),
         (
-            {"deviation": dev("slow divergence"), "loss": 3.162, "sudden": False},
+            {"deviation": dev("slow_divergence"), "loss": 3.162, "sudden": False},
             "investigate",
             "learning rate",
             "The loss is 3.162 at step 500 where 3.1 was forecast at step 400: 2.0% above its path (odds 250 "
@@ -264,7 +264,7 @@ def situation(**changes):
             "still to be spent.",
         ),
         (
-            {"deviation": dev("level shift"), "loss": 3.162, "nonfinite_before": 3, "last_nonfinite": 470},
+            {"deviation": dev("level_shift"), "loss": 3.162, "nonfinite_before": 3, "last_nonfinite": 470},
             "investigate",
             "precision",
             "The loss is 3.162 at step 500 where 3.1 was forecast at step 400: 2.0% above its path (odds 250 "
@@ -273,7 +273,7 @@ def situation(**changes):
             "of the planned compute is still to be spent.",
         ),
         (
-            {"deviation": dev("level shift"), "loss": 3.162, "marked": (398, "resumed at step 398")},
+            {"deviation": dev("level_shift"), "loss": 3.162, "marked": (398, "resumed at step 398")},
             "investigate",
             "optimizer state",
             "The loss is 3.162 at step 500 where 3.1 was forecast at step 400: 2.0% above its path (odds 250 "
@@ -282,7 +282,7 @@ def situation(**changes):
             "0.062 higher, and 50% of the planned compute is still to be spent.",
         ),
         (
-            {"deviation": dev("level shift"), "loss": 3.162, "marked": (398, "new data")},
+            {"deviation": dev("level_shift"), "loss": 3.162, "marked": (398, "new data")},
             "investigate",
             "marked change",
             "The loss is 3.162 at step 500 where 3.1 was forecast at step 400: 2.0% above its path (odds 250 "
@@ -291,7 +291,7 @@ def situation(**changes):
             "spent.",
         ),
         (
-            {"deviation": dev("noise growth", direction=None, ratio=3.1), "loss": 3.1},
+            {"deviation": dev("variance_increase", direction=None, ratio=3.1), "loss": 3.1},
             "investigate",
             "batch",
             "The noise of the loss is 3.1 times what is usual in this run at step 500 (odds 250 to 1 against "
@@ -299,7 +299,7 @@ def situation(**changes):
             "batches), then the quality of the data, then the learning rate.",
         ),
         (
-            {"deviation": dev("too good to be true", -0.093, "below", 1000000000.0), "loss": 3.007},
+            {"deviation": dev("better_than_forecast", -0.093, "below", 1000000000.0), "loss": 3.007},
             "investigate",
             "repeated data",
             "The loss is 3.007 at step 500 where 3.1 was forecast at step 400: 3.0% below its path (odds "
@@ -309,7 +309,7 @@ def situation(**changes):
         ),
         (
             {
-                "deviation": dev("too good to be true", -0.093, "below", 1000000000.0),
+                "deviation": dev("better_than_forecast", -0.093, "below", 1000000000.0),
                 "loss": 3.007,
                 "repeats": Repeats(2.5, 200),
             },
@@ -321,7 +321,7 @@ def situation(**changes):
             "loss is still computed as before.",
         ),
         (
-            {"deviation": dev("too good to be true", -0.093, "below", 1000000000.0), "loss": 3.007, "held_out": True},
+            {"deviation": dev("better_than_forecast", -0.093, "below", 1000000000.0), "loss": 3.007, "held_out": True},
             "investigate",
             "leak",
             "The loss is 3.007 at step 500 where 3.1 was forecast at step 400: 3.0% below its path (odds "
@@ -411,7 +411,7 @@ def test_every_sentence(changes, action, suspect, sentence):
 def test_without_a_planned_end_no_share_of_the_compute_is_named():
     stop = Adviser().advise(situation(nonfinite_tail=30, nonfinite=30, fraction=None))
     assert (stop.action, stop.saving) == ("stop", 0)
-    off = Adviser().advise(situation(deviation=dev("level shift"), loss=3.162, fraction=None))
+    off = Adviser().advise(situation(deviation=dev("level_shift"), loss=3.162, fraction=None))
     assert off.reason.endswith("If nothing changes, the run ends about 0.062 higher.")
     assert "%" not in stop.reason
 

@@ -154,7 +154,7 @@ def watched(run, history=None):
 def test_a_ledger_tells_the_errors_as_they_were_before_correction(runs, make_run):
     new = make_run("cosine", total=3000, kappa=1.2, seed=70, params=10_000_000)
     plain, wide = (
-        ledger_of(watched(new, RunHistory(runs, calibration=one)).ledger, new) for one in (None, factors(2.0))
+        ledger_of(watched(new, RunHistory(runs, calibration=one)).forecast_log, new) for one in (None, factors(2.0))
     )
     assert plain == wide
     assert set(plain["mode"]) == {"family"}
@@ -164,7 +164,7 @@ def test_a_ledger_tells_the_errors_as_they_were_before_correction(runs, make_run
 
 def test_a_ledger_says_what_a_replay_says(runs, make_run):
     new = make_run("cosine", total=3000, kappa=1.2, seed=70, params=10_000_000, name="new")
-    ledger = ledger_of(watched(new).ledger, new)
+    ledger = ledger_of(watched(new).forecast_log, new)
     assert set(ledger["mode"]) == {"alone"}
     replayed = {row.fraction: row for row in calibrate([*runs, new]).rows if (row.run, row.mode) == ("new", "alone")}
     for at, error, scale in zip(ledger["at"], ledger["error"], ledger["scale"], strict=True):
@@ -176,7 +176,7 @@ def test_a_run_that_did_not_finish_leaves_no_ledger(make_run):
     run = make_run("cosine", total=2000, kappa=1.2)
     seen = run.step <= 1500
     part = Run(run.step[seen], run.loss[seen], total_steps=2000, planned_lr=(run.step, run.lr))
-    assert ledger_of(watched(part).ledger, part) is None
+    assert ledger_of(watched(part).forecast_log, part) is None
 
 
 def with_ledger(run, scale, *, law=Forecaster.law):

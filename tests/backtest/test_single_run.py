@@ -203,8 +203,8 @@ def test_state_round_trip_continues_with_the_same_forecasts(make_run):
     second.mark("resumed at step 1100")
     updates = second.observe(run.step[1100:], run.loss[1100:], lr=run.lr[1100:]) + second.finish()
     assert updates[-1].forecast.final == pytest.approx(whole.forecast.final, rel=1e-4)
-    assert len(second.ledger) == len(replay(run))
-    assert second.ledger[-1]["error"] == pytest.approx(0, abs=0.01)
+    assert len(second.forecast_log) == len(replay(run))
+    assert second.forecast_log[-1]["error"] == pytest.approx(0, abs=0.01)
 
 
 def test_the_ledger_holds_outcomes(make_run):
@@ -212,7 +212,7 @@ def test_the_ledger_holds_outcomes(make_run):
     monitor = Monitor(run.plan)
     monitor.observe(run.step, run.loss)
     monitor.finish()
-    rows = [row for row in monitor.ledger if row["final"] is not None]
+    rows = [row for row in monitor.forecast_log if row["final"] is not None]
     assert all(row["outcome"] == pytest.approx(final(run), rel=0.01) for row in rows)
     assert rows[-1]["lower"] <= rows[-1]["outcome"] <= rows[-1]["upper"]
 

@@ -95,7 +95,7 @@ def test_the_next_run_uses_what_is_kept_and_its_journal_says_the_same_again(pl, 
     monitor = ScalingLawMonitor(max_overhead=1, name="third")
     fit(pl, [monitor, readers_done(pl)], module(pl), **make(pl))
     assert "Intervals are scaled by" in caplog.text
-    late = [row for row in monitor.ledger if row["mode"] == "family" and row["step"] < row["horizon"]]
+    late = [row for row in monitor.forecast_log if row["mode"] == "family" and row["step"] < row["horizon"]]
     assert late
     assert all(2 < row["factor"] < 3 for row in late)
 
@@ -105,5 +105,5 @@ def test_the_next_run_uses_what_is_kept_and_its_journal_says_the_same_again(pl, 
     history = RunHistory.from_mlflow("family", tracking_uri=uri)
     history.calibration = None  # what is kept may have changed since: the journal says what was used
     again = replay(Run.from_journal(journal), history=history)
-    said = [(row["step"], row["final"], row["lower"], row["upper"]) for row in monitor.ledger]
+    said = [(row["step"], row["final"], row["lower"], row["upper"]) for row in monitor.forecast_log]
     assert [(u.step, u.forecast.final, *u.forecast.interval()) for u in again] == said

@@ -107,14 +107,14 @@ def test_the_runs_of_its_own_experiment_are_the_default(at, both, module, fit, l
     again = Monitor(Plan.from_dict(header["plan"]), params=header["params"]["total"])
     if at:
         again.observe(points["step"][: mark["row"]], points["loss"][: mark["row"]], lr=points["lr"][: mark["row"]])
-    assert [row["step"] for row in again.ledger] == [
-        row["step"] for row in monitor.ledger if row["step"] <= mark["step"]
+    assert [row["step"] for row in again.forecast_log] == [
+        row["step"] for row in monitor.forecast_log if row["step"] <= mark["step"]
     ]
     again.learn(history)
     again.observe(points["step"][mark["row"] :], points["loss"][mark["row"] :], lr=points["lr"][mark["row"] :])
     again.finish()
-    finals = [(row["step"], row["final"], row["lower"], row["upper"]) for row in monitor.ledger]
-    assert [(row["step"], row["final"], row["lower"], row["upper"]) for row in again.ledger] == finals
+    finals = [(row["step"], row["final"], row["lower"], row["upper"]) for row in monitor.forecast_log]
+    assert [(row["step"], row["final"], row["lower"], row["upper"]) for row in again.forecast_log] == finals
 
 
 @pytest.mark.parametrize("given", [False, True])

@@ -28,7 +28,7 @@ def test_metrics_params_tags_description_and_artifacts(pl, module, fit, tmp_path
     assert last["scaling/forecast/lower"] < last["scaling/forecast/final"] < last["scaling/forecast/upper"]
     assert 0 < last["scaling/overhead"] < 1
     history = client.get_metric_history(logger.run_id, "scaling/loss")
-    assert len(history) == len(monitor.ledger)
+    assert len(history) == len(monitor.forecast_log)
     assert max(point.step for point in history) == 47
 
     params = run.data.params

@@ -134,9 +134,9 @@ def same(path, monitor, *, history=None, least=60):
     said = [json.loads(json.dumps(builtins_of(update.to_dict()))) for update in made.updates]
     assert [one["step"] for one in said] == [one["step"] for one in run.said]
     assert said == list(run.said)
-    live = monitor.ledger
-    assert [row["step"] for row in made.ledger] == [row["step"] for row in live]
-    assert made.ledger == live
+    live = monitor.forecast_log
+    assert [row["step"] for row in made.forecast_log] == [row["step"] for row in live]
+    assert made.forecast_log == live
     assert len(said) >= least
     assert any(math.isfinite(update.forecast.final) for update in made.updates)
     return run, made
@@ -262,7 +262,7 @@ def test_a_run_resumed_with_its_journal_in_another_folder(train, pl, tmp_path):
     run = Run.from_journal(journal_of(tmp_path))
     made = Replay.of(run)
     assert run.step[0] == 121
-    assert made.ledger == again.ledger
+    assert made.forecast_log == again.forecast_log
     assert run.gaps == ()
 
 
@@ -312,7 +312,7 @@ def test_past_runs_that_arrive_on_the_way(train, pl, make_run, tmp_path, monkeyp
     assert list(differing(run, RunHistory.from_csv(folder))) == []
     assert "learned from 3 runs of the folder" in next(differing(run, None))
     alone = replay(run)
-    live = {row["step"]: row["final"] for row in monitor.ledger}
+    live = {row["step"]: row["final"] for row in monitor.forecast_log}
     agree = [
         update.step
         for update in alone

@@ -39,7 +39,7 @@ def test_one_line_is_enough(both, module, fit, alone, tmp_path):
     assert monitor.deviation.alarm is False
     assert monitor.advice.action == "continue"
     assert monitor.advice_log[-1].action == "continue"
-    assert monitor.ledger[-1]["step"] == 60
+    assert monitor.forecast_log[-1]["step"] == 60
     (journal,) = (tmp_path / "scaling_journals").glob("*.jsonl")
     points = read_journal(journal).points
     np.testing.assert_array_equal(points["loss"], monitor.run.loss)
@@ -48,7 +48,7 @@ def test_one_line_is_enough(both, module, fit, alone, tmp_path):
 def test_before_training_there_is_nothing():
     monitor = ScalingLawMonitor()
     assert (monitor.run, monitor.forecast, monitor.deviation, monitor.advice) == (None, None, None, None)
-    assert (monitor.advice_log, monitor.ledger, monitor.counters, monitor.overhead) == ([], [], {}, 0.0)
+    assert (monitor.advice_log, monitor.forecast_log, monitor.counters, monitor.overhead) == ([], [], {}, 0.0)
 
 
 @pytest.mark.parametrize("step", ["automatic", "manual_two"])
@@ -325,8 +325,8 @@ def test_the_monitor_keeps_to_its_share_of_the_time(pl, module, fit, monkeypatch
     eager, thrifty = observe(), ScalingLawMonitor(journal=False, max_overhead=1e-9)
     for monitor in (eager, thrifty):
         fit(pl, monitor, module(pl), max_epochs=30)
-    assert len(thrifty.ledger) < len(eager.ledger)
-    assert thrifty.ledger[-1]["step"] == eager.ledger[-1]["step"] == 180
+    assert len(thrifty.forecast_log) < len(eager.forecast_log)
+    assert thrifty.forecast_log[-1]["step"] == eager.forecast_log[-1]["step"] == 180
     assert 0 < thrifty.overhead < eager.overhead
 
 

@@ -87,7 +87,7 @@ def test_a_journal_gives_the_numbers_of_the_live_run_where_it_has_what_that_lear
     path, monitor, past = journal
     result = run(path, "--history", past, "--json")
     told = lines(result)
-    live = [(row["step"], row["final"], row["lower"], row["upper"], row["e_value"]) for row in monitor.ledger]
+    live = [(row["step"], row["final"], row["lower"], row["upper"], row["e_value"]) for row in monitor.forecast_log]
     assert [
         (u["step"], *(u["forecast"][name] for name in ("final", "lower", "upper")), u["deviation"]["e_value"])
         for u in told
@@ -103,7 +103,7 @@ def test_a_journal_without_them_says_from_where_on_it_differs(journal):
     assert "At step 500 the run learned from 2 runs of the folder past" in said
     assert "its numbers after that step differ from the live ones" in said
     finals = {u["step"]: u["forecast"]["final"] for u in lines(result)}
-    live = {row["step"]: row["final"] for row in monitor.ledger}
+    live = {row["step"]: row["final"] for row in monitor.forecast_log}
     assert finals[500] == live[500]
     assert finals[600] != live[600]
 

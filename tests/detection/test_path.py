@@ -50,7 +50,7 @@ def test_a_shift_is_found_within_four_blocks_and_stays_found(shift, direction):
     assert 450 <= verdicts[-1].since_step <= 510
     assert verdicts[-1].excess == pytest.approx(shift, abs=4 * NOISE)
     assert verdicts[-1].e_value >= 100
-    assert verdicts[-1].kind == ("level shift" if shift > 0 else "too good to be true")
+    assert verdicts[-1].kind == ("level_shift" if shift > 0 else "better_than_forecast")
 
 
 def test_a_slow_drift_is_found():
@@ -58,7 +58,7 @@ def test_a_slow_drift_is_found():
     losses[50:] += 0.4 * np.arange(50) / 50
     verdicts = judged(losses)
     assert any(v.alarm for v in verdicts[50:75])
-    assert verdicts[-1].kind == "slow divergence"
+    assert verdicts[-1].kind == "slow_divergence"
 
 
 def test_a_loss_that_stops_falling_is_called_a_plateau():

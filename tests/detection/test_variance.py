@@ -65,7 +65,7 @@ def test_the_verdict_names_the_noise_and_no_direction_and_is_taken_back_when_it_
     assert not any(v.alarm for v in verdicts[:50])
     found = verdicts[62]
     assert found.alarm
-    assert (found.kind, found.direction) == ("noise growth", None)
+    assert (found.kind, found.direction) == ("variance_increase", None)
     assert 2 < found.noise_ratio < 4
-    assert found.to_dict()["kind"] == "noise growth"
+    assert found.to_dict()["kind"] == "variance_increase"
     assert not verdicts[-1].alarm

@@ -174,7 +174,7 @@ def test_a_run_without_losses_gets_an_answer_without_numbers(make_run):
 def test_an_accuracy_is_told_in_its_own_units():
     steps = np.arange(1, 801)
     rates = np.where(steps < 400, 1e-3, 1e-3 * (1 - (steps - 400) / 401))
-    monitor = Monitor(Plan(steps, rates, total_steps=800), metric="val_acc")
+    monitor = Monitor(Plan(steps, rates, total_steps=800), monitor="val_acc")
     noise = np.random.default_rng(0).normal(0, 0.002, 600)
     monitor.observe(steps[:600], 0.9 - 0.6 * steps[:600] ** -0.35 + noise)
     longer = monitor.what_if("longer")

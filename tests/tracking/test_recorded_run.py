@@ -65,7 +65,7 @@ def finals(updates):
 
 
 def same(updates, monitor):
-    told = [(row["step"], row["final"], row["e_value"]) for row in monitor.ledger]
+    told = [(row["step"], row["final"], row["e_value"]) for row in monitor.forecast_log]
     assert [
         (u.step, None if np.isnan(u.forecast.final) else u.forecast.final, u.deviation.e_value) for u in updates
     ] == told

@@ -105,7 +105,7 @@ def test_relatives_show_trouble_where_the_law_of_the_run_is_still_vague(make_run
     alone = replay(broken)
     first = next(update for update in told if update.deviation.alarm)
     assert first.fraction < 0.45
-    assert first.deviation.basis == "relatives"
+    assert first.deviation.basis == "past_runs"
     assert "from how past runs under this schedule went on" in first.advice.reason
     assert not any(update.deviation.alarm for update in alone if update.fraction < 0.48)
     assert not any(update.deviation.alarm for update in replay(new, history=RunHistory(late)))
