@@ -103,7 +103,7 @@ class Replay:
     Attributes:
         run: The run.
         updates: All updates, in order.
-        ledger: The forecasts as rows of ``Monitor.forecast_log``, with outcomes.
+        forecast_log: The forecasts as rows of ``Monitor.forecast_log``, with outcomes.
         outcome: Mean loss over the last 1 % of the plan; ``None`` if the run did not get there.
         relatives: Number of past runs that it was taught by.
         metric: What to call the metric followed.
@@ -112,7 +112,7 @@ class Replay:
 
     run: Run
     updates: list[Update]
-    ledger: list[dict[str, Any]]
+    forecast_log: list[dict[str, Any]]
     outcome: float | None
     relatives: int = 0
     metric: str = "loss"
