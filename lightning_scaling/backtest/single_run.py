@@ -13,7 +13,6 @@ from lightning_scaling.backtest.drivers import Driver, JournalDriver
 from lightning_scaling.engine.forecast_log import LEVEL
 from lightning_scaling.engine.monitor import Monitor, Update
 from lightning_scaling.runs.events import RecordedRun
-from lightning_scaling.runs.final_loss import final_loss_at
 from lightning_scaling.runs.run import Run, RunHistory
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
@@ -131,7 +130,7 @@ class Replay:
         """Replay a run; arguments as :func:`replay`."""
         driver = _driver(run, history, alpha, target, unique_tokens)
         updates, monitor = driver.whole(), driver.monitor
-        outcome = final_loss_at(monitor.curve.points, run.total_steps, monitor.curve.last_step)
+        outcome = monitor.curve.points.final_loss(run.total_steps, reached=monitor.curve.last_step)
         measure = monitor.metric
         return cls(
             run, updates, monitor.forecast_log, outcome, len(history or ()), measure.name, measure.scale.mode == "max"

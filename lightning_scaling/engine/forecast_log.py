@@ -9,7 +9,6 @@ from typing import Any
 from lightning_scaling.detection import Deviation
 from lightning_scaling.forecast import Forecast
 from lightning_scaling.runs.curve import Points
-from lightning_scaling.runs.final_loss import final_loss_at
 
 LEVEL = 0.9
 
@@ -55,7 +54,7 @@ def forecast_log_row(
 def settle(rows: Iterable[dict[str, Any]], points: Points, reached: int) -> None:
     """Write into each row the loss that came at its horizon, where the run got that far, and the relative error."""
     for row in rows:
-        outcome = final_loss_at(points, row["horizon"], reached)
+        outcome = points.final_loss(row["horizon"], reached=reached)
         final = row["final"]
         row["outcome"] = outcome
         row["error"] = None if outcome is None or final is None or outcome == 0 else (final - outcome) / outcome

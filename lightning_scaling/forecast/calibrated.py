@@ -12,7 +12,6 @@ from lightning_scaling.forecast.forecaster import Forecaster, PriorSource
 from lightning_scaling.forecast.priors.base import RunPrior
 from lightning_scaling.forecast.priors.past_run import PastRun
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM, Forecast, Prediction
-from lightning_scaling.runs.final_loss import final_loss_at
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
@@ -119,7 +118,7 @@ def ledger_of(rows: Iterable[Mapping[str, Any]], run: Run) -> dict[str, Any] | N
 
 def log_outcome(relative: PastRun) -> float:
     """Logarithm of what came of a finished run: of the mean loss over the last 1 % of its plan."""
-    came = final_loss_at(relative.points, relative.total_steps, relative.reached)
+    came = relative.points.final_loss(relative.total_steps, reached=relative.reached)
     return relative.landing[0] if came is None or came <= 0 else math.log(came)
 
 

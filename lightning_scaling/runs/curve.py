@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lightning_scaling.runs.final_loss import final_loss
 from lightning_scaling.schedule.plan import Plan
 
 _LOG_RESOLUTION = 32
@@ -87,6 +88,15 @@ class Points:
     flops: NDArray[np.float64]
     seconds: NDArray[np.float64]
     last: NDArray[np.float64]
+
+    def final_loss(self, total_steps: float | None, *, reached: float | None = None) -> float | None:
+        """Mean loss at the end of a plan, or at any other step (:func:`~lightning_scaling.runs.final_loss.final_loss`).
+
+        Args:
+            total_steps: The step.
+            reached: Last step of the run; left out, that of the last bin.
+        """
+        return final_loss(self.last, self.loss, total_steps, count=self.count, reached=reached)
 
 
 class Curve:

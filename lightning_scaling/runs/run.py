@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lightning_scaling.runs.final_loss import final_loss, is_finished
 from lightning_scaling.schedule.plan import Plan
 
 
@@ -137,6 +138,22 @@ class Run:
                     self.step[known], self.lr[known], total_steps=self.total_steps, known=bool(lasting), why=why
                 )
         return Plan.constant(total_steps=self.total_steps, known=False, why="no learning rate is recorded")
+
+    @property
+    def reached(self) -> int:
+        """Last step with a finite loss; 0 where there is none."""
+        seen = self.step[np.isfinite(self.loss)]
+        return int(seen[-1]) if seen.size else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to the end of its plan (:func:`~lightning_scaling.runs.final_loss.is_finished`)."""
+        return is_finished(self.reached, self.total_steps)
+
+    @property
+    def final_loss(self) -> float | None:
+        """Mean loss at the end of the plan (:func:`~lightning_scaling.runs.final_loss.final_loss`); else ``None``."""
+        return final_loss(self.step, self.loss, self.total_steps)
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str], *, total_steps: int | None = None, **known: Any) -> Run:

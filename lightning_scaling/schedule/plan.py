@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _WARMUP_LEVEL = 0.99
+# equally spaced parts of a run at which two schedules are compared
+_PROFILE = np.linspace(0.01, 1.0, 50)
 
 
 @dataclass(frozen=True, init=False)
@@ -97,6 +99,17 @@ class Plan:
         below, above = self.lr[first - 1], self.lr[first]
         share = (_WARMUP_LEVEL * self.peak - below) / max(above - below, 1e-300)
         return int(np.ceil(self.steps[first - 1] + share * (self.steps[first] - self.steps[first - 1])))
+
+    @property
+    def profile(self) -> NDArray[np.float64]:
+        """Rate over the peak at 50 equally spaced parts of the run, shape ``(50,)``; ``nan`` where not known."""
+        if not self.known or self.total_steps is None or not self.peak > 0:
+            return np.full(_PROFILE.size, np.nan)
+        return self.at(_PROFILE * self.total_steps) / self.peak
+
+    def profile_distance(self, other: Plan) -> float:
+        """Root mean square difference of two profiles; ``nan`` where one is not known."""
+        return float(np.sqrt(np.mean((self.profile - other.profile) ** 2)))
 
     def then(self, future: Plan, step: int) -> Plan:
         """This plan up to a step and another one after it; the other one alone if it covers the past itself."""
