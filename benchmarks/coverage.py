@@ -50,7 +50,7 @@ def profiled(case: Case, draws: int, seed: int) -> np.ndarray:
     e = case.noise * np.random.default_rng([7, seed]).standard_normal((draws, len(clean)))
     y = clean * np.exp(e) if law.space == "log" else clean + e * np.std(clean)
     problem = Problem(law, case.inputs, y, np.ones(len(clean)), Objective("least_squares"), law.space, {}, {})
-    truth = problem.inward(np.array([case.truth[p.name] for p in problem.free]))
+    truth = problem.to_coordinates(np.array([case.truth[p.name] for p in problem.free]))
     ends = problem.descend(np.tile(truth, (draws, 1)))
     spare = problem.size - len(truth)
     allowed = student.ppf((1 + LEVEL) / 2, spare) ** 2 * ends.value / spare

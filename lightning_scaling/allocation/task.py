@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.laws.base import UNITS, Law
+from lightning_scaling.laws.form import UNITS, FunctionalForm
 
 Array = NDArray[np.float64]
 PerToken = Callable[..., Any]
@@ -34,12 +34,12 @@ def dense_flops_per_token(active_params: Array) -> Array:
     return TRAINING_FLOPS * np.asarray(active_params, dtype=np.float64)
 
 
-def size_input(law: Law) -> str:
+def size_input(law: FunctionalForm) -> str:
     """The input that counts the size of the model: the one that computing costs where a law knows several."""
     return "active_params" if "active_params" in law.inputs else "params"
 
 
-def check_law(law: Law, functions: bool = False) -> None:
+def check_law(law: FunctionalForm, functions: bool = False) -> None:
     """Whether the law can say how a budget is best split.
 
     Args:
@@ -74,7 +74,7 @@ class Task:
         flops_per_token: Training FLOPs per token as a function of the size, or None for 6 per active parameter.
     """
 
-    law: Law
+    law: FunctionalForm
     size: str
     extras: Mapping[str, Extra] = field(default_factory=dict)
     unique_tokens: float | None = None

@@ -305,11 +305,11 @@ def _progress(bootstrap: int, *, shown: bool) -> Iterator[Callable[[int], Any] |
 
 def _tell(found: Fit, level: float, as_json: bool, ranking: Comparison | None) -> None:
     if as_json:
-        from lightning_scaling.laws.io import json_safe, to_dict
+        from lightning_scaling._utils.serialization import to_builtins
         from lightning_scaling.laws.summary import estimates
 
         compared = {} if ranking is None else {"comparison": {"rows": ranking.table, "left_out": ranking.skipped}}
-        emit(json_safe(to_dict(found) | {"estimates": estimates(found, level)} | compared))
+        emit(to_builtins(found.to_dict() | {"estimates": estimates(found, level)} | compared, nonfinite="text"))
         if found.message or not found.ok:
             say(f"Status {found.status}. {found.message}".strip())
         return
@@ -317,7 +317,7 @@ def _tell(found: Fit, level: float, as_json: bool, ranking: Comparison | None) -
     if ranking is not None:
         click.echo(f"\n{ranking.summary()}")
     if not found.ok:
-        say(f"The status of this fit is {found.status!r}: see the end of the table before using it.")
+        say(f"The status of this fit is {str(found.status)!r}: see the end of the table before using it.")
 
 
 def _write(found: Fit, level: float, plot: str | None, save: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Two laws in a row: compute to loss, loss to performance."""
+"""Composition of two fits, such as compute to loss and loss to accuracy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling._utils.validation import probability
 from lightning_scaling.laws.results import Fit
 
 Array = NDArray[np.float64]
@@ -62,14 +63,13 @@ class Chain:
         Raises:
             ValueError: `level` is not between 0 and 1.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"`level` must lie between 0 and 1, but got {level!r}.")
+        probability("level", level)
         rng = np.random.default_rng(0)
         middle = self.first.predict(**inputs)
-        between = self.first.spread_model.sample(_DRAWS, rng, inputs)
+        between = self.first.prediction_spread.sample(_DRAWS, rng, inputs)
         rows = {name: values[:, None] for name, values in self.second.draws(_DRAWS, seed=1).items()}
         after = self.second.law.evaluate(rows, **{self.second.law.inputs[0]: between.reshape(_DRAWS, -1)})
-        noise = self.second.spread_model.noise * rng.standard_normal(after.shape)
+        noise = self.second.prediction_spread.noise * rng.standard_normal(after.shape)
         after = after * np.exp(noise) if self.second.settings.space == "log" else after + noise
         low, high = np.quantile(after, [(1 - level) / 2, (1 + level) / 2], axis=0)
         return low.reshape(middle.shape), high.reshape(middle.shape)

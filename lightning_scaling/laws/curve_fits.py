@@ -1,20 +1,23 @@
-"""One law fitted to many curves."""
+"""Fits of one law to many curves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.laws.base import Law
-
-if TYPE_CHECKING:
-    from lightning_scaling.laws.results import Fit, Settings
+from lightning_scaling.laws.form import FunctionalForm
+from lightning_scaling.laws.initialization import starts_of_many
+from lightning_scaling.laws.options import FitOptions, Settings
+from lightning_scaling.laws.problem import Problem
+from lightning_scaling.laws.results import Fit, fit_form
 
 Array = NDArray[np.float64]
+
+_CELLS = 3_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,7 @@ class Fits:
         status: ``"ok"``, ``"not converged"`` or ``"too few points"``, shape ``(curves,)``.
     """
 
-    law: Law
+    law: FunctionalForm
     settings: Settings
     inputs: Mapping[str, Array]
     y: Array
@@ -73,15 +76,74 @@ class Fits:
             raise IndexError(f"there are {len(self)} curves, but curve {curve} was asked for.")
         used = self.weights[curve] > 0
         data = {name: (v[curve] if v.ndim == 2 else v)[used] for name, v in self.inputs.items()}
-        objective = self.settings.objective
-        return self.law.fit(
-            data | {self.settings.loss: self.y[curve][used]},
-            self.settings.loss,
-            objective.kind,
-            objective.delta,
+        settings = self.settings
+        options = FitOptions(
+            settings.loss,
+            settings.objective.kind,
+            settings.objective.delta,
             self.weights[curve][used],
-            space=self.settings.space,
-            quantile=objective.quantile,
-            fixed=self.settings.fixed,
-            bounds=self.settings.bounds,
+            space=settings.space,
+            quantile=settings.objective.quantile,
+            fixed=settings.fixed,
+            bounds=settings.bounds,
         )
+        return fit_form(self.law, data | {settings.loss: self.y[curve][used]}, options)
+
+
+def fit_curves(form: FunctionalForm, data: Mapping[str, Any], options: FitOptions) -> Fits:
+    """Estimate a law on many curves at once: :meth:`~lightning_scaling.laws.Law.fit_many`."""
+    settings = options.settings(form)
+    inputs, y, w = _curves(form, data, options.loss, options.weights, settings.space)
+    curves, n = y.shape
+    names = [p.name for p in form.parameters]
+    values = np.full((curves, len(names)), np.nan)
+    objectives = np.full(curves, np.nan)
+    converged = np.zeros(curves, dtype=bool)
+    used = (w > 0).sum(axis=1)
+    free = len(names) - len(settings.fixed)
+    enough = np.flatnonzero(used >= free)
+    size = max(1, _CELLS // (n * max(1, free)))
+    for first in range(0, len(enough), size):
+        rows = enough[first : first + size]
+        part = {k: v[rows] if v.ndim == 2 else v for k, v in inputs.items()}
+        problem = Problem(
+            form, part, y[rows], w[rows], settings.objective, settings.space, settings.fixed, settings.bounds
+        )
+        ends = problem.descend(starts_of_many(problem))
+        found = problem.to_parameters(ends.u)
+        for j, p in enumerate(problem.free):
+            values[rows, names.index(p.name)] = found[:, j]
+        for name, value in settings.fixed.items():
+            values[rows, names.index(name)] = value
+        objectives[rows], converged[rows] = ends.value, ends.converged & np.isfinite(ends.value)
+    status = np.where(used < free, "too few points", np.where(converged, "ok", "not converged"))
+    return Fits(form, settings, inputs, y, w, {name: values[:, j] for j, name in enumerate(names)}, objectives, status)
+
+
+def _curves(
+    form: FunctionalForm, data: Mapping[str, Any], loss: str, weights: Any, space: str
+) -> tuple[dict[str, Array], Array, Array]:
+    def array(name: str) -> Array:
+        if name not in data:
+            raise ValueError(f"`data` has no {name!r}; it needs {', '.join(form.inputs)} and {loss}.")
+        values = np.asarray(data[name], dtype=np.float64)
+        if values.ndim not in (1, 2):
+            raise ValueError(f"{name!r} must have shape (points,) or (curves, points), but has {values.shape}.")
+        return values
+
+    y = np.atleast_2d(array(loss))
+    inputs = {name: array(name) for name in form.inputs}
+    for name, values in inputs.items():
+        if values.shape not in (y.shape, y.shape[1:]):
+            raise ValueError(f"{name!r} has shape {values.shape}, which does not go with {loss!r} of shape {y.shape}.")
+    w = np.ones_like(y) if weights is None else np.broadcast_to(np.asarray(weights, dtype=np.float64), y.shape).copy()
+    good = np.isfinite(y) & np.isfinite(w) & (w > 0)
+    if space == "log":
+        good &= y > 0
+    for name, values in inputs.items():
+        good &= np.isfinite(values) & ((values >= 0) if name in form.zero_allowed else (values > 0))
+    clean = {}
+    for name, values in inputs.items():
+        bad = ~(np.isfinite(values) & ((values >= 0) if name in form.zero_allowed else (values > 0)))
+        clean[name] = np.where(bad, 1.0, values) if bad.any() else values
+    return clean, np.where(good, y, 1.0), np.where(good, w, 0.0)

@@ -1,4 +1,4 @@
-"""The points a law is fitted to: read from any table, checked, and what was left out told."""
+"""Points of a fit: read from any table, validated, with a count of the rows left out."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.laws.base import Law
-from lightning_scaling.laws.frontier import frontier_weights
+from lightning_scaling.laws.form import FunctionalForm
 
 Array = NDArray[np.float64]
 
 _LIKELY_LEAST = {"params": 1e3, "active_params": 1e3, "tokens": 1e4, "unique_tokens": 1e4, "flops": 1e8}
+
+_FRONTIER_WIDTH = 0.02
+_FRONTIER_REACH = 2.0
+_SAME_COMPUTE = 1.02
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def _excerpt(values: Any) -> str:
 
 
 def read(
-    law: Law,
+    law: FunctionalForm,
     data: Any,
     loss: str,
     *,
@@ -138,8 +141,8 @@ def read(
         raise ValueError(f"The columns of `data` must be equally long, but got {given}.")
     good, dropped = _usable(law, arrays, y, w, space)
     if not good.any():
-        why = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
-        raise ValueError(f"`data` has no usable point for {law.name}: {why or 'it is empty'}.")
+        reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
+        raise ValueError(f"`data` has no usable point for {law.name}: {reasons or 'it is empty'}.")
     w = _frontier(law, arrays, y, good) if frontier else w[good]
     labels = _labels(data, groups, len(y))
     inputs = {name: np.ascontiguousarray(values[good]) for name, values in arrays.items()}
@@ -150,7 +153,7 @@ def read(
         None if labels is None else np.unique(labels[good], return_inverse=True)[1],
         len(y),
         dropped,
-        _suspicions(inputs),
+        _unit_warnings(inputs),
     )
 
 
@@ -165,7 +168,7 @@ def _weights(data: Any, weights: Any, count: int) -> Array:
     return values
 
 
-def _frontier(law: Law, arrays: Mapping[str, Array], y: Array, good: NDArray[np.bool_]) -> Array:
+def _frontier(law: FunctionalForm, arrays: Mapping[str, Array], y: Array, good: NDArray[np.bool_]) -> Array:
     if not {"params", "tokens"} <= set(law.inputs):
         raise ValueError(
             f"weights='frontier' needs a law of params and tokens, but {law.name} has {', '.join(law.inputs)}."
@@ -183,7 +186,7 @@ def _labels(data: Any, groups: Any, count: int) -> NDArray[Any] | None:
 
 
 def _usable(
-    law: Law, arrays: Mapping[str, Array], y: Array, w: Array, space: str
+    law: FunctionalForm, arrays: Mapping[str, Array], y: Array, w: Array, space: str
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
     good = np.ones(len(y), dtype=bool)
     dropped: dict[str, int] = {}
@@ -207,7 +210,7 @@ def _usable(
     return good, dropped
 
 
-def _suspicions(inputs: Mapping[str, Array]) -> tuple[str, ...]:
+def _unit_warnings(inputs: Mapping[str, Array]) -> tuple[str, ...]:
     found = []
     for name, least in _LIKELY_LEAST.items():
         if name not in inputs:
@@ -226,3 +229,32 @@ def typical(values: Array) -> float:
     """Geometric mean of the positive values; 1 when there are none."""
     positive = values[values > 0]
     return math.exp(float(np.mean(np.log(positive)))) if len(positive) else 1.0
+
+
+def frontier_weights(
+    params: Any, tokens: Any, loss: Any, *, width: float = _FRONTIER_WIDTH, reach: float = _FRONTIER_REACH
+) -> Array:
+    """Weights for runs near the compute-optimal frontier, and near the greatest compute.
+
+    ``1 / (1 + (excess/width)^2) / (1 + (ln(C_max/C)/reach)^2)``. Runs far above the frontier, too large for their data
+    or stopped in their warm-up, follow no power law; being half of many ladders they are no outliers that a robust
+    objective would ignore, and decide the exponents if all runs count alike.
+
+    Args:
+        params: Model sizes, shape ``(n,)``.
+        tokens: Training tokens, shape ``(n,)``.
+        loss: Losses, positive, shape ``(n,)``.
+        width: Excess, in log loss over the best run of no more compute, at which a weight is halved.
+        reach: Distance below the greatest compute, in natural logarithms, at which a weight is halved.
+
+    Returns:
+        The weights, between 0 and 1, shape ``(n,)``.
+    """
+    compute = np.asarray(params, dtype=np.float64) * np.asarray(tokens, dtype=np.float64)
+    log_loss = np.log(np.asarray(loss, dtype=np.float64))
+    order = np.argsort(compute, kind="stable")
+    best = np.minimum.accumulate(log_loss[order])
+    last = np.searchsorted(compute[order], compute * _SAME_COMPUTE, side="right") - 1
+    excess = log_loss - best[last]
+    below = np.log(compute.max() / compute)
+    return np.asarray(1.0 / (1.0 + (excess / width) ** 2) / (1.0 + (below / reach) ** 2))

@@ -1,4 +1,4 @@
-"""Several laws as one: the median of what they say, and an interval that admits their disagreement."""
+"""Ensembles: the median of several laws, with an interval that includes their disagreement."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from lightning_scaling._utils.validation import probability
 from lightning_scaling.laws.base import Law
 from lightning_scaling.laws.data import Points, read
-from lightning_scaling.laws.extrapolation import RECENCY, fit_ahead, merged
+from lightning_scaling.laws.extrapolation import RECENCY, fit_extrapolation, merged
+from lightning_scaling.laws.options import Settings
 from lightning_scaling.laws.registry import get
-from lightning_scaling.laws.results import Fit, Settings
+from lightning_scaling.laws.results import Fit
 from lightning_scaling.laws.solvers.objectives import Objective
 from lightning_scaling.laws.summary import table
 
@@ -25,24 +27,25 @@ DEFAULT = ("m2", "m3", "m4", "bnsl")
 _LEAST_POINTS = 3
 
 # Scale of a Student t, calibrated on the two collections of lightning_scaling.laws.extrapolation.
-_OF_FORMS = 1.0
-_OF_LAW = 0.6
-_OF_NOISE = 2.5
+_FORMS_FACTOR = 1.0
+_LAW_FACTOR = 0.6
+_NOISE_FACTOR = 2.5
 _TAILS = 4.0
 
 
 class Combination:
     """The median of several laws, ``exp(median_i(ln law_i(x)))``, which extrapolates better than any of them.
 
-    Some forms err on the hopeful side (a power law never flattens), others on the gloomy side (a curve that saturates
-    too early), so the middle of them is right more often than each.
+    Some forms are biased low when extrapolated (a power law has no floor), others high (a curve that saturates too
+    early), so the median of them is more accurate than each.
 
-    Laws of one quantity (a single training curve) are fitted for what lies ahead rather than for the whole curve.
+    Laws of one quantity (a single training curve) are fitted for extrapolation rather than for the whole curve.
     Residuals of ``ln loss`` are weighted by ``(x / x_last)^3``, because no form describes a curve from its first point
-    to its last, and counted in twice the law's own scatter; beyond that they count linearly (Huber). To them comes a
-    weak belief about what no point can tell: the falls of ``ln loss`` over successive doublings of x, from the one just
-    seen to the third ahead, shrink by ``2^-0.4`` each, give or take .15. It leaves room for a power law (no shrinking)
-    and for a floor close by, and decides only what the points leave open. Points within 5 % of each other are averaged.
+    to its last, and scaled by twice the law's own scatter; beyond that they enter linearly (Huber). A weak prior covers
+    what no point determines: the falls of ``ln loss`` over successive doublings of x, from the last one observed to the
+    third beyond, shrink by ``2^-0.4`` each, with a standard deviation of .15. It leaves room for a power law (no
+    shrinking) and for a floor close by, and decides only what the points leave open. Points within 5 % of each other
+    are averaged.
 
     Laws of several inputs are fitted by :meth:`Law.fit` as they are.
 
@@ -125,14 +128,14 @@ class Combination:
             )
             try:
                 if single:
-                    members[label] = fit_ahead(law, points, settings)
+                    members[label] = fit_extrapolation(law, points, settings)
                 else:
                     members[label] = law.fit(data, loss, delta="auto", weights=weights, columns=columns, space="log")
             except ValueError as error:
                 failed[label] = str(error)
         if len(members) < 2:
-            why = "; ".join(f"{label}: {reason}" for label, reason in failed.items())
-            raise ValueError(f"Fewer than two laws could be fitted, so there is nothing to combine. {why}")
+            reasons = "; ".join(f"{label}: {reason}" for label, reason in failed.items())
+            raise ValueError(f"Fewer than two laws could be fitted, so there is nothing to combine. {reasons}")
         return CombinedFit(self, members, failed, seen)
 
     def __repr__(self) -> str:
@@ -182,7 +185,7 @@ class CombinedFit:
         Raises:
             TypeError: An input is missing or unknown.
         """
-        return np.exp(self._middle(self._all(inputs)))
+        return np.exp(self._median(self._predictions(inputs)))
 
     def interval(self, level: float = 0.95, **inputs: Any) -> tuple[Array, Array]:
         """Interval for what a new point would show, from :meth:`parts`.
@@ -201,11 +204,12 @@ class CombinedFit:
             ValueError: `level` is not between 0 and 1.
             TypeError: An input is missing or unknown.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"`level` must lie between 0 and 1, but got {level!r}.")
+        probability("level", level)
         middle, parts = self.predict(**inputs), self.parts(**inputs)
         scale = np.sqrt(
-            (_OF_FORMS * parts["forms"]) ** 2 + (_OF_LAW * parts["law"]) ** 2 + (_OF_NOISE * parts["noise"]) ** 2
+            (_FORMS_FACTOR * parts["forms"]) ** 2
+            + (_LAW_FACTOR * parts["law"]) ** 2
+            + (_NOISE_FACTOR * parts["noise"]) ** 2
         )
         half = stdtrit(_TAILS, (1 + level) / 2) * scale
         return middle * np.exp(-half), middle * np.exp(half)
@@ -223,21 +227,21 @@ class CombinedFit:
         Raises:
             TypeError: An input is missing or unknown.
         """
-        every = self._all(inputs)
-        middle = self._middle(every)
-        spreads = np.stack([fit.spread_model.law(inputs) for fit in self.members.values()])
+        every = self._predictions(inputs)
+        middle = self._median(every)
+        spreads = np.stack([fit.prediction_spread.law(inputs) for fit in self.members.values()])
         return {
             "forms": np.sqrt(np.mean(np.where(np.isfinite(every), every - middle, 0.0) ** 2, axis=0)),
             "law": np.median(np.where(np.isfinite(spreads), spreads, 0.0), axis=0),
             "noise": np.full(middle.shape, self.noise),
         }
 
-    def _all(self, inputs: Mapping[str, Any]) -> Array:
+    def _predictions(self, inputs: Mapping[str, Any]) -> Array:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.stack([np.log(fit.predict(**inputs)) for fit in self.members.values()])
 
     @staticmethod
-    def _middle(every: Array) -> Array:
+    def _median(every: Array) -> Array:
         lost = np.all(np.isnan(every), axis=0)
         return np.asarray(np.where(lost, np.nan, np.nanmedian(np.where(lost, 0.0, every), axis=0)))
 
@@ -245,14 +249,14 @@ class CombinedFit:
         """A table: what each law and their median say at the last point and beyond it, with 90 % intervals."""
         last = {name: high for name, (_, high) in self.ranges.items()}
         factors = (1, 2, 4, 8)
-        ahead = {name: value * np.array(factors, dtype=np.float64) for name, value in last.items()}
-        told = self.predict(**ahead)
-        lower, upper = self.interval(0.9, **ahead)
+        beyond = {name: value * np.array(factors, dtype=np.float64) for name, value in last.items()}
+        predicted = self.predict(**beyond)
+        lower, upper = self.interval(0.9, **beyond)
         at = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
         rows = [("law", *(f"x{k}" for k in factors), "status")]
         for label, fit in self.members.items():
-            rows.append((label, *(f"{v:.5g}" for v in fit.predict(**ahead)), fit.status))
-        rows.append(("median", *(f"{v:.5g}" for v in told), ""))
+            rows.append((label, *(f"{v:.5g}" for v in fit.predict(**beyond)), fit.status))
+        rows.append(("median", *(f"{v:.5g}" for v in predicted), ""))
         rows.append(("90 % from", *(f"{v:.5g}" for v in lower), ""))
         rows.append(("90 % to", *(f"{v:.5g}" for v in upper), ""))
         lines = [

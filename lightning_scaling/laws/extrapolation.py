@@ -1,4 +1,4 @@
-"""One law of one quantity, fitted for what lies ahead of the last point rather than for the whole curve."""
+"""Fits of single-input laws for extrapolation beyond the last point."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.laws.base import Law
+from lightning_scaling._utils.stats import MAD_TO_STD
 from lightning_scaling.laws.data import Points
-from lightning_scaling.laws.estimator import problem_of
-from lightning_scaling.laws.problem import Problem
-from lightning_scaling.laws.quality import judge
-from lightning_scaling.laws.results import Fit, Settings
+from lightning_scaling.laws.form import FunctionalForm
+from lightning_scaling.laws.initialization import starts
+from lightning_scaling.laws.options import Settings
+from lightning_scaling.laws.problem import Problem, problem_of
+from lightning_scaling.laws.quality import assess
+from lightning_scaling.laws.results import Fit
 from lightning_scaling.laws.solvers.levenberg import Minimum, minimize
 from lightning_scaling.laws.solvers.objectives import Objective
 
@@ -22,9 +24,9 @@ Ints = NDArray[np.intp]
 # Chosen on the curves of Alabdulmohsin et al. 2022, some tasks left out at a time (benchmarks/extrapolation.py), and
 # checked on language models trained at a constant rate. The optimum is flat.
 RECENCY = 3.0
-_SLOWING, _SLOWING_SPREAD = 0.4, 0.15
+_SLOPE_DECAY, _SLOPE_DECAY_SD = 0.4, 0.15
 _DOUBLINGS = np.arange(-1.0, 4.0)
-_CAUTION = 2.0
+_NOISE_FACTOR = 2.0
 _LEAST_NOISE = 5e-4
 _CELL = 0.05
 
@@ -33,7 +35,7 @@ _ROUNDS = 2
 _FLAT = 1e-4
 
 
-def merged(law: Law, points: Points) -> Points:
+def merged(law: FunctionalForm, points: Points) -> Points:
     """Points of one curve in order, those within 5 % averaged; weighted by ``(x / x_last)^3``."""
     (name,) = law.inputs
     log_x, log_y = np.log(points.inputs[name]), np.log(points.y)
@@ -47,22 +49,22 @@ def merged(law: Law, points: Points) -> Points:
     return replace(points, inputs={name: np.exp(x)}, y=np.exp(y), weights=weights / weights.max(), groups=None)
 
 
-def fit_ahead(law: Law, points: Points, settings: Settings) -> Fit:
-    """One law of one quantity, fitted for what lies ahead of the last point."""
+def fit_extrapolation(law: FunctionalForm, points: Points, settings: Settings) -> Fit:
+    """Fit a law of one input to the end of a curve, with a weak prior on how its slope decays beyond."""
     problem = problem_of(law, points, settings)
-    starts = problem.starts()
-    plain = problem.descend(starts, steps=_STEPS, tolerance=_TOLERANCE)
+    initial = starts(problem)
+    plain = problem.descend(initial, steps=_STEPS, tolerance=_TOLERANCE)
     for _ in range(_ROUNDS):
-        rough = plain.u[[int(np.argmin(plain.value))]]
-        r = problem.model(rough, np.array([0]))[0][0]
-        believed = _Slowing(problem, _CAUTION * _noise(r, points.weights, rough.shape[1]))
-        settings = replace(settings, objective=Objective("huber", believed.scale))
+        first = plain.u[[int(np.argmin(plain.value))]]
+        r = problem.model(first, np.array([0]))[0][0]
+        with_prior = _SlopePrior(problem, _NOISE_FACTOR * _noise(r, points.weights, first.shape[1]))
+        settings = replace(settings, objective=Objective("huber", with_prior.scale))
         problem = problem_of(law, points, settings)
         plain = problem.descend(plain.u, steps=_STEPS, tolerance=_TOLERANCE)
     weights = np.concatenate([points.weights, np.ones(len(_DOUBLINGS) - 2)])
     ends = minimize(
-        believed.model,
-        np.concatenate([plain.u, starts]),
+        with_prior.model,
+        np.concatenate([plain.u, initial]),
         problem.lower,
         problem.upper,
         Objective("huber", 1.0),
@@ -75,22 +77,22 @@ def fit_ahead(law: Law, points: Points, settings: Settings) -> Fit:
         raise ValueError(f"{law.name} has no finite value beyond these points.")
     own = problem.model(ends.u, np.arange(len(ends.u)))[0]
     data_value = np.sum(points.weights * settings.objective.rho(own), axis=1)
-    fit = judge(law, points, settings, problem, Minimum(ends.u, data_value, ends.converged, ends.iterations), best)
-    return replace(fit, cov=believed.covariance(ends.u[best], weights))
+    found = assess(points, settings, problem, Minimum(ends.u, data_value, ends.converged, ends.iterations), best)
+    return Fit.of(replace(found, cov=with_prior.covariance(ends.u[best], weights)))
 
 
 def _noise(r: Array, weights: Array, free: int) -> float:
-    """Standard deviation of a residual near the end; a few outliers do not carry it away."""
+    """Standard deviation of a residual near the end, robust to a few outliers."""
     short = len(r) / (max(len(r) - free, 0) + 1)
     rms = np.sqrt(np.average(r**2, weights=weights) * short + _LEAST_NOISE**2 * short / len(r))
     order = np.argsort(np.abs(r))
     mass = np.cumsum(weights[order])
-    core = 1.4826 * np.abs(r)[order][np.searchsorted(mass, 0.5 * mass[-1])] * np.sqrt(short)
+    core = MAD_TO_STD * np.abs(r)[order][np.searchsorted(mass, 0.5 * mass[-1])] * np.sqrt(short)
     return float(min(rms, max(2.0 * core, _LEAST_NOISE)))
 
 
-class _Slowing:
-    """Residuals of a law in units of their scale, and the belief about its slope as three more of them."""
+class _SlopePrior:
+    """Residuals of a law in units of their scale, with the prior on its slope as three more residuals."""
 
     def __init__(self, problem: Problem, scale: float) -> None:
         (name,) = problem.law.inputs
@@ -108,21 +110,21 @@ class _Slowing:
             problem.fixed,
             problem.bounds,
         )
-        self.target = 2.0**-_SLOWING
-        self.unit = _SLOWING_SPREAD * np.sqrt(len(_DOUBLINGS) - 2)
+        self.target = 2.0**-_SLOPE_DECAY
+        self.tolerance = _SLOPE_DECAY_SD * np.sqrt(len(_DOUBLINGS) - 2)
 
     def model(self, u: Array, rows: Ints) -> tuple[Array, Array]:
         r, jac = self.wide.model(u, rows)
         n = self.count
         fall, d_fall = -np.diff(r[:, n:], axis=1), -np.diff(jac[:, :, n:], axis=2)
-        last, ahead = fall[:, :-1], fall[:, 1:]
+        last, following = fall[:, :-1], fall[:, 1:]
         size = last**2 + _FLAT**2
-        ratio = ahead * last / size
-        by_ahead, by_last = last / size, ahead * (size - 2 * last**2) / size**2
-        slope = d_fall[:, :, 1:] * by_ahead[:, None] + d_fall[:, :, :-1] * by_last[:, None]
+        ratio = following * last / size
+        by_following, by_last = last / size, following * (size - 2 * last**2) / size**2
+        slope = d_fall[:, :, 1:] * by_following[:, None] + d_fall[:, :, :-1] * by_last[:, None]
         return (
-            np.concatenate([r[:, :n] / self.scale, (ratio - self.target) / self.unit], axis=1),
-            np.concatenate([jac[:, :, :n] / self.scale, slope / self.unit], axis=2),
+            np.concatenate([r[:, :n] / self.scale, (ratio - self.target) / self.tolerance], axis=1),
+            np.concatenate([jac[:, :, :n] / self.scale, slope / self.tolerance], axis=2),
         )
 
     def covariance(self, u: Array, weights: Array) -> Array:

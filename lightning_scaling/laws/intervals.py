@@ -1,89 +1,87 @@
-"""Prediction intervals: what is known to be uncertain, added up."""
+"""Prediction intervals from the sum of the known sources of uncertainty."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from lightning_scaling._utils.stats import MAD_TO_STD
+from lightning_scaling.laws.estimate import Estimate, FitStatus
+from lightning_scaling.laws.estimator import estimate
+from lightning_scaling.laws.options import FitOptions
 from lightning_scaling.laws.solvers.dual import Dual, plain
-
-if TYPE_CHECKING:
-    from lightning_scaling.laws.results import Fit
 
 Array = NDArray[np.float64]
 
 # Chosen on 29 recorded ladders of 9 sources, fitted on the cheaper part and asked for the rest (benchmarks/laws.py).
-_OF_NOISE = 2.0
-_OF_EXCESS = 0.2
-_OF_FORMS = 0.5
-_OF_DISTANCE = 0.15
+_NOISE_FACTOR = 2.0
+_EXCESS_FACTOR = 0.2
+_FORMS_FACTOR = 0.5
+_DISTANCE_FACTOR = 0.15
 _TAILS = 6.0
 
 _SEED_LOW, _SEED_HIGH = (3.0, 0.002), (7.0, 0.05)
 _SIZES = np.exp(np.linspace(-7.0, 7.0, 57))
 
 
-class Spread:
-    """What a prediction interval of a fit is made of, as standard deviations in the space of the fit.
+class PredictionSpread:
+    """Components of a prediction interval, as standard deviations in the space of the fit.
 
     ``law``: the spread of the estimated parameters. ``noise``: twice that of the residuals, because held-out runs
     scatter more than fitted ones. ``seed``: between seeds, by the model of Porian et al. 2024 (arXiv 2406.19146):
     .002 nats up to a loss of 3, .05 from 7 on, between them a straight line in logarithms. ``excess``: a fifth of how
-    far the point lies above the law's own frontier, for laws of params and tokens; runs far off it are known worse.
+    far the point lies above the law's own frontier, for laws of params and tokens, where predictions are less accurate.
     ``forms``: half the distance to other plausible laws fitted to the same points in the same way. ``distance``: .15
     of how far the prediction lies below the lowest fitted value. A Student t with 6 degrees of freedom (fewer when
-    fewer points are spare) goes around their root of squares.
+    fewer are left after the parameters) goes around their root of squares.
     """
 
-    def __init__(self, fit: Fit) -> None:
+    def __init__(self, fit: Estimate) -> None:
         self.fit = fit
         self.log = fit.settings.space == "log"
 
     @cached_property
     def noise(self) -> float:
-        """Standard deviation of a residual of the greatest weight; nan when no point is spare."""
+        """Standard deviation of a residual of the greatest weight; nan without residual degrees of freedom."""
         fit = self.fit
         if fit.points is None:
             return 0.0
-        if fit.spare <= 0:
+        if fit.dof_resid <= 0:
             return float("nan")
         r = np.sqrt(fit.points.weights) * np.abs(fit.residuals())
-        spare = max(len(r) - len(fit.names), 1)
-        rms = float(np.sqrt(np.sum(r**2) / spare))
-        core = 1.4826 * float(np.median(r)) * float(np.sqrt(len(r) / spare))
+        dof = max(len(r) - len(fit.names), 1)
+        rms = float(np.sqrt(np.sum(r**2) / dof))
+        core = MAD_TO_STD * float(np.median(r)) * float(np.sqrt(len(r) / dof))
         return min(rms, 2.0 * core) if core > 0 else rms
 
     @cached_property
-    def siblings(self) -> list[Fit]:
+    def siblings(self) -> list[Estimate]:
         """Other plausible laws of the same inputs, fitted to the same points in the same way."""
         fit = self.fit
         if fit.points is None:
             return []
-        table = {**fit.points.inputs, "y": fit.points.y}
+        objective = fit.settings.objective
+        options = FitOptions(
+            "y",
+            objective.kind,
+            objective.delta,
+            fit.points.weights,
+            space=fit.settings.space,
+            quantile=objective.quantile,
+            priors="default" if fit.settings.priors else None,
+        )
         found = []
-        for law in fit.law.relatives():
-            try:
-                found.append(
-                    law.fit(
-                        table,
-                        "y",
-                        fit.settings.objective.kind,
-                        fit.settings.objective.delta,
-                        fit.points.weights,
-                        space=fit.settings.space,
-                        quantile=fit.settings.objective.quantile,
-                        priors="default" if fit.settings.priors else None,
-                    )
-                )
-            except ValueError:
-                continue
-        return [other for other in found if other.status != "not converged"]
+        for form in fit.law.related():
+            with suppress(ValueError):
+                found.append(estimate(form, {**fit.points.inputs, "y": fit.points.y}, options))
+        return [other for other in found if other.status != FitStatus.NOT_CONVERGED]
 
     def law(self, inputs: Mapping[str, Any]) -> Array:
         """Standard deviation from the estimated parameters: of the refits, else by the delta method."""
@@ -94,7 +92,7 @@ class Spread:
             flat, shape = _flat(inputs)
             values = fit.law.evaluate(rows | given, **flat)
             values = np.log(values) if self.log else values
-            return np.asarray(fit.few * np.std(values, axis=0, ddof=1)).reshape(shape)
+            return np.asarray(fit.small_sample_factor * np.std(values, axis=0, ddof=1)).reshape(shape)
         jac = self._derivatives(inputs)
         variance = np.einsum("i...,ij,j...->...", jac, fit.cov, jac)
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
@@ -138,11 +136,11 @@ class Spread:
         """Scale of a new observation around the prediction."""
         return np.sqrt(
             self.law(inputs) ** 2
-            + (_OF_NOISE * self.noise) ** 2
+            + (_NOISE_FACTOR * self.noise) ** 2
             + self.seed(inputs) ** 2
-            + (_OF_EXCESS * self.excess(inputs)) ** 2
-            + (_OF_FORMS * self.forms(inputs)) ** 2
-            + (_OF_DISTANCE * self.distance(inputs)) ** 2
+            + (_EXCESS_FACTOR * self.excess(inputs)) ** 2
+            + (_FORMS_FACTOR * self.forms(inputs)) ** 2
+            + (_DISTANCE_FACTOR * self.distance(inputs)) ** 2
         )
 
     def interval(self, level: float, of: str, inputs: Mapping[str, Any]) -> tuple[Array, Array]:
@@ -150,10 +148,10 @@ class Spread:
         if of not in ("observation", "law"):
             raise ValueError(f"`of` must be 'observation' or 'law', but got {of!r}.")
         middle = self.fit.predict(**inputs)
-        if self.fit.points is None or self.fit.spare <= 0:
+        if self.fit.points is None or self.fit.dof_resid <= 0:
             nothing = np.full(middle.shape, np.nan)
             return nothing, nothing.copy()
-        tails = self.fit.spare if of == "law" else min(self.fit.spare, _TAILS)
+        tails = self.fit.dof_resid if of == "law" else min(self.fit.dof_resid, _TAILS)
         half = float(stdtrit(tails, (1 + level) / 2)) * (self.law(inputs) if of == "law" else self.scale(inputs))
         if self.log:
             return middle * np.exp(-half), middle * np.exp(half)
@@ -162,12 +160,12 @@ class Spread:
     def sample(self, count: int, rng: np.random.Generator, inputs: Mapping[str, Any]) -> Array:
         """Draws of a new observation, shape ``(count, ...)``; all equal where no error is known."""
         middle = self.fit.predict(**inputs)
-        if self.fit.points is None or self.fit.spare <= 0:
+        if self.fit.points is None or self.fit.dof_resid <= 0:
             return np.broadcast_to(middle, (count, *middle.shape))
-        away = rng.standard_t(min(self.fit.spare, _TAILS), (count, *middle.shape)) * self.scale(inputs)
+        away = rng.standard_t(min(self.fit.dof_resid, _TAILS), (count, *middle.shape)) * self.scale(inputs)
         return np.asarray(middle * np.exp(away) if self.log else middle + away)
 
-    def _seen(self, fit: Fit, inputs: Mapping[str, Any]) -> Array:
+    def _seen(self, fit: Estimate, inputs: Mapping[str, Any]) -> Array:
         with np.errstate(divide="ignore", invalid="ignore"):
             value = fit.predict(**inputs)
             return np.asarray(np.log(value)) if self.log else value

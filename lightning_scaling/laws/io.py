@@ -1,60 +1,41 @@
-"""Fits as JSON files: the estimates, what they were made of, and how."""
+"""Fits as JSON: estimates, points, settings and provenance."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lightning_scaling._utils.serialization import to_builtins
 from lightning_scaling.laws.data import Points
-from lightning_scaling.laws.registry import get
-from lightning_scaling.laws.results import Fit, Settings
+from lightning_scaling.laws.estimate import Estimate
+from lightning_scaling.laws.form import FunctionalForm
+from lightning_scaling.laws.options import Settings
 from lightning_scaling.laws.solvers.objectives import Objective
+from lightning_scaling.laws.summary import checklist, estimates
 
 _FORMAT = "lightning-scaling fit"
 _VERSION = 1
 
 
-def save(fit: Fit, path: Path) -> Path:
-    """Write a fit; see :meth:`Fit.save`."""
-    text = dumps(fit)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
-
-
-def dumps(fit: Fit) -> str:
+def dumps(fit: Estimate) -> str:
     """The text of the file that :meth:`Fit.save` writes."""
-    return json.dumps(json_safe(to_dict(fit)), indent=1, allow_nan=False) + "\n"
+    return json.dumps(to_dict(fit), indent=1, allow_nan=False) + "\n"
 
 
-def load(path: str | Path) -> Fit:
-    """Read a fit that :meth:`Fit.save` wrote; nothing is fitted again.
+def parse(text: str, path: str) -> dict[str, Any]:
+    """What the text of a saved fit holds.
 
     Args:
-        path: The file.
-
-    Returns:
-        The fit, with the same predictions and intervals.
+        text: Content of the file.
+        path: Its name, for messages.
 
     Raises:
-        FileNotFoundError: There is no such file.
         ValueError: It is not a saved fit, or of a later version.
-        KeyError: Its law is not in the catalogue.
     """
-    text = Path(path).read_text(encoding="utf-8")
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
@@ -65,19 +46,13 @@ def load(path: str | Path) -> Fit:
         raise ValueError(
             f"{path} was written by a later version (format {found['version']}); update lightning-scaling."
         )
-    try:
-        return from_dict(found)
-    except (TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"{path} is a damaged fit: {error}.") from None
+    return found
 
 
-def to_dict(fit: Fit) -> dict[str, Any]:
+def to_dict(fit: Estimate) -> dict[str, Any]:
     """A fit as builtins."""
-    from lightning_scaling.laws.summary import estimates
-
-    settings = asdict(fit.settings)
     points = fit.points
-    return {
+    content = {
         "format": _FORMAT,
         "version": _VERSION,
         "law": {
@@ -91,13 +66,13 @@ def to_dict(fit: Fit) -> dict[str, Any]:
         "status": fit.status,
         "message": fit.message,
         "diagnostics": dict(fit.diagnostics),
-        "settings": settings,
+        "settings": asdict(fit.settings),
         "state": {
             "names": list(fit.names),
             "u": fit.u,
             "cov": fit.cov,
-            "spread": fit.spread,
-            "spare": fit.spare,
+            "residual_variance": fit.residual_variance,
+            "dof_resid": fit.dof_resid,
             "block": fit.block,
             "replicates": fit.replicates,
         },
@@ -112,20 +87,22 @@ def to_dict(fit: Fit) -> dict[str, Any]:
             "dropped": dict(points.dropped),
             "warnings": list(points.warnings),
         },
-        "report": fit.report(),
+        "report": checklist(fit),
     }
+    safe: dict[str, Any] = to_builtins(content, nonfinite="text")
+    return safe
 
 
-def from_dict(found: dict[str, Any]) -> Fit:
-    """The fit that :func:`to_dict` described."""
+def estimate_from_dict(found: dict[str, Any]) -> Estimate:
+    """The estimate that :func:`to_dict` described."""
     settings = dict(found["settings"])
     objective = Objective(**settings.pop("objective"))
     bounds = {name: (_number(low), _number(high)) for name, (low, high) in settings.pop("bounds").items()}
     state, points = found["state"], found["points"]
     free = len(state["names"])
     priors = {name: (_number(centre), _number(spread)) for name, (centre, spread) in settings.pop("priors").items()}
-    return Fit(
-        law=get(found["law"]["name"], **found["law"]["options"]),
+    return Estimate(
+        law=FunctionalForm.lookup(found["law"]["name"], **found["law"]["options"]),
         params={name: _number(value) for name, value in found["params"].items()},
         status=found["status"],
         message=found["message"],
@@ -153,28 +130,11 @@ def from_dict(found: dict[str, Any]) -> Fit:
         names=tuple(state["names"]),
         u=np.array(state["u"], dtype=np.float64),
         cov=np.array(state["cov"], dtype=np.float64).reshape(free, free),
-        spread=_number(state["spread"]),
-        spare=int(state["spare"]),
+        residual_variance=_number(state["residual_variance"]),
+        dof_resid=int(state["dof_resid"]),
         block=int(state["block"]),
     )
 
 
 def _number(value: Any) -> Any:
     return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}.get(value, value) if isinstance(value, str) else value
-
-
-def json_safe(value: Any) -> Any:
-    """Builtins that strict JSON can hold; numbers that are not finite become words, such as ``"nan"``."""
-    if isinstance(value, dict):
-        return {str(k): json_safe(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_safe(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return json_safe(value.tolist())
-    if isinstance(value, np.generic):
-        return json_safe(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    return str(value)

@@ -1,4 +1,4 @@
-"""The recommended fit of a ladder: what forecast held-out decades best."""
+"""Recommended options for fitting a ladder of runs in order to extrapolate."""
 
 from __future__ import annotations
 

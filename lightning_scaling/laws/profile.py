@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
-if TYPE_CHECKING:
-    from lightning_scaling.laws.results import Fit
+from lightning_scaling.laws.estimate import Estimate
 
 Array = NDArray[np.float64]
 
@@ -22,7 +19,7 @@ _NAN = float("nan")
 
 
 @np.errstate(all="ignore")
-def confidence(fit: Fit, level: float, method: str) -> dict[str, tuple[float, float]]:
+def confidence(fit: Estimate, level: float, method: str) -> dict[str, tuple[float, float]]:
     """The interval of every parameter; see :meth:`Fit.conf_int`."""
     if method not in _METHODS:
         raise ValueError(f"`method` must be one of {', '.join(_METHODS)}, but got {method!r}.")
@@ -34,25 +31,27 @@ def confidence(fit: Fit, level: float, method: str) -> dict[str, tuple[float, fl
     if method == "bootstrap":
         assert fit.replicates is not None
         return result | _expanded(fit, level)
-    if fit.spare <= 0 or (fit.points is None and not np.any(fit.cov)):
+    if fit.dof_resid <= 0 or (fit.points is None and not np.any(fit.cov)):
         return result | dict.fromkeys(fit.names, (_NAN, _NAN))
     lost = set(fit.diagnostics.get("unidentified", ()))
-    t = float(stdtrit(fit.spare, (1 + level) / 2))
+    t = float(stdtrit(fit.dof_resid, (1 + level) / 2))
     ends_u = _profile(fit, t) if method == "profile" else _wald(fit, t)
     for j, name in enumerate(fit.names):
         low, high = ends_u[j]
-        if fit.law and fit.is_log[j]:
+        if fit.is_log[j]:
             low, high = float(np.exp(low)), float(np.exp(min(high, 700.0)))
         result[name] = (_NAN, _NAN) if name in lost else (float(low), float(high))
     return result
 
 
-def _expanded(fit: Fit, level: float) -> dict[str, tuple[float, float]]:
+def _expanded(fit: Estimate, level: float) -> dict[str, tuple[float, float]]:
     """Quantiles of the refits, moved out as far as few points ask for (expanded percentiles; Hesterberg 2015)."""
     assert fit.replicates is not None
     ends = np.quantile(fit.replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
     z = float(ndtri((1 + level) / 2))
-    factor = fit.few * (float(stdtrit(fit.spare, (1 + level) / 2)) / z if fit.spare > 0 else 1.0)
+    factor = fit.small_sample_factor * (
+        float(stdtrit(fit.dof_resid, (1 + level) / 2)) / z if fit.dof_resid > 0 else 1.0
+    )
     result = {}
     for j, name in enumerate(fit.names):
         middle, low, high = fit.params[name], float(ends[0, j]), float(ends[1, j])
@@ -63,12 +62,12 @@ def _expanded(fit: Fit, level: float) -> dict[str, tuple[float, float]]:
     return result
 
 
-def _wald(fit: Fit, t: float) -> Array:
+def _wald(fit: Estimate, t: float) -> Array:
     size = t * np.sqrt(np.diag(fit.cov))
     return np.stack([fit.u - size, fit.u + size], axis=1)
 
 
-def _profile(fit: Fit, t: float) -> Array:
+def _profile(fit: Estimate, t: float) -> Array:
     """Where the signed root of the rise of the profiled objective reaches `t` (Bates and Watts 1988, chapter 6).
 
     The rise is counted in units of its variance, which for a robust objective is that of the drop-in-dispersion test
@@ -102,7 +101,7 @@ def _profile(fit: Fit, t: float) -> Array:
         wanted = fit.u[j_of][:, None] + s_of[:, None] * offsets
         reached = np.clip(wanted, problem.lower[j_of][:, None], problem.upper[j_of][:, None])
         away = np.abs(reached - fit.u[j_of][:, None])
-        value, path = _held(fit, j_of, reached, far, away, paths)
+        value, path = _constrained(fit, j_of, reached, far, away, paths)
         root = np.sqrt(np.maximum(value - base, 0.0) * 2 / unit) / widen[j_of][:, None]
         far = np.concatenate([far, away], axis=1)
         high = np.concatenate([high, root], axis=1)
@@ -127,11 +126,13 @@ def _plain_errors(jac: Array, weights: Array, variance: float, error: Array) -> 
     return plain
 
 
-def _held(fit: Fit, j_of: NDArray[np.intp], at: Array, far: Array, away: Array, paths: Array) -> tuple[Array, Array]:
+def _constrained(
+    fit: Estimate, j_of: NDArray[np.intp], at: Array, far: Array, away: Array, paths: Array
+) -> tuple[Array, Array]:
     """Objective with one coordinate held, minimised over the others, and where that is.
 
-    Valleys bend: the first time round from the linear approximation and again from the neighbour's solution on the way,
-    later from the nearest solution so far.
+    Profiles are curved: the first round starts from the linear approximation and again from the neighbour's solution,
+    later rounds from the nearest solution so far.
     """
     problem = fit.problem
     sides, points = at.shape

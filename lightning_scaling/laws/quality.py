@@ -1,14 +1,16 @@
-"""What a finished minimisation is worth: status, conditioning, spread of the estimate."""
+"""Quality of a finished minimisation: status, conditioning and covariance of the estimate."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.laws.base import Law
+from lightning_scaling._utils.stats import MAD_TO_STD
 from lightning_scaling.laws.data import Points
+from lightning_scaling.laws.estimate import Estimate, FitStatus
+from lightning_scaling.laws.form import FunctionalForm
+from lightning_scaling.laws.options import Settings
 from lightning_scaling.laws.problem import Problem
-from lightning_scaling.laws.results import Fit, Settings
 from lightning_scaling.laws.solvers.levenberg import Minimum
 from lightning_scaling.laws.solvers.resample import block_length
 
@@ -21,26 +23,27 @@ _FEW = 12
 
 
 @np.errstate(all="ignore")  # directions that are not determined have no finite error, and are named as such
-def judge(law: Law, points: Points, settings: Settings, problem: Problem, ends: Minimum, best: int) -> Fit:
-    """Make a :class:`Fit` of the best of several descents."""
+def assess(points: Points, settings: Settings, problem: Problem, ends: Minimum, best: int) -> Estimate:
+    """The estimate that the best of several descents leads to, with its status."""
+    law = problem.law
     u = ends.u[best]
     r, jac = problem.model(u[None], np.array([0]))
     r, jac = r[0], jac[0]
     held = _at_bounds(problem, u)
     correlation = _autocorrelation(law, points, r)
     inner = [j for j in range(len(u)) if not held[j]]
-    cov, spread, condition, lost = _covariance(problem, points, settings, u, r, jac, inner, correlation)
+    cov, variance, condition, lost = _covariance(problem, points, settings, u, r, jac, inner, correlation)
     names = [p.name for p in problem.free]
-    values = dict(zip(names, map(float, problem.outward(u[None])[0]), strict=True)) | dict(settings.fixed)
+    values = dict(zip(names, map(float, problem.to_parameters(u[None])[0]), strict=True)) | dict(settings.fixed)
     values = {p.name: values[p.name] for p in law.parameters}
-    spare = _spare(points, len(inner))
+    dof = _dof_resid(points, len(inner))
     diagnostics = {
         "points": len(points),
         "given": points.given,
         "dropped": dict(points.dropped),
         "free": len(names),
         "objective": float(ends.value[best]),
-        "unit": problem.unit,
+        "scale": problem.scale,
         "rms_residual": float(np.sqrt(np.average(r**2, weights=points.weights))),
         "median_abs_residual": float(np.median(np.abs(r))),
         "condition": condition,
@@ -52,8 +55,8 @@ def judge(law: Law, points: Points, settings: Settings, problem: Problem, ends: 
         "starts_agreeing": int(np.sum(ends.value <= ends.value[best] * (1 + 1e-6) + 1e-300)),
         "r2": _explained(problem.target, r, points.weights),
     }
-    status, message = _verdict(law, points, diagnostics, bool(ends.converged[best]), spare, values)
-    return Fit(
+    status, message = _verdict(law, points, diagnostics, bool(ends.converged[best]), dof, values)
+    return Estimate(
         law=law,
         params=values,
         settings=settings,
@@ -63,8 +66,8 @@ def judge(law: Law, points: Points, settings: Settings, problem: Problem, ends: 
         diagnostics=diagnostics,
         u=u,
         cov=cov,
-        spread=spread,
-        spare=spare,
+        residual_variance=variance,
+        dof_resid=dof,
         block=block_length(correlation, len(points)),
         names=tuple(names),
     )
@@ -75,18 +78,18 @@ def _at_bounds(problem: Problem, u: Array) -> NDArray[np.bool_]:
     return (u <= problem.lower + room) | (u >= problem.upper - room)
 
 
-def _spare(points: Points, free: int) -> int:
+def _dof_resid(points: Points, free: int) -> int:
     if points.groups is None:
         return len(points) - free
     return min(len(points) - free, int(points.groups.max()))
 
 
-def _autocorrelation(law: Law, points: Points, r: Array) -> float:
+def _autocorrelation(law: FunctionalForm, points: Points, r: Array) -> float:
     """Lag-one correlation of the residuals of a single curve; 0 unless it is significant."""
     if len(law.inputs) != 1 or points.groups is not None or "single run" not in law.tags or len(r) < _FEW:
         return 0.0
     e = r[np.argsort(points.inputs[law.inputs[0]], kind="stable")]
-    e = np.clip(e - np.median(e), *(np.array([-4, 4]) * (1.4826 * np.median(np.abs(e - np.median(e))) + 1e-300)))
+    e = np.clip(e - np.median(e), *(np.array([-4, 4]) * (MAD_TO_STD * np.median(np.abs(e - np.median(e))) + 1e-300)))
     rho = float(np.sum(e[1:] * e[:-1]) / max(float(np.sum(e * e)), 1e-300))
     return min(rho, 0.95) if rho > 2 / np.sqrt(len(r)) else 0.0
 
@@ -152,18 +155,18 @@ def _explained(target: Array, r: Array, w: Array) -> float:
 
 
 def _verdict(
-    law: Law, points: Points, found: dict[str, object], converged: bool, spare: int, values: dict[str, float]
-) -> tuple[str, str]:
-    told: list[str] = []
-    status = "ok"
+    law: FunctionalForm, points: Points, found: dict[str, object], converged: bool, dof: int, values: dict[str, float]
+) -> tuple[FitStatus, str]:
+    sentences: list[str] = []
+    status = FitStatus.OK
     distinct = len(np.unique(np.stack(list(points.inputs.values())), axis=1).T) if points.inputs else 0
     if not converged:
-        status = "not converged"
-        told.append("The minimisation had not come to rest when its steps ran out.")
+        status = FitStatus.NOT_CONVERGED
+        sentences.append("The minimisation had not come to rest when its steps ran out.")
     bounds = [str(name) for name in found["at_bounds"]]  # type: ignore[attr-defined]
     if bounds:
-        status = "at bounds"
-        told.append(
+        status = FitStatus.AT_BOUNDS
+        sentences.append(
             "At the edge of its admissible range: "
             + ", ".join(f"{n} = {values[n]:.4g}" for n in bounds)
             + "; the points "
@@ -171,20 +174,20 @@ def _verdict(
         )
     lost = [str(name) for name in found["unidentified"]]  # type: ignore[attr-defined]
     if lost or distinct < len(values) - len(bounds):
-        status = "unidentified"
+        status = FitStatus.UNIDENTIFIED
         why = f"{distinct} distinct points" if distinct < len(values) else "these points"
-        told.append(
+        sentences.append(
             f"{why[0].upper()}{why[1:]} do not tell {', '.join(lost or values)} apart; spread the "
             f"{' and '.join(law.inputs)} wider, or give some parameters in `fixed`."
         )
-    if spare <= 0:
-        told.append("There are no more points (or groups) than parameters, so errors cannot be estimated.")
+    if dof <= 0:
+        sentences.append("There are no more points (or groups) than parameters, so errors cannot be estimated.")
     dropped = points.dropped
     if dropped:
-        told.append(
+        sentences.append(
             f"Left out {sum(dropped.values())} of {points.given} points: "
             + ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
             + "."
         )
-    told += [f"Check the units: {warning}." for warning in points.warnings]
-    return status, " ".join(told)
+    sentences += [f"Check the units: {warning}." for warning in points.warnings]
+    return status, " ".join(sentences)

@@ -1,4 +1,4 @@
-"""The catalogue: every law in the folders below `catalogue`, by name."""
+"""Registry of the laws in the folders of `catalogue`, by name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning_scaling.laws import catalogue
 from lightning_scaling.laws.base import Law
+from lightning_scaling.laws.form import FunctionalForm
 
 
 @cache
@@ -63,3 +64,6 @@ def get(name: str, **options: Any) -> Law:
 def group(name: str) -> str:
     """The folder of the catalogue in which a law stands, such as ``"dense"``."""
     return _classes()[name].__module__.split(".")[-2]
+
+
+FunctionalForm.lookup = get

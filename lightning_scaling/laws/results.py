@@ -1,61 +1,33 @@
-"""A law with estimated parameters: what it predicts, how sure it is, and how it was made."""
+"""Fits: estimated laws with predictions, intervals, summaries and saving."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import fields
 from functools import cached_property
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.laws.base import Law, Published
-from lightning_scaling.laws.data import Points
-from lightning_scaling.laws.solvers.objectives import Objective
-
-if TYPE_CHECKING:
-    from lightning_scaling.laws.intervals import Spread
-    from lightning_scaling.laws.problem import Problem
+from lightning_scaling._utils.serialization import atomic_write
+from lightning_scaling._utils.validation import probability
+from lightning_scaling.laws.estimate import Estimate, FitStatus
+from lightning_scaling.laws.estimator import estimate
+from lightning_scaling.laws.form import FunctionalForm
+from lightning_scaling.laws.intervals import PredictionSpread
+from lightning_scaling.laws.io import dumps, estimate_from_dict, parse, to_dict
+from lightning_scaling.laws.options import FitOptions
+from lightning_scaling.laws.profile import confidence
+from lightning_scaling.laws.summary import checklist, fit_summary
 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a fit was asked for; enough to make it again.
-
-    Attributes:
-        objective: What was minimised.
-        space: ``"log"`` or ``"linear"``: scale of the residuals.
-        fixed: Parameters that were given.
-        bounds: Bounds that replaced those of the law.
-        priors: Centre and standard deviation of the logarithm of parameters with a prior.
-        loss: Column that was predicted.
-        weights: Column or rule of the weights, ``"given"`` for values passed directly, or None.
-        columns: Column by input, where names differ.
-        groups: Column of the groups, ``"given"`` for values passed directly, or None.
-        seed: Seed of the bootstrap.
-        training: What the user said about how the runs were trained and measured.
-    """
-
-    objective: Objective = field(default_factory=Objective)
-    space: str = "log"
-    fixed: Mapping[str, float] = field(default_factory=dict)
-    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    priors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    loss: str = "loss"
-    weights: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    groups: str | None = None
-    seed: int = 0
-    training: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """A law with estimated parameters.
+class Fit(Estimate):
+    """A law with estimated parameters; the attributes are those of an estimate.
 
     Attributes:
         law: The law.
@@ -70,30 +42,15 @@ class Fit:
         names: Names of the free parameters.
         u: Their coordinates: logarithms of those that span decades, shape ``(free,)``.
         cov: Covariance of the coordinates, shape ``(free, free)``; zero where a parameter is at a bound.
-        spread: Variance of a residual of unit weight, as the estimate feels it.
-        spare: Points (groups) left after the parameters: degrees of freedom.
+        residual_variance: Variance of a residual of unit weight, as it enters the covariance.
+        dof_resid: Residual degrees of freedom: points (groups) less parameters.
         block: Points per block in the bootstrap of a single curve.
     """
 
-    law: Law
-    params: Mapping[str, float]
-    status: str
-    message: str = ""
-    diagnostics: Mapping[str, Any] = field(default_factory=dict)
-    points: Points | None = None
-    settings: Settings = field(default_factory=Settings)
-    replicates: Array | None = None
-    names: tuple[str, ...] = ()
-    u: Array = field(default_factory=lambda: np.zeros(0))
-    cov: Array = field(default_factory=lambda: np.zeros((0, 0)))
-    spread: float = 0.0
-    spare: int = 0
-    block: int = 1
-
-    @staticmethod
-    def from_published(law: Law, name: str | None = None) -> Fit:
+    @classmethod
+    def from_published(cls, law: FunctionalForm, name: str | None = None) -> Fit:
         """Published constants as a fit; see :meth:`Law.known`."""
-        constants = _published(law, name)
+        constants = law.constants(name)
         names = tuple(p.name for p in law.parameters)
         values = {n: float(constants.values[n]) for n in names}
         log = [p.log for p in law.parameters]
@@ -104,83 +61,18 @@ class Fit:
                 for n, is_log in zip(names, log, strict=True)
             ]
         )
-        told = f"Constants {constants.name!r} of {constants.source} ({constants.verified}). {constants.note}".strip()
-        return Fit(law, values, "published", told, names=names, u=u, cov=np.diag(errors**2), spare=10**6)
+        message = f"Constants {constants.name!r} of {constants.source} ({constants.verified}). {constants.note}".strip()
+        return cls(law, values, FitStatus.PUBLISHED, message, names=names, u=u, cov=np.diag(errors**2), dof_resid=10**6)
 
-    @property
-    def ok(self) -> bool:
-        """Whether nothing speaks against the estimates: status ``"ok"`` or ``"published"``."""
-        return self.status in ("ok", "published")
-
-    @property
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        """Least and greatest value of every input that was fitted on; empty for published constants."""
-        if self.points is None:
-            return {}
-        return {name: (float(v.min()), float(v.max())) for name, v in self.points.inputs.items()}
+    @classmethod
+    def of(cls, estimate: Estimate) -> Fit:
+        """An estimate with all that can be derived from it."""
+        return cls(**{field.name: getattr(estimate, field.name) for field in fields(Estimate)})
 
     @cached_property
-    def problem(self) -> Problem:
-        """The minimisation behind this fit."""
-        from lightning_scaling.laws.estimator import problem_of
-
-        if self.points is None:
-            raise ValueError(f"The constants of {self.law.name} were published, not fitted here: there are no points.")
-        problem = problem_of(self.law, self.points, self.settings)
-        problem.unit = self.diagnostics.get("unit", 0.0)
-        return problem
-
-    @cached_property
-    def spread_model(self) -> Spread:
-        """What prediction intervals are made of."""
-        from lightning_scaling.laws.intervals import Spread
-
-        return Spread(self)
-
-    @property
-    def standard_errors(self) -> dict[str, float]:
-        """Standard error of every parameter; 0 for given ones, nan where it cannot be told."""
-        errors = dict.fromkeys(self.params, 0.0)
-        if self.replicates is not None:
-            scale = self.few * np.std(self.replicates, axis=0, ddof=1)
-            return errors | dict(zip(self.names, map(float, scale), strict=True))
-        bad = {*self.diagnostics.get("at_bounds", ()), *self.diagnostics.get("unidentified", ())}
-        for j, name in enumerate(self.names):
-            size = float(np.sqrt(self.cov[j, j])) if self.spare > 0 and name not in bad else float("nan")
-            errors[name] = size * (self.params[name] if self.is_log[j] else 1.0)
-        return errors
-
-    @property
-    def few(self) -> float:
-        """``sqrt(n / (n - p))``: how much wider than its refits an estimate from few points is."""
-        if self.points is None or self.spare <= 0:
-            return 1.0
-        return float(np.sqrt((self.spare + len(self.names)) / self.spare))
-
-    @cached_property
-    def is_log(self) -> NDArray[np.bool_]:
-        """Which coordinates are logarithms, shape ``(free,)``."""
-        log = {p.name: p.log for p in self.law.parameters}
-        return np.array([log[name] for name in self.names], dtype=bool)
-
-    def predict(self, **inputs: Any) -> Array:
-        """What the law says at given inputs.
-
-        Args:
-            **inputs: The law's inputs by name, numbers or arrays that broadcast.
-
-        Returns:
-            The predicted output, of the inputs' broadcast shape.
-
-        Raises:
-            TypeError: An input is missing or unknown.
-        """
-        return self.law.evaluate(self.params, **inputs)
-
-    def residuals(self) -> Array:
-        """Observation minus law in the space of the fit (differences of logarithms in ``"log"``), shape ``(n,)``."""
-        rows = np.array([0])
-        return np.asarray(-self.problem.model(self.u[None], rows)[0][0])
+    def prediction_spread(self) -> PredictionSpread:
+        """Components of the prediction intervals."""
+        return PredictionSpread(self)
 
     def interval(self, level: float = 0.95, *, of: str = "observation", **inputs: Any) -> tuple[Array, Array]:
         """Interval for what a new run would show at given inputs.
@@ -188,7 +80,7 @@ class Fit:
         It holds four things: the spread of the estimated parameters, the noise of one observation (and that
         between seeds), the disagreement of other plausible laws fitted to the same points, and a term that grows
         with the distance beyond the fitted range, calibrated on held-out real ladders
-        (:class:`lightning_scaling.laws.intervals.Spread`).
+        (:class:`lightning_scaling.laws.intervals.PredictionSpread`).
 
         Args:
             level: Probability of the interval, between 0 and 1.
@@ -203,7 +95,7 @@ class Fit:
             ValueError: `level` is not between 0 and 1, or `of` is neither of the two.
             TypeError: An input is missing or unknown.
         """
-        return self.spread_model.interval(_checked(level), of, inputs)
+        return self.prediction_spread.interval(probability("level", level), of, inputs)
 
     def conf_int(self, level: float = 0.95, method: str = "auto") -> dict[str, tuple[float, float]]:
         """Confidence interval of every parameter.
@@ -221,41 +113,7 @@ class Fit:
         Raises:
             ValueError: `level` or `method` is not one of those, or there are no refits.
         """
-        from lightning_scaling.laws.profile import confidence
-
-        return confidence(self, _checked(level), method)
-
-    def draws(self, count: int = 400, seed: int = 0) -> dict[str, Array]:
-        """Plausible parameter sets: the bootstrap's refits, else draws from the estimated covariance.
-
-        Args:
-            count: How many.
-            seed: Seed of the random numbers.
-
-        Returns:
-            Values by name, each of shape ``(count,)``; all equal for constants without errors.
-        """
-        rng = np.random.default_rng(seed)
-        result = {name: np.full(count, float(value)) for name, value in self.params.items()}
-        if self.points is None:
-            return result
-        if self.replicates is not None:
-            rows = self.replicates
-            picked = (
-                rows[rng.permutation(len(rows))[:count]]
-                if count <= len(rows)
-                else rows[rng.integers(0, len(rows), count)]
-            )
-            return result | {name: picked[:, j].copy() for j, name in enumerate(self.names)}
-        if not len(self.names) or not np.any(self.cov):
-            return result
-        values, vectors = np.linalg.eigh(self.cov)
-        normal = rng.standard_normal((count, len(self.u)))
-        chi = rng.chisquare(max(self.spare, 1), count) / max(self.spare, 1)
-        u = self.u + (normal * np.sqrt(np.maximum(values, 0.0) / np.maximum(chi, 1e-9)[:, None])) @ vectors.T
-        u = np.clip(u, self.problem.lower, self.problem.upper)
-        drawn = np.where(self.is_log, np.exp(np.where(self.is_log, u, 0.0)), u)
-        return result | {name: drawn[:, j] for j, name in enumerate(self.names)}
+        return confidence(self, probability("level", level), method)
 
     def summary(self, level: float = 0.95) -> str:
         """A table to paste into a paper: law, source, data, objective, estimates with intervals, quality.
@@ -263,15 +121,36 @@ class Fit:
         Args:
             level: Probability of the intervals, between 0 and 1.
         """
-        from lightning_scaling.laws.summary import fit_summary
-
-        return fit_summary(self, _checked(level))
+        return fit_summary(self, probability("level", level))
 
     def report(self) -> dict[str, Any]:
         """How the fit was made, by the questions of the checklist of Li et al. 2025 (arXiv 2502.18969)."""
-        from lightning_scaling.laws.provenance import checklist
-
         return checklist(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fit as builtins.
+
+        Keys: ``format`` and ``version`` of the file; ``law`` (``name``, ``options``, ``formula``, ``source``);
+        ``params``; ``estimates`` (one dict per parameter: ``name``, ``meaning``, ``value``, ``standard_error``,
+        ``lower``, ``upper``, ``level``, ``given``); ``status``; ``message``; ``diagnostics``; ``settings``; ``state``
+        (what predictions and intervals need: ``names``, ``u``, ``cov``, ``residual_variance``, ``dof_resid``,
+        ``block``, ``replicates``); ``points`` (``inputs``, ``y``, ``weights``, ``groups``, ``given``, ``dropped``,
+        ``warnings``; None for published constants); ``report`` (see :meth:`report`). Numbers that are not finite are
+        the words ``"nan"``, ``"inf"`` and ``"-inf"``.
+        """
+        return to_dict(self)
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Fit:
+        """The fit that :meth:`to_dict` described; nothing is fitted again.
+
+        Args:
+            state: What :meth:`to_dict` gave.
+
+        Raises:
+            KeyError: A key is missing, or its law is not in the catalogue.
+        """
+        return cls.of(estimate_from_dict(state))
 
     def save(self, path: str | Path) -> Path:
         """Write the fit with its points, settings and report as JSON.
@@ -282,27 +161,37 @@ class Fit:
         Returns:
             The path.
         """
-        from lightning_scaling.laws.io import save
-
-        return save(self, Path(path))
+        return atomic_write(path, dumps(self))
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value:.4g}" for name, value in self.params.items())
-        return f"<fit of {self.law.name}: {values}; {self.status}>"
+        return f"Fit({self.law.name}: {values}; {self.status})"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.summary())}</pre>"
 
 
-def _checked(level: float) -> float:
-    if not 0 < level < 1:
-        raise ValueError(f"`level` must lie between 0 and 1, but got {level!r}.")
-    return float(level)
+def fit_form(form: FunctionalForm, data: Any, options: FitOptions, progress: Callable[[int], Any] | None = None) -> Fit:
+    """Estimate a law's parameters: :meth:`~lightning_scaling.laws.Law.fit`, which describes the options."""
+    return Fit.of(estimate(form, data, options, progress))
 
 
-def _published(law: Law, name: str | None) -> Published:
-    known = law.published
-    if not known:
-        raise KeyError(f"{law.name} has no published constants that could be relied on; fit it to points.")
-    if name is None:
-        return next(iter(known.values()))
-    if name not in known:
-        raise KeyError(f"{law.name} has no constants named {name!r}; there are {', '.join(known)}.")
-    return known[name]
+def load(path: str | Path) -> Fit:
+    """Read a fit that :meth:`Fit.save` wrote; nothing is fitted again.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The fit, with the same predictions and intervals.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a saved fit, or of a later version.
+        KeyError: Its law is not in the catalogue.
+    """
+    found = parse(Path(path).read_text(encoding="utf-8"), str(path))
+    try:
+        return Fit.from_dict(found)
+    except (TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path} is a damaged fit: {error}.") from None

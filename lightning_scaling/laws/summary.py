@@ -1,27 +1,45 @@
-"""Laws and fits as text."""
+"""Summaries of laws and fits: tables, cards, and the answers to a reproducibility checklist."""
 
 from __future__ import annotations
 
 import math
+import platform
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
-if TYPE_CHECKING:
-    from lightning_scaling.laws.base import Law
-    from lightning_scaling.laws.results import Fit
+from lightning_scaling.laws.estimate import Estimate, FitStatus
+from lightning_scaling.laws.form import FunctionalForm
+from lightning_scaling.laws.profile import confidence
 
 _WIDTH = 100
+_USER_ANSWERS = {
+    "training": (
+        "models",
+        "data",
+        "parameter_counting",
+        "compute_counting",
+        "learning_rate",
+        "schedule",
+        "batch_size",
+        "architecture",
+        "optimizer",
+        "code",
+    ),
+    "collection": ("checkpoints", "metric", "evaluation_set", "smoothing", "collection_code"),
+}
+_NOT_STATED = "not stated"
 
 
-def estimates(fit: Fit, level: float = 0.95) -> list[dict[str, Any]]:
+def estimates(fit: Estimate, level: float = 0.95) -> list[dict[str, Any]]:
     """One row per parameter: name, meaning, value, standard error, interval, and whether it was given.
 
     Args:
         fit: The fit.
         level: Probability of the intervals.
     """
-    errors, ends = fit.standard_errors, fit.conf_int(level)
+    errors, ends = fit.standard_errors, confidence(fit, level, "auto")
     return [
         {
             "name": p.name,
@@ -37,7 +55,7 @@ def estimates(fit: Fit, level: float = 0.95) -> list[dict[str, Any]]:
     ]
 
 
-def fit_summary(fit: Fit, level: float = 0.95) -> str:
+def fit_summary(fit: Estimate, level: float = 0.95) -> str:
     """The table of :meth:`Fit.summary`."""
     law, found = fit.law, fit.diagnostics
     lines = [law.title, f"  {law.formula}", f"  {law.source}", ""]
@@ -67,7 +85,7 @@ def fit_summary(fit: Fit, level: float = 0.95) -> str:
         note = "given" if row["given"] else "at bound" if row["name"] in found.get("at_bounds", ()) else ""
         ends = "" if row["given"] or math.isnan(row["lower"]) else f"{row['lower']:.5g} to {row['upper']:.5g}"
         error = "" if row["given"] or math.isnan(row["standard_error"]) else f"{row['standard_error']:.3g}"
-        if fit.status == "published" and row["standard_error"] == 0:
+        if fit.status == FitStatus.PUBLISHED and row["standard_error"] == 0:
             error = ends = ""
         rows.append((row["name"], f"{row['value']:.6g}", error, ends, note or row["meaning"]))
     lines += table(rows, right=(1, 2))
@@ -77,7 +95,7 @@ def fit_summary(fit: Fit, level: float = 0.95) -> str:
     return "\n".join(lines)
 
 
-def law_card(law: Law) -> str:
+def law_card(law: FunctionalForm) -> str:
     """All that is known of a law: formula, source, inputs, parameters, published constants, uses and pitfalls."""
     lines = [f"{law.name}: {law.title}" if not law.title.lower().startswith(law.name) else law.title]
     lines += [f"  {law.formula}", f"  {law.source}", "", f"used for    {', '.join(sorted(law.tags))}", "", "inputs"]
@@ -100,6 +118,73 @@ def law_card(law: Law) -> str:
     return "\n".join(lines)
 
 
+def checklist(fit: Estimate) -> dict[str, Any]:
+    """Answers to the checklist of Li, Kudugunta and Zettlemoyer 2025 (arXiv 2502.18969).
+
+    What the program knows it answers itself; what only the user can know is taken from ``training=`` of the fit and
+    else marked ``"not stated"``, so that a reader sees what is missing.
+
+    Args:
+        fit: The fit.
+
+    Returns:
+        Builtins, by section: hypothesis, training, collection, fitting, validation, versions.
+    """
+    law, settings, found = fit.law, fit.settings, fit.diagnostics
+    said = dict(settings.training)
+    answers: dict[str, Any] = {
+        "hypothesis": {
+            "form": law.formula,
+            "variables": {name: law.unit(name) for name in law.inputs},
+            "fitted_parameters": list(fit.names) if fit.points is not None else [],
+            "given_parameters": dict(settings.fixed),
+            "source": str(law.source),
+        }
+    }
+    for section, questions in _USER_ANSWERS.items():
+        answers[section] = {question: said.pop(question, _NOT_STATED) for question in questions}
+    answers["training"] |= said
+    answers["collection"]["points"] = found.get("given", 0)
+    answers["fitting"] = {
+        "objective": settings.objective.kind,
+        "summed": True,
+        "delta": None if settings.objective.kind == "least_squares" else settings.objective.delta,
+        "quantile": settings.objective.quantile if settings.objective.kind == "quantile" else None,
+        "residuals": "difference of logarithms" if settings.space == "log" else "difference",
+        "algorithm": "linear parameters exact over a cover of the shape parameters; damped Gauss-Newton from the best",
+        "initialisation": "deterministic, no random restarts",
+        "starts": found.get("starts"),
+        "starts_agreeing": found.get("starts_agreeing"),
+        "bounds": {name: list(ends) for name, ends in settings.bounds.items()},
+        "points_used": found.get("points", 0),
+        "points_dropped": dict(found.get("dropped", {})),
+        "weights": settings.weights,
+        "priors": {name: list(prior) for name, prior in settings.priors.items()},
+        "groups": settings.groups,
+        "bootstrap": 0 if fit.replicates is None else len(fit.replicates),
+        "seed": settings.seed,
+    }
+    answers["validation"] = {
+        "objective": found.get("objective"),
+        "rms_residual": found.get("rms_residual"),
+        "in_sample_r2": found.get("r2"),
+        "condition": found.get("condition"),
+        "ranges": {name: list(ends) for name, ends in fit.ranges.items()},
+        "extrapolation": "laws.compare scores held-out points; intervals widen beyond the ranges",
+    }
+    answers["versions"] = {"python": platform.python_version()} | {
+        name: _version(name) for name in ("lightning-scaling", "numpy", "scipy")
+    }
+    return answers
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
     """Rows of words as aligned lines."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -112,5 +197,5 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]
     ]
 
 
-def _percent(fit: Fit, size: float) -> str:
+def _percent(fit: Estimate, size: float) -> str:
     return f"{100 * size:.3g} %" if fit.settings.space == "log" else f"{size:.3g}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.laws.base import UNITS, Law
+from lightning_scaling.laws.form import UNITS, FunctionalForm
 from lightning_scaling.laws.results import Fit
 from lightning_scaling.report.numbers import count
 
@@ -72,12 +72,12 @@ class Spent:
     compute: bool
 
 
-def size_name(law: Law) -> str | None:
+def size_name(law: FunctionalForm) -> str | None:
     """The input that counts the size of the model, or None."""
     return next((name for name in ("active_params", "params") if name in law.inputs), None)
 
 
-def _active(law: Law, inputs: Mapping[str, Array]) -> Array:
+def _active(law: FunctionalForm, inputs: Mapping[str, Array]) -> Array:
     """Parameters that a token passes through."""
     if "active_params" in law.inputs:
         return inputs["active_params"]
@@ -86,7 +86,7 @@ def _active(law: Law, inputs: Mapping[str, Array]) -> Array:
     return inputs["params"]
 
 
-def spent(law: Law, inputs: Mapping[str, Array]) -> Spent | None:
+def spent(law: FunctionalForm, inputs: Mapping[str, Array]) -> Spent | None:
     """What to draw a law of a size and something else against, or None when it has no such axis.
 
     Args:
@@ -104,7 +104,7 @@ def spent(law: Law, inputs: Mapping[str, Array]) -> Spent | None:
     return None
 
 
-def _compute_label(law: Law) -> str:
+def _compute_label(law: FunctionalForm) -> str:
     size = "active params" if "active_params" in law.inputs or "sparsity" in law.inputs else "params"
     return f"training compute (FLOPs), 6 x {size} x tokens"
 

@@ -24,7 +24,7 @@ def simulated(case, objective, draws):
 def test_profile_intervals_cover_at_their_nominal_rate(name):
     draws = DRAWS // 5 if name in COSTLY else DRAWS
     problem = simulated(CASES[name], Objective("least_squares"), draws)
-    truth = problem.inward(np.array([CASES[name].truth[p.name] for p in problem.free]))
+    truth = problem.to_coordinates(np.array([CASES[name].truth[p.name] for p in problem.free]))
     ends = problem.descend(np.tile(truth, (draws, 1)))
     spare = problem.size - len(truth)
     rise_allowed = student.ppf((1 + LEVEL) / 2, spare) ** 2 * ends.value / spare
@@ -44,8 +44,8 @@ def test_the_ends_of_an_interval_are_where_the_objective_has_risen_by_as_much_as
     table = case.seen(noise=case.noise, seed=3)
     fit = law.fit(table, objective="least_squares")
     found = fit.conf_int(LEVEL)
-    allowed = student.ppf((1 + LEVEL) / 2, fit.spare) ** 2 * fit.spread
-    assert fit.spread == pytest.approx(2 * fit.diagnostics["objective"] / fit.spare, rel=1e-6)
+    allowed = student.ppf((1 + LEVEL) / 2, fit.dof_resid) ** 2 * fit.residual_variance
+    assert fit.residual_variance == pytest.approx(2 * fit.diagnostics["objective"] / fit.dof_resid, rel=1e-6)
     widen = np.sqrt((1 + fit.diagnostics["autocorrelation"]) / (1 - fit.diagnostics["autocorrelation"]))
     for p in law.parameters:
         low, high = found[p.name]

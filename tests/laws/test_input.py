@@ -145,7 +145,7 @@ def test_unknown_inputs_of_a_prediction_are_named(table):
     fit = LAW.fit(table)
     with pytest.raises(TypeError, match=r"input 'tokens' is missing; input 'flops' is not of this law"):
         fit.predict(params=1e9, flops=1e20)
-    with pytest.raises(ValueError, match="`level` must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="`level` must lie strictly between 0 and 1"):
         fit.interval(95, params=1e9, tokens=1e10)
 
 

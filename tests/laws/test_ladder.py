@@ -118,7 +118,7 @@ def test_an_interval_admits_that_plausible_laws_disagree():
     cheap, _ = split(ladder())
     fit = laws.fit_ladder(cheap)
     far = {"params": 1e12, "tokens": 2e13}
-    spread = fit.spread_model
+    spread = fit.prediction_spread
     assert [other.law.name for other in spread.siblings] == ["chinchilla", "over_training"]
     own = np.log(fit.predict(**far))
     apart = [np.log(other.predict(**far)) - own for other in spread.siblings]
@@ -128,7 +128,7 @@ def test_an_interval_admits_that_plausible_laws_disagree():
 
 def test_runs_far_off_the_frontier_are_less_certain():
     cheap, _ = split(ladder())
-    spread = laws.fit_ladder(cheap).spread_model
+    spread = laws.fit_ladder(cheap).prediction_spread
     best, tiny = {"params": 5e8, "tokens": 2e10}, {"params": 5e6, "tokens": 2e12}
     assert spread.excess(best) < 0.02
     assert spread.excess(tiny) > 0.05
