@@ -7,7 +7,8 @@ from lightning_scaling.allocation import allocate
 from lightning_scaling.backtest.many_runs import replay_many
 from lightning_scaling.backtest.single_run import replay
 from lightning_scaling.engine.monitor import Monitor, Update
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 
 try:
     __version__ = version("lightning-scaling")

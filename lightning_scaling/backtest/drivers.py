@@ -24,7 +24,8 @@ from lightning_scaling.runs.events import (
     RunStarted,
     UpdateMade,
 )
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 
 _ALPHA = 0.01
 

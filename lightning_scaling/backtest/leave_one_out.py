@@ -28,7 +28,8 @@ from lightning_scaling.forecast.priors.family import Family, nearest
 from lightning_scaling.forecast.priors.gaussian_process import Traits, twins
 from lightning_scaling.forecast.priors.past_run import PastRun, before
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM, Prediction
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
 LEVELS = (0.5, 0.9)

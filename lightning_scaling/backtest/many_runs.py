@@ -11,7 +11,8 @@ import numpy as np
 
 from lightning_scaling.backtest.single_run import FRACTIONS, Check, Replay
 from lightning_scaling.forecast.priors.gaussian_process import Traits, twins
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 
 AUTO: Literal["auto"] = "auto"
 EARLIER, OTHERS, GIVEN, NOBODY = "earlier runs", "other runs", "given runs", "none"

@@ -13,7 +13,8 @@ from lightning_scaling.backtest.drivers import Driver, JournalDriver
 from lightning_scaling.engine.forecast_log import LEVEL
 from lightning_scaling.engine.monitor import Monitor, Update
 from lightning_scaling.runs.events import RecordedRun
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
 """Parts of a run at which its forecasts are held against what came."""

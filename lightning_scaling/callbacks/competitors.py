@@ -12,7 +12,8 @@ from lightning_scaling.advice.ranking import Candidate, Ranking, stand
 from lightning_scaling.callbacks.session import Session
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.history.poll import CompetitorReader
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule import Plan
 
 _EVERY = 0.025

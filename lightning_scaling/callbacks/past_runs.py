@@ -9,7 +9,7 @@ from lightning_scaling.callbacks.run_logger import RunLogger
 from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.history.reader_thread import HistoryReader
-from lightning_scaling.runs.run import RunHistory
+from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.tracking.journal import HISTORY
 
 

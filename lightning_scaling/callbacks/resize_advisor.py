@@ -16,7 +16,7 @@ from lightning_scaling.callbacks._compat import CallbackBase
 from lightning_scaling.callbacks.console import warn
 from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor
 from lightning_scaling.callbacks.session import Session
-from lightning_scaling.runs.run import RunHistory
+from lightning_scaling.runs.history import RunHistory
 
 __all__ = ["ResizeAdvisor"]
 

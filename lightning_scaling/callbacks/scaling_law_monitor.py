@@ -17,7 +17,8 @@ from lightning_scaling.compute import BatchCounter, FlopMeter, ParamCounts, coun
 from lightning_scaling.detection import Deviation
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.forecast import Forecast, WhatIf
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule import Plan
 
 __all__ = ["ScalingAdviceWarning", "ScalingLawMonitor"]

@@ -12,7 +12,7 @@ from typing import Any
 from lightning_scaling.engine.monitor import LAWS
 from lightning_scaling.forecast.metric_scale import scales_for
 from lightning_scaling.history.reader_thread import AUTO, MLFLOW
-from lightning_scaling.runs.run import RunHistory
+from lightning_scaling.runs.history import RunHistory
 
 _ON_ADVICE = ("warn", "log", "ignore")
 

@@ -11,7 +11,8 @@ from lightning_scaling.cli.output import InputError, WorkError, emit, input_erro
 if TYPE_CHECKING:
     from lightning_scaling.engine.monitor import Monitor
     from lightning_scaling.forecast import WhatIf
-    from lightning_scaling.runs.run import Run, RunHistory
+    from lightning_scaling.runs.history import RunHistory
+    from lightning_scaling.runs.run import Run
 
 _MLFLOW = "mlflow:"
 

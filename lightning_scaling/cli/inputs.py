@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from lightning_scaling.cli.output import InputError, WorkError, input_errors
 
 if TYPE_CHECKING:
-    from lightning_scaling.runs.run import Run, RunHistory
+    from lightning_scaling.runs.history import RunHistory
+    from lightning_scaling.runs.run import Run
 
 MLFLOW, EXPERIMENT = "mlflow:", "mlflow-experiment:"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -59,7 +60,8 @@ def read_folder(folder: Path, total_steps: int | None = None) -> RunHistory:
     Raises:
         InputError: If there are none.
     """
-    from lightning_scaling.runs.run import Run, RunHistory
+    from lightning_scaling.runs.history import RunHistory
+    from lightning_scaling.runs.run import Run
 
     runs: list[Run] = []
     skipped: dict[str, int] = {}
@@ -100,7 +102,7 @@ def read_history(source: str, *, metric: str | None, tracking_uri: str | None) -
                 found.calibration = of_folder(source)
     else:
         raise InputError(f"`--history` is {source!r}; it takes a folder of curves, mlflow:EXPERIMENT, or `none`.")
-    from lightning_scaling.runs.run import RunHistory
+    from lightning_scaling.runs.history import RunHistory
 
     return found if isinstance(found, RunHistory) else RunHistory([found])
 
@@ -109,7 +111,8 @@ def _from_mlflow(source: str, metric: str | None, tracking_uri: str | None) -> R
     name = source.removeprefix(EXPERIMENT if source.startswith(EXPERIMENT) else MLFLOW).strip()
     if not name:
         raise InputError(f"{source!r} names nothing; write mlflow:RUN_ID or mlflow:EXPERIMENT.")
-    from lightning_scaling.runs.run import Run, RunHistory
+    from lightning_scaling.runs.history import RunHistory
+    from lightning_scaling.runs.run import Run
 
     with work_errors():
         if source.startswith(MLFLOW) and _RUN_ID.fullmatch(name):

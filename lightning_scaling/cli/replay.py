@@ -14,7 +14,8 @@ from lightning_scaling.cli.output import InputError, emit, input_errors, say
 
 if TYPE_CHECKING:
     from lightning_scaling.backtest.single_run import Replay
-    from lightning_scaling.runs.run import Run, RunHistory
+    from lightning_scaling.runs.history import RunHistory
+    from lightning_scaling.runs.run import Run
 
 _NONE = "none"
 

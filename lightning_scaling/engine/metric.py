@@ -14,7 +14,8 @@ from lightning_scaling.detection import Block, Deviation, Divergence
 from lightning_scaling.forecast import Forecast
 from lightning_scaling.forecast.metric_scale import scale_of, scales_for
 from lightning_scaling.runs.curve import Points
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 
 LOSS = "loss"
 _SURE = 0.01

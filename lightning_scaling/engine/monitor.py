@@ -26,7 +26,8 @@ from lightning_scaling.forecast.calibrated import applied
 from lightning_scaling.forecast.forecaster import PriorSource
 from lightning_scaling.forecast.priors.past_run import before
 from lightning_scaling.runs.curve import Curve
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
 __all__ = ["LAWS", "Monitor", "Update"]

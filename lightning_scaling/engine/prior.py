@@ -9,7 +9,7 @@ from lightning_scaling.forecast import PUBLISHED, family_prior
 from lightning_scaling.forecast.calibrated import calibrated
 from lightning_scaling.forecast.forecaster import PriorSource
 from lightning_scaling.runs.curve import Points
-from lightning_scaling.runs.run import RunHistory
+from lightning_scaling.runs.history import RunHistory
 
 
 class PriorProvider:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lightning_scaling.history.reader_thread import HistoryReader
-from lightning_scaling.runs.run import RunHistory
+from lightning_scaling.runs.history import RunHistory
 
 _PAUSE = 60.0
 _SHARE = 0.02

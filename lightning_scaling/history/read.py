@@ -32,7 +32,8 @@ from lightning_scaling.history.mlflow_parse import (
     thinned,
     to_run,
 )
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 from lightning_scaling.tracking.backends.mlflow import without_secrets
 
 MAX_RUNS = 5000

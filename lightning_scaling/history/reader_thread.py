@@ -15,7 +15,8 @@ from lightning_scaling.forecast.priors.base import ShapePrior
 from lightning_scaling.history import aliases as names
 from lightning_scaling.history.calibration_store import calibration_of
 from lightning_scaling.history.read import find_run, read_experiment, tracking_uri_or_default
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 
 MLFLOW = "mlflow:"
 AUTO = "auto"

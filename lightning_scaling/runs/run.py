@@ -1,11 +1,11 @@
-"""The records of the field: one training run, and a collection of them."""
+"""The record of one training run."""
 
 from __future__ import annotations
 
 import csv
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -278,143 +278,6 @@ class Run:
                     row.append(_cell(self.lr[index]))
                 writer.writerow(row)
         return file
-
-
-class RunHistory(Sequence[Run]):
-    """Runs to learn from, in the order given; most of them finished.
-
-    Args:
-        runs: The runs.
-        skipped: How many others were left out, by reason.
-        lacking: How many of the runs lack something, by what it is.
-        source: Where they come from.
-        calibration: How the intervals of forecasts taught by them are set right, a
-            :class:`~lightning_scaling.forecast.calibration.Calibration`; ``None`` leaves the intervals as they are.
-
-    Raises:
-        TypeError: If something other than a :class:`Run` is among them.
-    """
-
-    def __init__(
-        self,
-        runs: Iterable[Run] = (),
-        *,
-        skipped: Mapping[str, int] | None = None,
-        lacking: Mapping[str, int] | None = None,
-        source: str | None = None,
-        calibration: Any = None,
-    ) -> None:
-        self._runs = list(runs)
-        self._skipped = dict(skipped or {})
-        self._lacking = dict(lacking or {})
-        self.source = source
-        self.calibration = calibration
-        for run in self._runs:
-            if not isinstance(run, Run):
-                raise TypeError(f"A RunHistory holds Run objects, but got {type(run).__name__}.")
-
-    def __len__(self) -> int:
-        return len(self._runs)
-
-    def __getitem__(self, index: Any) -> Any:
-        return RunHistory(self._runs[index]) if isinstance(index, slice) else self._runs[index]
-
-    def __iter__(self) -> Iterator[Run]:
-        return iter(self._runs)
-
-    @property
-    def skipped(self) -> dict[str, int]:
-        """How many runs were left out, by reason."""
-        return dict(self._skipped)
-
-    @property
-    def lacking(self) -> dict[str, int]:
-        """How many of the runs taken lack something, such as a parameter count or an end, by what it is."""
-        return dict(self._lacking)
-
-    def summary(self) -> str:
-        """One line: how many runs there are, what some lack, and how many were left out and why."""
-        line = f"{len(self):,} {'run' if len(self) == 1 else 'runs'}"
-        line += f" of {self.source}" if self.source else ""
-        line += f" ({_counts(self._lacking)})" if self._lacking else ""
-        left = sum(self._skipped.values())
-        return line + (f"; {left:,} left out ({_counts(self._skipped)})." if left else ".")
-
-    @classmethod
-    def from_csv(cls, folder: str | os.PathLike[str], **known: Any) -> RunHistory:
-        """Read every ``*.csv`` of a folder as a finished run (see :meth:`Run.from_csv`), and its ``calibration.json``.
-
-        Raises:
-            ValueError: If the folder holds no CSV file, or one of them is not a curve.
-        """
-        files = sorted(Path(folder).glob("*.csv"))
-        if not files:
-            raise ValueError(f"{folder} holds no *.csv file; expected one file `step,loss[,lr]` per finished run.")
-        history = cls((Run.from_csv(file, **known) for file in files), source=f"the folder {folder}")
-        if (Path(folder) / "calibration.json").is_file():
-            # the room that reads stands above this one and is entered only when asked for
-            history.calibration = import_module("lightning_scaling.history.calibration_store").of_folder(folder)
-        return history
-
-    @classmethod
-    def from_mlflow(
-        cls,
-        experiment: str,
-        *,
-        tracking_uri: str | None = None,
-        metric: str | Sequence[str] | None = None,
-        lr: str | Sequence[str] | None = None,
-        family: str | Sequence[str] | None = None,
-        filter: str | None = None,
-        max_runs: int = 5000,
-        cache: bool = True,
-        timeout: float = 20.0,
-    ) -> RunHistory:
-        """Read the runs of an MLflow experiment, those that this package monitored and all others that logged a loss.
-
-        A run that is still training, or was broken off, is taken with what it shows so far if its planned length is
-        known. What cannot be used is left out and counted, never fatal: see :attr:`skipped` and :meth:`summary`, which
-        is also logged. Curves hold at most 300 points, means of the values in between.
-
-        Args:
-            experiment: Name or id of the experiment.
-            tracking_uri: Where it is kept; left out, where MLflow would look.
-            metric: Name of the loss, or several in order of preference. Left out, ``scaling/loss`` and then the usual
-                names of training and validation losses (:mod:`lightning_scaling.history.aliases`). The name that a
-                monitored run was told to follow is good too.
-            lr: Name of the learning rate, or several; left out, the usual names.
-            family: Tags or params that make up the family; a run without one of them is left out. Left out, the family
-                is the tag or param ``scaling.family`` or ``family``, else the experiment's name.
-            filter: Condition in MLflow's search syntax, such as ``"params.width = '256'"``.
-            max_runs: The latest so many runs are looked at.
-            cache: Whether curves of runs that have ended are kept on disk, in the folder ``LIGHTNING_SCALING_CACHE``
-                or the system's folder for caches.
-            timeout: Seconds without an answer after which MLflow counts as unreachable.
-
-        Returns:
-            The runs, oldest first.
-
-        Raises:
-            lightning_scaling.history.HistoryError: If MLflow cannot be reached or has no such experiment.
-        """
-        # the room that reads stands above this one and is entered only when asked for
-        read = import_module("lightning_scaling.history").history_from_mlflow
-        history: RunHistory = read(
-            experiment,
-            tracking_uri=tracking_uri,
-            metric=metric,
-            lr=lr,
-            family=family,
-            filter=filter,
-            max_runs=max_runs,
-            cache=cache,
-            timeout=timeout,
-        )
-        return history
-
-
-def _counts(counted: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {what}" for what, count in counted.items())
 
 
 def _column(name: str, values: ArrayLike) -> NDArray[np.float64]:

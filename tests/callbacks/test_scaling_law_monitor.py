@@ -13,7 +13,7 @@ import torch
 
 from lightning_scaling.callbacks import ScalingAdviceWarning, ScalingLawMonitor
 from lightning_scaling.engine.monitor import Monitor
-from lightning_scaling.runs.run import RunHistory
+from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.tracking import read_journal
 
 

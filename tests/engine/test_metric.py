@@ -3,7 +3,8 @@ import pytest
 
 from lightning_scaling.engine.metric import FollowedMetric
 from lightning_scaling.engine.monitor import Monitor
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule import Plan
 
 TOTAL = 1000

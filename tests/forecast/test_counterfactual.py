@@ -6,7 +6,7 @@ import pytest
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.forecast import Forecaster, family_prior, what_if, what_ifs
 from lightning_scaling.runs.curve import Curve
-from lightning_scaling.runs.run import RunHistory
+from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.schedule import Plan
 from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
 from lightning_scaling.schedule.variants import decay_now, lengthen, wsd

@@ -7,7 +7,8 @@ import pytest
 
 from lightning_scaling.forecast import PUBLISHED, Forecast, Forecaster, Prediction, family_prior
 from lightning_scaling.runs.curve import Curve
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule import Plan
 from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
 

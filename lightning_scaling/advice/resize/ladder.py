@@ -14,7 +14,8 @@ from lightning_scaling.allocation.task import TRAINING_FLOPS
 from lightning_scaling.allocation.tradeoff import Tradeoff, fit_tradeoff
 from lightning_scaling.forecast.priors.final_loss import FinalLossPrior
 from lightning_scaling.forecast.priors.past_run import PastRun
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
 Array = NDArray[np.float64]

@@ -15,7 +15,8 @@ from lightning_scaling.forecast.priors.final_loss import FinalLossPrior
 from lightning_scaling.forecast.priors.gaussian_process import Process, Scales, Space, Traits, twins
 from lightning_scaling.forecast.priors.normalized_curves import NormalizedCurves
 from lightning_scaling.forecast.priors.past_run import PastRun
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
 FRACTIONS = np.array([0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9])

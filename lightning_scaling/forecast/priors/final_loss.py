@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from lightning_scaling.forecast.priors.final_loss_law import Rows, axes, fit_field, fit_law
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM, Prediction, Trust
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
 Array = NDArray[np.float64]

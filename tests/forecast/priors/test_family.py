@@ -8,7 +8,8 @@ import pytest
 
 from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, family_prior
 from lightning_scaling.runs.curve import Curve
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule import Plan
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lightning_scaling.forecast.priors.final_loss import FinalLossPrior
-from lightning_scaling.runs.run import Run, RunHistory
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule import Plan
 
 TOKENS_PER_STEP = 1e5
