@@ -31,8 +31,8 @@ from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, PastRun
 from lightning_scaling.forecast.calibrated import log_outcome
 from lightning_scaling.forecast.calibration import FRACTIONS, MODES, Calibration
 from lightning_scaling.forecast.forecaster import PriorSource
-from lightning_scaling.forecast.priors.family import nearest
-from lightning_scaling.forecast.priors.gaussian_process import twins
+from lightning_scaling.forecast.priors.family import nearest_in_size
+from lightning_scaling.forecast.priors.gaussian_process import replicates
 from lightning_scaling.forecast.priors.past_run import before
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM
 
@@ -43,7 +43,7 @@ HOW = ("before", "after", "not drawn")
 
 def halves(relatives: list[PastRun], seed: int) -> tuple[list[int], list[int]]:
     """The runs in two parts; twins stay together."""
-    alike = twins([relative.traits for relative in relatives])
+    alike = replicates([relative.features for relative in relatives])
     np.fill_diagonal(alike, True)
     kind = alike.argmax(axis=1)
     order = np.random.default_rng(seed).permutation(np.unique(kind))
@@ -53,7 +53,7 @@ def halves(relatives: list[PastRun], seed: int) -> tuple[list[int], list[int]]:
 
 def teachers(item: Recorded, relatives: list[PastRun], families: dict) -> dict[str, PriorSource]:
     """What teaches a new run in each mode."""
-    used = nearest([relative for relative in relatives if relative.is_usable], item.run.params)
+    used = nearest_in_size([relative for relative in relatives if relative.is_usable], item.run.params)
     key = (item.run.params, item.run.tokens_per_step, tuple(map(id, used)))
     if key not in families:
         families[key] = Family(used, item.run.params, item.run.tokens_per_step)
@@ -81,7 +81,7 @@ def rows_of(item: Recorded, relative: PastRun, taught: dict[str, PriorSource], f
                     "fraction": fraction,
                     "off": float(forecast.final) - came,
                     "recorded": float(forecast.final) - item.final_loss,
-                    "scale": forecast.landing.scale,
+                    "scale": forecast.final_distribution.scale,
                     "final": came,
                     "factor": found.factor(mode, fraction),
                     "not drawn": spread.found[place] if spread and spread.enough else 1.0,

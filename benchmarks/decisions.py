@@ -85,7 +85,7 @@ def naive(group: list[Recorded]) -> Stops:
             forecast = forecaster.fit(before(points, now), now)
             if forecast.path is not None:
                 judged.append(item)
-                ends.append(forecast.final + forecast.landing.scale * stats.t.ppf(draws[n], forecast.df))
+                ends.append(forecast.final + forecast.final_distribution.scale * stats.t.ppf(draws[n], forecast.df))
         if len(judged) > 1:
             best = np.bincount(np.argmin(ends, axis=0), minlength=len(judged)) / draws.shape[1]
             stopped |= {item.id: float(fraction) for item, p in zip(judged, best, strict=True) if p < 0.02}

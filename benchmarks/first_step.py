@@ -20,7 +20,7 @@ from _data import Recorded, curves
 
 from lightning_scaling import laws
 from lightning_scaling.forecast import Family, Forecaster, PastRun, RunPrior
-from lightning_scaling.forecast.priors.family import nearest
+from lightning_scaling.forecast.priors.family import nearest_in_size
 from lightning_scaling.schedule import Plan
 
 CHEAPER, BEYOND, LEAST = 0.6, 2.0, 6
@@ -80,9 +80,9 @@ class Landings:
     def __init__(self, family: Family) -> None:
         self._family = family
 
-    def about(self, plan: Plan) -> RunPrior:
+    def for_plan(self, plan: Plan) -> RunPrior:
         """What it teaches."""
-        return self._family.about(plan, np.empty(0))
+        return self._family.for_plan(plan, np.empty(0))
 
 
 def rows_of(name: str, task: str, known: list[Recorded], asked: list[Recorded]) -> list[dict]:
@@ -97,7 +97,9 @@ def rows_of(name: str, task: str, known: list[Recorded], asked: list[Recorded]) 
     found, took = [], []
     for item in asked:
         began = time.perf_counter()
-        family = Family(nearest(teaching, item.run.params), item.run.params, item.run.tokens_per_step, landed=teaching)
+        family = Family(
+            nearest_in_size(teaching, item.run.params), item.run.params, item.run.tokens_per_step, landed=teaching
+        )
         found.append(Forecaster(item.run.plan, Landings(family)).before())
         took.append(1e3 * (time.perf_counter() - began))
     rows = []

@@ -23,7 +23,7 @@ from scipy import optimize, stats
 from lightning_scaling import laws
 from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, PastRun, RunPrior
 from lightning_scaling.forecast.forecaster import Mixture
-from lightning_scaling.forecast.priors.family import nearest
+from lightning_scaling.forecast.priors.family import nearest_in_size
 from lightning_scaling.forecast.priors.past_run import before
 from lightning_scaling.runs.curve import Curve
 from lightning_scaling.schedule import Plan
@@ -86,7 +86,9 @@ class Histories:
                     self.relatives[i.id] = PastRun(i.run)
             teaching = [self.relatives[name] for name in ids if self.relatives[name].is_usable]
             enough = sum(r.finished for r in teaching) > 1
-            self.families[known] = Family(nearest(teaching, size[0]), *size, landed=teaching) if enough else None
+            self.families[known] = (
+                Family(nearest_in_size(teaching, size[0]), *size, landed=teaching) if enough else None
+            )
         return PriorLearned(self.families[known])
 
 
@@ -96,9 +98,9 @@ class PriorLearned:
 
     family: Family | None
 
-    def about(self, plan: Plan) -> RunPrior:
+    def for_plan(self, plan: Plan) -> RunPrior:
         """What it teaches."""
-        return PUBLISHED.about(plan) if self.family is None else self.family.about(plan, np.array(FRACTIONS))
+        return PUBLISHED.for_plan(plan) if self.family is None else self.family.for_plan(plan, np.array(FRACTIONS))
 
 
 def rows_of(

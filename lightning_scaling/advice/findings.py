@@ -267,7 +267,7 @@ def _off_rate(s: Situation, suspect: Cause) -> Advice | None:
 def _misses_target(s: Situation, suspect: Cause) -> Advice | None:
     if s.target is None or s.forecast.trust != "ok":
         return None
-    prediction = s.forecast.landing
+    prediction = s.forecast.final_distribution
     miss = 1 - prediction.reaches(s.target)
     if miss < _MISS:
         return None
@@ -289,7 +289,7 @@ def _on_track(s: Situation) -> Advice:
     hint = "".join(f" {text}" for text in (s.hint, s.remark) if text)
     if f.trust == "none":
         return Advice("continue", f"At step {s.step:,} it is too early for a forecast: {f.why}.{hint}", step=s.step)
-    prediction = f.landing
+    prediction = f.final_distribution
     lower, upper = prediction.interval(0.9)
     what = "the loss" if s.metric == "loss" else s.followed
     where = f"{what} at step {f.horizon:,} is forecast at {prediction:.4g} (90 % between {lower:.4g} and {upper:.4g})"

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lightning_scaling.forecast import PUBLISHED, Forecaster
-from lightning_scaling.forecast.law_grid import Shapes
-from lightning_scaling.forecast.metric_scale import PLAIN, Scale
+from lightning_scaling.forecast.law_grid import LawGridFit
+from lightning_scaling.forecast.metric_scale import PLAIN, MetricScale
 from lightning_scaling.forecast.priors.base import ShapePrior
 from lightning_scaling.runs.curve import Curve
 from lightning_scaling.runs.run import Run
@@ -138,7 +138,7 @@ class Candidate:
         ValueError: If the run holds no finite loss.
     """
 
-    def __init__(self, run: Run, *, scale: Scale = PLAIN, prior: ShapePrior = PUBLISHED) -> None:
+    def __init__(self, run: Run, *, scale: MetricScale = PLAIN, prior: ShapePrior = PUBLISHED) -> None:
         seen = np.isfinite(run.loss) & (run.step <= run.total_steps)
         if not seen.any():
             raise ValueError(f"The run {run.name or ''} holds no finite loss, so it cannot be compared with others.")
@@ -154,16 +154,16 @@ class Candidate:
         self._forecaster = Forecaster(self.plan, prior)
         peak = self.plan.peak if self.plan.peak > 0 else 1.0
         self.rates: NDArray[np.float64] = self.plan.at(np.maximum(_GRID * run.total_steps, 1.0)) / peak
-        self._known: dict[float, Shapes | None] = {}
+        self._known: dict[float, LawGridFit | None] = {}
 
-    def at(self, fraction: float) -> Shapes | None:
+    def at(self, fraction: float) -> LawGridFit | None:
         """The run cut off at a fraction of its plan; ``None`` if it has not come so far or has too few points."""
         if fraction not in self._known:
             if len(self._known) > 1:
                 del self._known[next(iter(self._known))]
             step = max(round(fraction * self.run.total_steps), 1)
             late = self.reached + max(1 - _REACHED, 1.5 * self._spacing()) < fraction
-            self._known[fraction] = None if late else Shapes.of(self._forecaster, self.points, step)
+            self._known[fraction] = None if late else LawGridFit.of(self._forecaster, self.points, step)
         return self._known[fraction]
 
     def _spacing(self) -> float:
@@ -173,7 +173,7 @@ class Candidate:
 
 
 def compare_runs(
-    runs: Iterable[Run], *, at: float | None = None, scale: Scale = PLAIN, prior: ShapePrior = PUBLISHED
+    runs: Iterable[Run], *, at: float | None = None, scale: MetricScale = PLAIN, prior: ShapePrior = PUBLISHED
 ) -> Ranking | None:
     r"""Which of some runs will be the best at the end of their plans, seen at equal progress.
 
@@ -307,7 +307,7 @@ def _chances(ends: NDArray[np.float64], ready: NDArray[np.bool_]) -> list[float]
     return [float(np.mean(row <= lowest)) for row in ends]
 
 
-def _shapes_drawn(shapes: Sequence[Shapes]) -> tuple[NDArray[np.intp], ...]:
+def _shapes_drawn(shapes: Sequence[LawGridFit]) -> tuple[NDArray[np.intp], ...]:
     """Shapes common to all runs, by what these say together; as their data are not independent, less than the sum."""
     score = shapes[0].belief + sum(one.evidence for one in shapes) / math.sqrt(len(shapes))
     weight = np.exp(score - score.max()).ravel()

@@ -180,9 +180,9 @@ class StopRule:
         return None if self.best is None else self._misses(m, self.best, "best", f"the best so far, {self.best:.4g},")
 
     def _misses(self, m: Moment, wanted: float, kind: Kind, what: str) -> Decision | None:
-        if not m.sure or not m.forecast.ends:
+        if not m.sure or not m.forecast.at_plan_end:
             return None
-        prediction = m.forecast.landing
+        prediction = m.forecast.final_distribution
         miss = 1 - prediction.reaches(wanted)
         if miss < self.probability:
             return None
@@ -228,7 +228,7 @@ class StopRule:
         )
 
     def _worthless(self, m: Moment) -> Decision | None:
-        if self.value is None or not m.sure or not m.forecast.ends or not math.isfinite(m.loss):
+        if self.value is None or not m.sure or not m.forecast.at_plan_end or not math.isfinite(m.loss):
             return None
         price = 0.0
         for rate, left in ((self.price_per_hour, m.hours_left), (self.price_per_flop, m.flops_left)):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.forecast.calibrated import judged_of, log_outcome
+from lightning_scaling.forecast.calibrated import log_outcome, scored_forecasts
 from lightning_scaling.forecast.calibration import (
     ALONE,
     ENOUGH,
@@ -18,14 +18,14 @@ from lightning_scaling.forecast.calibration import (
     FRACTIONS,
     MODES,
     Calibration,
-    Judged,
-    Spread,
+    ErrorSpread,
+    ScoredForecast,
     short,
 )
 from lightning_scaling.forecast.forecaster import Forecaster, PriorSource
 from lightning_scaling.forecast.priors.base import PUBLISHED, RunPrior
-from lightning_scaling.forecast.priors.family import Family, nearest
-from lightning_scaling.forecast.priors.gaussian_process import Traits, twins
+from lightning_scaling.forecast.priors.family import Family, nearest_in_size
+from lightning_scaling.forecast.priors.gaussian_process import RunFeatures, replicates
 from lightning_scaling.forecast.priors.past_run import PastRun, before
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM, Prediction
 from lightning_scaling.runs.history import RunHistory
@@ -49,11 +49,11 @@ class _Asked:
 
     family: Family
 
-    def of(self, tokens_per_step: float) -> PriorSource:
-        return _Asked(self.family.of(tokens_per_step))
+    def with_batch_size(self, tokens_per_step: float) -> PriorSource:
+        return _Asked(self.family.with_batch_size(tokens_per_step))
 
-    def about(self, plan: Plan) -> RunPrior:
-        return self.family.about(plan, np.array(FRACTIONS))
+    def for_plan(self, plan: Plan) -> RunPrior:
+        return self.family.for_plan(plan, np.array(FRACTIONS))
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class CalibrationReport:
     """
 
     calibration: Calibration
-    rows: tuple[Judged, ...]
+    rows: tuple[ScoredForecast, ...]
     runs: int
 
     def table(self) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ class CalibrationReport:
         lines = []
         for mode in MODES:
             rows = [row for row in self.rows if row.mode == mode]
-            without = {kind: Spread.of(r for r in rows if r.kind != kind) for kind in {row.kind for row in rows}}
+            without = {kind: ErrorSpread.of(r for r in rows if r.kind != kind) for kind in {row.kind for row in rows}}
             for place, fraction in enumerate(FRACTIONS):
                 here = [row for row in rows if row.fraction == fraction]
                 if not here:
@@ -154,19 +154,19 @@ def calibrate(
     """
     runs = list(history)
     relatives = [PastRun(run) for run in runs]
-    kinds = _kinds([relative.traits for relative in relatives])
+    kinds = _kinds([relative.features for relative in relatives])
     teaching = [i for i, relative in enumerate(relatives) if relative.is_usable]
     judged = sorted([i for i in teaching if relatives[i].finished][-_JUDGED:], key=lambda i: kinds[i])
-    rows: list[Judged] = []
+    rows: list[ScoredForecast] = []
     families: dict[tuple[Any, ...], Family] = {}
     for done, i in enumerate(judged):
-        live = judged_of(runs[i].meta.get(LEDGER), _name(runs[i], i), kinds[i])
+        live = scored_forecasts(runs[i].meta.get(LEDGER), _name(runs[i], i), kinds[i])
         told = {(row.mode, row.fraction): row for row in live}
         for mode in MODES:
             if sum(row.mode == mode for row in live) < len(FRACTIONS):
-                teacher = PUBLISHED if mode == ALONE else _teacher(i, runs, relatives, teaching, kinds, families)
-                if teacher is not None:
-                    for row in _forecasts(relatives[i], teacher, _name(runs[i], i), kinds[i], mode):
+                source = PUBLISHED if mode == ALONE else _teacher(i, runs, relatives, teaching, kinds, families)
+                if source is not None:
+                    for row in _forecasts(relatives[i], source, _name(runs[i], i), kinds[i], mode):
                         told.setdefault((row.mode, row.fraction), row)
         rows += told.values()
         if progress is not None:
@@ -175,7 +175,7 @@ def calibrate(
     return CalibrationReport(calibration, tuple(rows), len(judged))
 
 
-def with_ledgers(calibration: Calibration | None, history: Iterable[Run], **known: Any) -> Calibration:
+def updated_with_logs(calibration: Calibration | None, history: Iterable[Run], **known: Any) -> Calibration:
     """A correction, brought up to date by the forecasts that runs made while they trained and that it does not count.
 
     Args:
@@ -185,8 +185,8 @@ def with_ledgers(calibration: Calibration | None, history: Iterable[Run], **know
     """
     counted = set() if calibration is None else set(calibration.seen)
     runs = [run for run in history if run.meta.get(LEDGER) is not None]
-    kinds = _kinds([Traits.of(run.plan, run.total_steps, run.params, run.tokens_per_step) for run in runs])
-    rows = [row for i, run in enumerate(runs) for row in judged_of(run.meta[LEDGER], _name(run, i), kinds[i])]
+    kinds = _kinds([RunFeatures.of(run.plan, run.total_steps, run.params, run.tokens_per_step) for run in runs])
+    rows = [row for i, run in enumerate(runs) for row in scored_forecasts(run.meta[LEDGER], _name(run, i), kinds[i])]
     rows = [row for row in rows if short(row.run) not in counted]
     if calibration is not None and not rows:
         return calibration
@@ -209,18 +209,18 @@ def _teacher(
     if sum(relatives[j].finished for j in others) < _TEACHERS:
         return None
     run = runs[i]
-    used = nearest([relatives[j] for j in others], run.params)
+    used = nearest_in_size([relatives[j] for j in others], run.params)
     key = (run.params, *sorted(map(id, used)))
     if key not in families:
         families.clear()  # runs of one kind mostly follow one another, and a family holds all its curves
         families[key] = Family(used, run.params, run.tokens_per_step)
     family = families[key]
-    return _Asked(family if run.tokens_per_step is None else family.of(run.tokens_per_step))
+    return _Asked(family if run.tokens_per_step is None else family.with_batch_size(run.tokens_per_step))
 
 
-def _forecasts(relative: PastRun, teacher: PriorSource, name: str, kind: int, mode: str) -> list[Judged]:
+def _forecasts(relative: PastRun, source: PriorSource, name: str, kind: int, mode: str) -> list[ScoredForecast]:
     """A run's forecasts at the fractions, those left out that were not to be trusted at all."""
-    forecaster = Forecaster(relative.plan, teacher)
+    forecaster = Forecaster(relative.plan, source)
     rows = []
     for fraction in FRACTIONS:
         now = int(fraction * relative.total_steps)
@@ -229,16 +229,16 @@ def _forecasts(relative: PastRun, teacher: PriorSource, name: str, kind: int, mo
         forecast = forecaster.fit(before(relative.points, now), now)
         if forecast.path is None or forecast.trust == "none" or not forecast.final > 0:
             continue
-        scale = forecast.landing.scale / forecast.final
+        scale = forecast.final_distribution.scale / forecast.final
         if scale > 0 and math.isfinite(scale):
             error = log_outcome(relative) - math.log(forecast.final)
-            rows.append(Judged(name, kind, mode, fraction, error, scale))
+            rows.append(ScoredForecast(name, kind, mode, fraction, error, scale))
     return rows
 
 
-def _kinds(traits: list[Traits]) -> list[int]:
+def _kinds(features: list[RunFeatures]) -> list[int]:
     """For each run the first of its size, length and schedule."""
-    alike = twins(traits)
+    alike = replicates(features)
     np.fill_diagonal(alike, True)
     return [int(np.argmax(row)) for row in alike]
 

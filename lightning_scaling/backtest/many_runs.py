@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lightning_scaling.backtest.single_run import FRACTIONS, Check, Replay
-from lightning_scaling.forecast.priors.gaussian_process import Traits, twins
+from lightning_scaling.forecast.priors.gaussian_process import RunFeatures, replicates
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 
@@ -175,7 +175,7 @@ def relatives(runs: Sequence[Run]) -> tuple[str, list[RunHistory]]:
             (run for run in runs if _time(run, "end_time") is not None), key=lambda run: run.meta["end_time"]
         )
         return EARLIER, [RunHistory([one for one in ended if _before(one, run)][-_MOST:]) for run in runs]
-    alike = twins([Traits.of(run.plan, run.total_steps, run.params, run.tokens_per_step) for run in runs])
+    alike = replicates([RunFeatures.of(run.plan, run.total_steps, run.params, run.tokens_per_step) for run in runs])
     found = []
     for i, run in enumerate(runs):
         others = [

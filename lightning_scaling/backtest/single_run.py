@@ -201,7 +201,7 @@ class Replay:
                     outcome=outcome,
                     error=(final - outcome) / outcome,
                     inside=lower <= outcome <= upper,
-                    quantile=update.forecast.landing.below(outcome),
+                    quantile=update.forecast.final_distribution.below(outcome),
                 )
             )
         return found

@@ -265,11 +265,11 @@ class RunLogger:
 
     def _ledger(self, engine: Monitor, known: Mapping[str, Any]) -> None:
         """Leave the run with the forecasts made of it beside what came, for those that come after it."""
-        from lightning_scaling.forecast.calibrated import ledger_of
+        from lightning_scaling.forecast.calibrated import forecast_log_of
 
         assert self._tracker is not None
         if engine.metric.plain and len(engine.curve):
-            ledger = ledger_of(engine.forecast_log, engine.run(**known))
+            ledger = forecast_log_of(engine.forecast_log, engine.run(**known))
             if ledger is not None:
                 self._tracker.tags({names.TAG_LEDGER: json.dumps(ledger, separators=(",", ":"))})
 

@@ -164,7 +164,7 @@ def _show(run: Run, monitor: Monitor, told: list[WhatIf], steps: tuple[int, ...]
     console = people()
     forecast = monitor.forecast
     end = f"step {forecast.horizon:,}"
-    if forecast.ends:
+    if forecast.at_plan_end:
         console.print(f"{run.name or 'run'}: step {forecast.step:,} of {forecast.horizon:,}", highlight=False)
     else:
         console.print(f"{run.name or 'run'}: step {forecast.step:,}, no planned end ahead", highlight=False)

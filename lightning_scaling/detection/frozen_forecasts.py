@@ -97,7 +97,7 @@ class FrozenForecasts:
 
         A planned run stakes equal parts; without a planned end the parts are a geometric series.
         """
-        share = min(self._part if forecast.ends else 0.1 * self.unused, self.unused)
+        share = min(self._part if forecast.at_plan_end else 0.1 * self.unused, self.unused)
         if share <= 0:
             return
         self.unused -= share

@@ -67,10 +67,10 @@ class RunDetectors:
             # Kept per single loss; bins and blocks hold different numbers of them.
             per_loss = forecast.params["noise"] * math.sqrt(forecast.params["losses_per_point"])
             self._noise = [*self._noise, per_loss][-_NOISE_MEMORY:]
-        held_to = forecast if forecast.own is None else replace(forecast, path=forecast.own)
+        held_to = forecast if forecast.own_path is None else replace(forecast, path=forecast.own_path)
         beside = None
-        if forecast.relatives is not None:
-            beside = replace(forecast, path=forecast.relatives, valid_until=math.inf)
+        if forecast.peer_path is not None:
+            beside = replace(forecast, path=forecast.peer_path, valid_until=math.inf)
         verdict = self._detector.update(
             on_law, held_to, settled=settled, relatives=beside, losses=pending.means[1], rate=rate
         )

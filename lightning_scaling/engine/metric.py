@@ -119,7 +119,7 @@ class FollowedMetric:
         if self.scale.mode == "max":
             spoken = replace(spoken, why=forecast.why.replace("curve is not falling", "curve is not rising"))
         near = _SURE * (self.scale.high - self.scale.low)
-        whole = forecast.falling and forecast.ends and forecast.valid_until >= forecast.horizon
+        whole = forecast.is_falling and forecast.at_plan_end and forecast.valid_until >= forecast.horizon
         if forecast.trust == "none" or not (whole and known and math.isfinite(near)):
             return spoken
         lower, upper = spoken.interval(0.9)

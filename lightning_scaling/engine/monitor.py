@@ -104,7 +104,7 @@ class Monitor:
         self._background.teach(history or ())
         self._teaching = PriorProvider(self.metric, params, history)
         self._skip = skip
-        self._forecaster = Forecaster(self.plan, self._teaching.teacher)
+        self._forecaster = Forecaster(self.plan, self._teaching.source)
         self._watching = RunDetectors(self.alpha, self.metric)
         self._adviser = Adviser()
         self._pending = LossBuffer()
@@ -227,7 +227,7 @@ class Monitor:
         if self.metric.settle():
             self._rescale()
         if self._teaching.size(self.curve.points):
-            self._forecaster = Forecaster(self.plan, self._teaching.teacher)
+            self._forecaster = Forecaster(self.plan, self._teaching.source)
         ratio = float(np.median(self._pending.rates)) if self._pending.rates else math.nan
         if math.isfinite(ratio) and abs(ratio - 1) > 0.05 and not self._binding:
             self._follow_rates()
@@ -271,7 +271,7 @@ class Monitor:
                 self.forecast,
                 self.deviation,
                 self.advice.action,
-                *applied(self._forecaster.lesson, forecast),
+                *applied(self._forecaster.run_prior, forecast),
             )
         )
         return update
@@ -279,7 +279,7 @@ class Monitor:
     def _rescale(self) -> None:
         """A value beyond the bounds taken so far: what was made out on the scale before is void."""
         self._teaching.again()
-        self._forecaster = Forecaster(self.plan, self._teaching.teacher)
+        self._forecaster = Forecaster(self.plan, self._teaching.source)
         self._watching.rescaled()
 
     @property
@@ -310,7 +310,7 @@ class Monitor:
     def _settled(self, step: int, forecast: Forecast) -> bool:
         """Whether the run may be held to a forecast: the start is over, and it rests on enough points of a fall."""
         start = max(_START * (self.plan.total_steps or 0), 1.25 * self.plan.warmup_end, 10 * MIN_GAP)
-        return step >= start and forecast.falling and forecast.params.get("points", 0) >= _ENOUGH_POINTS
+        return step >= start and forecast.is_falling and forecast.params.get("points", 0) >= _ENOUGH_POINTS
 
     def _fraction(self, step: int) -> float | None:
         return None if self.plan.total_steps is None else step / self.plan.total_steps
@@ -344,7 +344,7 @@ class Monitor:
         self.plan = plan
         self.curve.replan(plan)
         self._background.replan(plan)
-        self._forecaster = Forecaster(plan, self._teaching.teacher)
+        self._forecaster = Forecaster(plan, self._teaching.source)
         self._watching.replanned()
         self.next_update = next_update_after(plan, max(self.curve.last_step, 0))
 
@@ -358,7 +358,7 @@ class Monitor:
         self._background.teach(history)
         if self._teaching.learn(history, prior):
             self._watching.rescaled()
-        self._forecaster = Forecaster(self.plan, self._teaching.teacher)
+        self._forecaster = Forecaster(self.plan, self._teaching.source)
         if not self.forecast_log:
             self.forecast = self.metric.forecast(self._forecaster.before())
 
@@ -397,7 +397,7 @@ class Monitor:
     def _told(self) -> dict[str, Any]:
         points = self.metric.points(before(self.curve.points, self.forecast.step))
         doubtful = self.deviation.alarm or self.forecast.why == _OTHER_RATES
-        return {"points": points, "prior": self._teaching.teacher, "doubt": self.forecast.why if doubtful else ""}
+        return {"points": points, "prior": self._teaching.source, "doubt": self.forecast.why if doubtful else ""}
 
     def finish(self) -> list[Update]:
         """Close the run: a last update if losses came since the one before, and the outcomes of all forecasts.

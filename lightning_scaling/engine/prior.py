@@ -6,7 +6,7 @@ import numpy as np
 
 from lightning_scaling.engine.metric import FollowedMetric
 from lightning_scaling.forecast import PUBLISHED, family_prior
-from lightning_scaling.forecast.calibrated import calibrated
+from lightning_scaling.forecast.calibrated import with_calibration
 from lightning_scaling.forecast.forecaster import PriorSource
 from lightning_scaling.runs.curve import Points
 from lightning_scaling.runs.history import RunHistory
@@ -26,7 +26,7 @@ class PriorProvider:
         self._params = params
         self._history = history
         self._sized = False
-        self.teacher: PriorSource = PUBLISHED
+        self.source: PriorSource = PUBLISHED
         self.again()
 
     def again(self) -> None:
@@ -66,10 +66,12 @@ class PriorProvider:
         if self._sized or not known.size:
             return False
         self._sized = True
-        before = self.teacher
-        self.teacher = before.of(float(points.tokens[known[0]] / points.last[known[0]]))
-        return self.teacher is not before
+        before = self.source
+        self.source = before.with_batch_size(float(points.tokens[known[0]] / points.last[known[0]]))
+        return self.source is not before
 
-    def _take(self, teacher: PriorSource, history: RunHistory | None) -> None:
+    def _take(self, source: PriorSource, history: RunHistory | None) -> None:
         """The intervals are set right by the history's calibration, which is one of losses."""
-        self.teacher = calibrated(teacher, None if history is None or not self._measure.plain else history.calibration)
+        self.source = with_calibration(
+            source, None if history is None or not self._measure.plain else history.calibration
+        )

@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from lightning_scaling.forecast.calibration import ALONE, FAMILY, FRACTIONS, MODES, REVISION, Calibration, Judged
+from lightning_scaling.forecast.calibration import (
+    ALONE,
+    FAMILY,
+    FRACTIONS,
+    MODES,
+    REVISION,
+    Calibration,
+    ScoredForecast,
+)
 from lightning_scaling.forecast.forecaster import Forecaster, PriorSource
 from lightning_scaling.forecast.priors.base import RunPrior
 from lightning_scaling.forecast.priors.past_run import PastRun
@@ -20,7 +28,7 @@ _NEAR = 0.02
 
 
 @dataclass(frozen=True)
-class CalibratedLesson(RunPrior):
+class CalibratedRunPrior(RunPrior):
     """A lesson whose forecasts have their scale set right last of all.
 
     Args:
@@ -38,7 +46,7 @@ class CalibratedLesson(RunPrior):
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class CalibratedSource:
     """A teacher whose lessons are calibrated.
 
     Args:
@@ -46,44 +54,44 @@ class Calibrated:
         calibration: How its forecasts are set right.
     """
 
-    teacher: PriorSource
+    source: PriorSource
     calibration: Calibration
 
-    def of(self, tokens_per_step: float) -> PriorSource:
+    def with_batch_size(self, tokens_per_step: float) -> PriorSource:
         """The same, for a run of so many tokens (or samples) per step."""
-        taught = self.teacher.of(tokens_per_step)
-        return self if taught is self.teacher else Calibrated(taught, self.calibration)
+        taught = self.source.with_batch_size(tokens_per_step)
+        return self if taught is self.source else CalibratedSource(taught, self.calibration)
 
-    def about(self, plan: Plan) -> RunPrior:
+    def for_plan(self, plan: Plan) -> RunPrior:
         """What is believed of a run under this plan."""
-        lesson = self.teacher.about(plan)
-        return CalibratedLesson(
-            **{field.name: getattr(lesson, field.name) for field in fields(lesson)}, calibration=self.calibration
+        run_prior = self.source.for_plan(plan)
+        return CalibratedRunPrior(
+            **{field.name: getattr(run_prior, field.name) for field in fields(run_prior)}, calibration=self.calibration
         )
 
 
-def calibrated(teacher: PriorSource, calibration: Calibration | None) -> PriorSource:
+def with_calibration(source: PriorSource, calibration: Calibration | None) -> PriorSource:
     """The teacher with its forecasts set right; unchanged without a calibration, or with one of other forecasts."""
     if calibration is None or not calibration or calibration.stale(Forecaster.law):
-        return teacher
-    return Calibrated(teacher, calibration)
+        return source
+    return CalibratedSource(source, calibration)
 
 
-def mode_of(lesson: RunPrior) -> str:
+def mode_of(run_prior: RunPrior) -> str:
     """Whether relatives teach where the run is going to land."""
-    return ALONE if lesson.landing is None else FAMILY
+    return ALONE if run_prior.log_final_loss is None else FAMILY
 
 
-def applied(lesson: RunPrior, forecast: Forecast) -> tuple[str, float]:
+def applied(run_prior: RunPrior, forecast: Forecast) -> tuple[str, float]:
     """In which mode a forecast was made, and by which factor its scale was multiplied."""
-    mode = mode_of(lesson) if forecast.ends else ALONE
+    mode = mode_of(run_prior) if forecast.at_plan_end else ALONE
     if mode == ALONE or forecast.step >= forecast.horizon or forecast.path is None:
         return mode, 1.0
-    calibration = lesson.calibration if isinstance(lesson, CalibratedLesson) else None
+    calibration = run_prior.calibration if isinstance(run_prior, CalibratedRunPrior) else None
     return mode, 1.0 if calibration is None else calibration.factor(mode, forecast.step / forecast.horizon)
 
 
-def ledger_of(rows: Iterable[Mapping[str, Any]], run: Run) -> dict[str, Any] | None:
+def forecast_log_of(rows: Iterable[Mapping[str, Any]], run: Run) -> dict[str, Any] | None:
     """The forecasts that were made of a run while it trained, beside what came: short enough for a tag.
 
     Args:
@@ -119,7 +127,7 @@ def ledger_of(rows: Iterable[Mapping[str, Any]], run: Run) -> dict[str, Any] | N
 def log_outcome(relative: PastRun) -> float:
     """Logarithm of what came of a finished run: of the mean loss over the last 1 % of its plan."""
     came = relative.points.final_loss(relative.total_steps, reached=relative.reached)
-    return relative.landing[0] if came is None or came <= 0 else math.log(came)
+    return relative.log_final_loss[0] if came is None or came <= 0 else math.log(came)
 
 
 def _usable(row: Mapping[str, Any], total_steps: int) -> bool:
@@ -136,7 +144,7 @@ def _digits(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def judged_of(ledger: Any, run: str, kind: int) -> list[Judged]:
+def scored_forecasts(ledger: Any, run: str, kind: int) -> list[ScoredForecast]:
     """The forecasts that a ledger tells of; none if it is no ledger, or one of other forecasts than these.
 
     Args:
@@ -149,7 +157,7 @@ def judged_of(ledger: Any, run: str, kind: int) -> list[Judged]:
             return []
         columns = (ledger["at"], ledger["mode"], ledger["error"], ledger["scale"])
         rows = [
-            Judged(run, kind, str(mode), float(at), float(error), float(scale), True)
+            ScoredForecast(run, kind, str(mode), float(at), float(error), float(scale), True)
             for at, mode, error, scale in zip(*columns, strict=True)
         ]
     except (KeyError, TypeError, ValueError):
@@ -157,5 +165,5 @@ def judged_of(ledger: Any, run: str, kind: int) -> list[Judged]:
     return [row for row in rows if row.fraction in FRACTIONS and row.mode in MODES and _sound(row)]
 
 
-def _sound(row: Judged) -> bool:
+def _sound(row: ScoredForecast) -> bool:
     return math.isfinite(row.error) and math.isfinite(row.scale) and row.scale > 0

@@ -36,7 +36,7 @@ _MOST_SEEN = 256
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredForecast:
     """One forecast of the final loss beside what came.
 
     Attributes:
@@ -64,7 +64,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Spread:
+class ErrorSpread:
     """How widely the errors of one mode were spread, in units of the forecasts' scales, at each of the fractions.
 
     Attributes:
@@ -78,7 +78,7 @@ class Spread:
     found: tuple[float, ...]
 
     @classmethod
-    def of(cls, rows: Iterable[Judged]) -> Spread:
+    def of(cls, rows: Iterable[ScoredForecast]) -> ErrorSpread:
         """The spread of the errors of some forecasts: the likeliest scale of a Student t at each fraction."""
         rows = list(rows)
         kinds, found = [], []
@@ -109,10 +109,10 @@ class Spread:
         log *= kinds / (kinds + np.where(log > 0, _WIDENING, _NARROWING))
         return tuple(float(value) for value in np.exp(log))
 
-    def joined(self, other: Spread) -> Spread:
+    def joined(self, other: ErrorSpread) -> ErrorSpread:
         """This one and that of other runs together."""
         both = list(zip(self.kinds, self.found, other.kinds, other.found, strict=True))
-        return Spread(
+        return ErrorSpread(
             self.runs + other.runs,
             tuple(n + m for n, _, m, _ in both),
             tuple(round(math.exp((n * math.log(a) + m * math.log(b)) / max(n + m, 1)), 4) for n, a, m, b in both),
@@ -145,7 +145,7 @@ class Calibration:
         seen: Short names of the runs it rests on.
     """
 
-    spreads: Mapping[str, Spread]
+    spreads: Mapping[str, ErrorSpread]
     law: str
     revision: int = REVISION
     made: str = ""
@@ -154,7 +154,7 @@ class Calibration:
     seen: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, rows: Sequence[Judged], law: str, **known: Any) -> Calibration:
+    def of(cls, rows: Sequence[ScoredForecast], law: str, **known: Any) -> Calibration:
         """The correction that some forecasts ask for.
 
         Args:
@@ -162,7 +162,7 @@ class Calibration:
             law: Name of the law behind them.
             **known: Other attributes: ``made``, ``version``, ``family``.
         """
-        spreads = {mode: Spread.of(row for row in rows if row.mode == mode) for mode in MODES}
+        spreads = {mode: ErrorSpread.of(row for row in rows if row.mode == mode) for mode in MODES}
         runs = dict.fromkeys(short(row.run) for row in rows)
         return cls({m: s for m, s in spreads.items() if s.runs}, law, seen=tuple(runs)[-_MOST_SEEN:], **known)
 
@@ -259,7 +259,7 @@ class Calibration:
                 sound = all(0.01 < value < 100 for value in found) and min(kinds, default=0) >= 0
                 if not sound or len(kinds) != len(FRACTIONS) or len(found) != len(FRACTIONS):
                     raise ValueError("its factors make no sense")
-                spreads[mode] = Spread(int(one["runs"]), kinds, found)
+                spreads[mode] = ErrorSpread(int(one["runs"]), kinds, found)
             family = data.get("family")
             return cls(
                 spreads,

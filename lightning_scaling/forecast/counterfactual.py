@@ -55,7 +55,7 @@ class WhatIf:
     step: int
     plan: Plan = field(repr=False, compare=False)
     total_steps: int
-    landing: Prediction
+    final_distribution: Prediction
     difference: Prediction
     extra_steps: int
     extra_compute: float
@@ -66,19 +66,19 @@ class WhatIf:
     @property
     def final(self) -> float:
         """Median of the loss at the end of the other plan; ``nan`` where there is too little to tell."""
-        return float(self.landing)
+        return float(self.final_distribution)
 
     def interval(self, level: float = _LEVEL) -> tuple[float, float]:
         """The central interval of the loss at the end of the other plan."""
-        return self.landing.interval(level)
+        return self.final_distribution.interval(level)
 
     def quantile(self, q: float) -> float:
         """The loss at the end of the other plan below which the outcome falls with probability ``q``."""
-        return self.landing.quantile(q)
+        return self.final_distribution.quantile(q)
 
     def to_dict(self, level: float = _LEVEL) -> dict[str, Any]:
         """The answer as builtins, with intervals of one level."""
-        lower, upper = self.landing.interval(level)
+        lower, upper = self.final_distribution.interval(level)
         least, most = self.difference.interval(level)
         return {
             "name": self.name,
@@ -138,11 +138,11 @@ def what_if(
     end = changed.total_steps or forecast.horizon
     shared = variants.first_difference(plan, changed)
     trust, why, taken = forecast.trust, forecast.why, ""
-    landing = Prediction(float("nan"), float("inf"), forecast.df)
+    final_distribution = Prediction(float("nan"), float("inf"), forecast.df)
     if end == forecast.horizon and shared >= end:
-        landing, difference = forecast.landing, Prediction(0.0, 0.0, forecast.df)
+        final_distribution, difference = forecast.final_distribution, Prediction(0.0, 0.0, forecast.df)
     else:
-        on_law, own = forecast.on_law, forecast.own
+        on_law, own = forecast.on_law, forecast.own_path
         shift = _Shift(own, changed, forecast.horizon, end) if isinstance(own, Mixture) else None
         # The other plan on its own terms: whether its end can be trusted, and what relatives say of it. A rate above
         # all before would look like a warm-up.
@@ -151,17 +151,17 @@ def what_if(
         other = forecaster.fit(points, step)
         if end <= forecast.horizon and shared >= end:
             found = on_law.at(end)
-        elif shift is not None and isinstance(other.own, Mixture) and (higher or other.path is other.own):
-            found = shift.landing(other.own, forecast.df)
+        elif shift is not None and isinstance(other.own_path, Mixture) and (higher or other.path is other.own_path):
+            found = shift.final_distribution(other.own_path, forecast.df)
         elif higher:
-            found = landing
+            found = final_distribution
         else:
-            found = other.landing
-        scale = math.hypot(on_law.landing.scale, found.scale)
-        if shift is not None and isinstance(other.own, Mixture):
-            scale = min(scale, shift.scale(other.own, float(on_law.landing)))
-        difference = Prediction(float(found) - float(on_law.landing), scale, forecast.df)
-        landing, difference = _shown(forecast, found, difference)
+            found = other.final_distribution
+        scale = math.hypot(on_law.final_distribution.scale, found.scale)
+        if shift is not None and isinstance(other.own_path, Mixture):
+            scale = min(scale, shift.scale(other.own_path, float(on_law.final_distribution)))
+        difference = Prediction(float(found) - float(on_law.final_distribution), scale, forecast.df)
+        final_distribution, difference = _shown(forecast, found, difference)
         trust, why = _trust(other, changed, plan, doubt)
         if _unseen(forecast) or _unseen(other):
             taken = f"this run has hardly decayed yet: what its decay gains is taken from {forecaster.prior.source}"
@@ -173,7 +173,7 @@ def what_if(
         step=step,
         plan=changed,
         total_steps=end,
-        landing=landing,
+        final_distribution=final_distribution,
         difference=difference,
         extra_steps=extra,
         extra_compute=extra / forecast.horizon,
@@ -244,7 +244,7 @@ class _Shift:
         self._spread = math.sqrt(float(own.weight @ (progress + annealing - sum(self._middle)) ** 2))
         self._doubt = 0.5 * float(own.weight @ (other[:, 1] * (follows - 1)))
 
-    def landing(self, other: Mixture, df: float) -> Prediction:
+    def final_distribution(self, other: Mixture, df: float) -> Prediction:
         """Where the run ends; what is not known yet of that plan's decay is told by the other forecast."""
         there = replace(self._own, progress=self._there, share_of_spread=other.share_of_spread, presumed=other.presumed)
         medians, _ = self._own(self._ends[:1])
@@ -276,9 +276,11 @@ def _shown(forecast: Forecast, found: Prediction, apart: Prediction) -> tuple[Pr
     if forecast.scale.plain:
         return found, apart
     noise = forecast.params.get("noise", 0.0)
-    landing = MetricPrediction(Prediction(float(found), math.hypot(found.scale, noise), found.df), forecast.scale)
+    final_distribution = MetricPrediction(
+        Prediction(float(found), math.hypot(found.scale, noise), found.df), forecast.scale
+    )
     spread = float(forecast.scale.spread_from_law(float(found), apart.scale))
-    return landing, Prediction(float(landing) - forecast.final, spread, apart.df)
+    return final_distribution, Prediction(float(final_distribution) - forecast.final, spread, apart.df)
 
 
 def _trust(other: Forecast, changed: Plan, plan: Plan, doubt: str) -> tuple[Trust, str]:
@@ -294,7 +296,7 @@ def _trust(other: Forecast, changed: Plan, plan: Plan, doubt: str) -> tuple[Trus
 
 
 def _unseen(forecast: Forecast) -> bool:
-    return isinstance(forecast.own, Mixture) and forecast.own.progress.unseen(forecast.step)
+    return isinstance(forecast.own_path, Mixture) and forecast.own_path.progress.unseen(forecast.step)
 
 
 def _reason(answer: WhatIf, forecast: Forecast, taken: str) -> str:

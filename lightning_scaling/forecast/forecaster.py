@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
 from lightning_scaling.forecast.priors.base import PUBLISHED, RunPrior, log_density
-from lightning_scaling.forecast.priors.prior_path import FrozenForecast, PresumedPath
+from lightning_scaling.forecast.priors.prior_path import ObservedLevel, PriorPath
 from lightning_scaling.forecast.result import Forecast, PredictivePath, Trust
 from lightning_scaling.laws.solvers import GridFit, fit_grid
 from lightning_scaling.runs.curve import Points
@@ -95,7 +95,7 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Led:
+class BlendedPath:
     """A path bent towards another end: the more of the change forecast has come, the more of the bend."""
 
     path: PredictivePath
@@ -120,10 +120,10 @@ class Led:
 class PriorSource(Protocol):
     """What teaches something of a run before its losses do: a prior, or the run's family."""
 
-    def of(self, tokens_per_step: float) -> PriorSource:
+    def with_batch_size(self, tokens_per_step: float) -> PriorSource:
         """The same teacher, for a run of so many tokens (or samples) per step."""
 
-    def about(self, plan: Plan) -> RunPrior:
+    def for_plan(self, plan: Plan) -> RunPrior:
         """What is believed of a run under this plan."""
 
 
@@ -150,8 +150,8 @@ class Forecaster:
 
     def __init__(self, plan: Plan, prior: PriorSource = PUBLISHED) -> None:
         self.plan = plan
-        self.lesson = prior.about(plan)
-        self.prior = self.lesson.shape
+        self.run_prior = prior.for_plan(plan)
+        self.prior = self.run_prior.shape
         prior = self.prior
         alpha_prior = np.array([log_density(a, prior.alpha, prior.alpha_spread) for a in _ALPHAS])
         kappa_prior = np.array([log_density(k, prior.kappa, prior.kappa_spread) for k in _KAPPAS])
@@ -188,9 +188,9 @@ class Forecaster:
         """
         horizon = self.horizon(step)
         progress = self._progress_to(horizon)
-        usable = (points.last > self._burn_in(step)) & ~spikes(points.loss)
+        usable = (points.last > self._burn_in(step)) & ~isolated_outliers(points.loss)
         if int(usable.sum()) < _MIN_POINTS:
-            return self._presume(points, step, f"fewer than {_MIN_POINTS} points after the warm-up")
+            return self._from_prior(points, step, f"fewer than {_MIN_POINTS} points after the warm-up")
         at, loss, count = points.step[usable], points.loss[usable], points.count[usable]
         reach = progress.progress(at)
         weights = (reach / reach[-1]) ** _RECENCY * _precision(count, points.spread[usable], loss)
@@ -215,11 +215,11 @@ class Forecaster:
             float(step),
             noise / math.sqrt(independent),
             1.0 if unseen else _OF_MIXTURE,
-            unseen and not self.lesson.annealed,
+            unseen and not self.run_prior.annealed,
         )
         falling = bool(fit.slope.flat[fit.best] > 0)
         if not falling and reach[-1] < _SHORT * reach[0]:
-            return self._presume(points, step, "the curve has not begun to fall after the warm-up")
+            return self._from_prior(points, step, "the curve has not begun to fall after the warm-up")
         params = {
             "L0": float(share @ fit.offset[kept]),
             "A": float(share @ fit.slope[kept]),
@@ -232,9 +232,9 @@ class Forecaster:
             "effective_points": independent,
             "burn_in_step": float(self._burn_in(step)),
         }
-        path = self._taught(mixture, step, horizon)
+        path = self._blended(mixture, step, horizon)
         trust, why = self._trust(step, progress, path, float(loss.max()))
-        if at.size < _FEW_POINTS and self.lesson.landing is None:
+        if at.size < _FEW_POINTS and self.run_prior.log_final_loss is None:
             trust, why = "none", f"only {at.size} points after the warm-up"
         if not falling:
             trust, why = "low", "the curve is not falling, so the law says only that it stays where it is"
@@ -246,29 +246,29 @@ class Forecaster:
             why,
             params=params,
             path=path,
-            own=mixture,
-            relatives=self._beside(points, step, horizon),
-            falling=falling,
-            ends=horizon == self.plan.total_steps,
+            own_path=mixture,
+            peer_path=self._peer_path(points, step, horizon),
+            is_falling=falling,
+            at_plan_end=horizon == self.plan.total_steps,
             valid_until=progress.tells_up_to(step),
         )
 
-    def _presume(self, points: Points, step: int, why: str) -> Forecast:
+    def _from_prior(self, points: Points, step: int, why: str) -> Forecast:
         """The forecast of a run that has shown at most a level: the shape is presumed, the end that of relatives."""
         horizon = self.horizon(step)
         progress = self._progress_to(horizon)
-        anchor = FrozenForecast.of(points)
-        own: PredictivePath | None = None if anchor is None else PresumedPath(progress, self.prior, anchor)
+        anchor = ObservedLevel.of(points)
+        own: PredictivePath | None = None if anchor is None else PriorPath(progress, self.prior, anchor)
         path = own
         trust: Trust = "none"
-        landing = self.lesson.landing
-        if landing is not None and horizon == self.plan.total_steps:
-            trust, why = "low", f"{why}; it rests on {self.lesson.source or self.prior.source}"
+        log_final_loss = self.run_prior.log_final_loss
+        if log_final_loss is not None and horizon == self.plan.total_steps:
+            trust, why = "low", f"{why}; it rests on {self.run_prior.source or self.prior.source}"
             if anchor is not None and path is not None:
-                path = self._taught(path, step, horizon)
+                path = self._blended(path, step, horizon)
             else:
-                final = math.exp(landing[0])
-                path = PresumedPath(progress, self.prior, FrozenForecast(float(horizon), final, final * landing[1]))
+                final = math.exp(log_final_loss[0])
+                path = PriorPath(progress, self.prior, ObservedLevel(float(horizon), final, final * log_final_loss[1]))
         return Forecast(
             step,
             horizon,
@@ -276,30 +276,30 @@ class Forecaster:
             trust,
             why,
             path=path,
-            own=own,
-            relatives=self._beside(points, step, horizon),
-            falling=False,
-            ends=horizon == self.plan.total_steps,
+            own_path=own,
+            peer_path=self._peer_path(points, step, horizon),
+            is_falling=False,
+            at_plan_end=horizon == self.plan.total_steps,
         )
 
     def before(self) -> Forecast:
         """The forecast before the first step: where relatives landed, if there are any."""
-        return self._presume(_NO_POINTS, 0, "no losses yet")
+        return self._from_prior(_NO_POINTS, 0, "no losses yet")
 
-    def _taught(self, path: PredictivePath, step: int, horizon: int) -> PredictivePath:
+    def _blended(self, path: PredictivePath, step: int, horizon: int) -> PredictivePath:
         """The path led to where the lesson has the run land."""
-        if self.lesson.landing is None or horizon != self.plan.total_steps or step >= horizon:
+        if self.run_prior.log_final_loss is None or horizon != self.plan.total_steps or step >= horizon:
             return path
         medians, scales = path(np.array([float(step), float(horizon)]))
-        final, scale = self.lesson.correct(step / horizon, float(medians[1]), float(scales[1]))
-        return Led(path, float(step), float(horizon), float(medians[0]), float(medians[1]), final, scale)
+        final, scale = self.run_prior.correct(step / horizon, float(medians[1]), float(scales[1]))
+        return BlendedPath(path, float(step), float(horizon), float(medians[0]), float(medians[1]), final, scale)
 
-    def _beside(self, points: Points, step: int, horizon: int) -> PredictivePath | None:
+    def _peer_path(self, points: Points, step: int, horizon: int) -> PredictivePath | None:
         """Where relatives under the same schedule say that the run goes on; up to the peak rate many stumble."""
-        guide = self.lesson.guide
-        if guide is None or horizon != self.plan.total_steps or not self.plan.warmup_end <= step < horizon:
+        peer_curves = self.run_prior.peer_curves
+        if peer_curves is None or horizon != self.plan.total_steps or not self.plan.warmup_end <= step < horizon:
             return None
-        return guide.path(points, step, horizon)
+        return peer_curves.path(points, step, horizon)
 
     def _progress_to(self, horizon: int) -> Progress:
         if self._progress is None or self._progress.horizon != horizon:
@@ -334,22 +334,22 @@ class Forecaster:
             return "low", f"{reason}; the forecast is for twice the present progress"
         if not plan.known:
             return "low", plan.why or "the learning rate ahead is not known"
-        alone = self.lesson.landing is None
+        alone = self.run_prior.log_final_loss is None
         if step <= plan.warmup_end and alone:
             return "none", "the warm-up is not over"
         final, scale = (float(values[0]) for values in path(np.array([progress.horizon])))
         unsure = scale / max(abs(final), _OF_FALLEN * (top - final), 1e-300)
-        if not self.lesson.annealed and unsure > _SURE_UNSEEN and progress.unseen(step):
+        if not self.run_prior.annealed and unsure > _SURE_UNSEEN and progress.unseen(step):
             return "low", (
                 f"the learning rate has hardly begun to fall: what its decay gains is taken from {self.prior.source}"
             )
         if unsure > _SURE:
-            taught = "" if alone else f", even with what {self.lesson.source or self.prior.source} teach"
+            taught = "" if alone else f", even with what {self.run_prior.source or self.prior.source} teach"
             return "low", f"the 90% interval still reaches {_HALF * unsure:.1%} to either side{taught}"
         return "ok", ""
 
 
-def spikes(loss: NDArray[np.float64]) -> NDArray[np.bool_]:
+def isolated_outliers(loss: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Isolated outliers by Hampel's rule: far from the running median, by the running spread and by 1 % of the loss.
 
     Three bins in a row are no outliers: what lasts is part of the curve.

@@ -18,7 +18,7 @@ _OUT_OF_FALL, _OUT_OF_NOISE = 0.02, 8.0
 
 
 @dataclass(frozen=True)
-class Shapes:
+class LawGridFit:
     """A run up to one step in every shape ``(alpha, C, kappa)`` of the law, an axis each.
 
     Attributes:
@@ -48,14 +48,14 @@ class Shapes:
     settled: float
 
     @classmethod
-    def of(cls, forecaster: Forecaster, points: Points, step: int) -> Shapes | None:
+    def of(cls, forecaster: Forecaster, points: Points, step: int) -> LawGridFit | None:
         """Fit the losses up to a step; ``None`` in a blow-up, or while there are fewer than four after the start."""
         total = forecaster.plan.total_steps
         if total is None or step > total:
             return None
         seen = before(points, step)
-        out = excursions(seen.loss)
-        usable = (seen.last > forecaster._burn_in(step)) & ~law.spikes(seen.loss) & ~out
+        out = sustained_outliers(seen.loss)
+        usable = (seen.last > forecaster._burn_in(step)) & ~law.isolated_outliers(seen.loss) & ~out
         if out[-1:].any():
             return None
         if int(usable.sum()) < law._MIN_POINTS:
@@ -100,7 +100,7 @@ class Shapes:
         )
 
 
-def excursions(loss: NDArray[np.float64]) -> NDArray[np.bool_]:
+def sustained_outliers(loss: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Losses far above the lowest one before: a blow-up, and the way back from it, which no law describes.
 
     Far is more than a fiftieth of what the loss had fallen in all, and more than eight times its noise.

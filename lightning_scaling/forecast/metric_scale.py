@@ -29,7 +29,7 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])[0-9]*|[A-Z]?[a-z]+[0-9]*")
 
 
 @dataclass(frozen=True)
-class Scale:
+class MetricScale:
     r"""Between a metric ``y`` and the falling scale ``u`` of the law, ``u = sqrt(|best - y|)``.
 
     ``best`` is the bound that the metric improves towards: 1 for an accuracy, 0 for an error rate or a loss that cannot
@@ -128,13 +128,13 @@ class Scale:
         return f"{better}, between {self.low:g} and {self.high:g}"
 
 
-PLAIN = Scale()
+PLAIN = MetricScale()
 """Of a loss: the metric itself."""
 
 
 def scales_for(
     metric: str | None = None, mode: str = "auto", bounds: Sequence[float | None] | None = None
-) -> tuple[Scale, ...]:
+) -> tuple[MetricScale, ...]:
     """The scales that come into question for a metric; the first that holds all values seen is taken.
 
     Args:
@@ -164,7 +164,7 @@ def scales_for(
     if mode != "auto":
         sense = "max" if mode == "max" else "min"
     if bounds is not None:
-        return (Scale(sense, *check_bounds(bounds)),)
+        return (MetricScale(sense, *check_bounds(bounds)),)
     candidates: tuple[Bounds, ...] = (_NO_BOUNDS,)
     if sense == "min" and words & _LOW_SHARES:
         candidates = (*_SHARES, (0.0, _INF), _NO_BOUNDS)
@@ -172,10 +172,10 @@ def scales_for(
         candidates = ((-_INF, 1.0),)
     elif sense == "max" and (words & _HIGH_SHARES or not words & _HIGH):
         candidates = (*_SHARES, _NO_BOUNDS)
-    return tuple(Scale(sense, *pair) for pair in candidates)
+    return tuple(MetricScale(sense, *pair) for pair in candidates)
 
 
-def scale_of(scales: Sequence[Scale], low: float, high: float) -> Scale:
+def scale_of(scales: Sequence[MetricScale], low: float, high: float) -> MetricScale:
     """The first scale that holds values from ``low`` to ``high``, else the last."""
     return next((scale for scale in scales if scale.holds(low, high)), scales[-1])
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from lightning_scaling.forecast.metric_scale import PLAIN, Scale
+from lightning_scaling.forecast.metric_scale import PLAIN, MetricScale
 
 DEGREES_OF_FREEDOM = 4.0
 """Of the Student t of the forecast error, by maximum likelihood on recorded runs."""
@@ -86,9 +86,9 @@ class MetricPrediction(Prediction):
     """
 
     on_law: Prediction
-    measured: Scale
+    measured: MetricScale
 
-    def __new__(cls, on_law: Prediction, measured: Scale) -> MetricPrediction:
+    def __new__(cls, on_law: Prediction, measured: MetricScale) -> MetricPrediction:
         """A float in the units of the metric."""
         median = float(on_law)
         self = float.__new__(cls, float(measured.from_law(median)))
@@ -145,10 +145,10 @@ class Forecast:
         why: Why the trust is not ``"ok"``, one clause; empty otherwise.
         params: Weighted means of the law's parameters and the settings of the fit.
         path: Medians and scales at any steps; ``None`` when there was too little to fit.
-        own: The path by the run's own losses, where relatives have led :attr:`path` elsewhere: what the run is held to.
-        relatives: The path by the curves of relatives under the same schedule; ``None`` without enough of them.
-        falling: Whether the law found the curve to fall at all.
-        ends: Whether the horizon is the end of the plan.
+        own_path: The path by the run's own losses alone, where past runs have changed :attr:`path`.
+        peer_path: The path by the curves of relatives under the same schedule; ``None`` without enough of them.
+        is_falling: Whether the law found the curve to fall at all.
+        at_plan_end: Whether the horizon is the end of the plan.
         valid_until: Step up to which the run may be held to the forecast: beyond it lies what only the prior knows.
         scale: Between the metric and the scale of the law. The paths and the params are on the scale of the law; all
             else that a forecast says is in the units of the metric. Of a loss they are the same.
@@ -162,12 +162,12 @@ class Forecast:
     df: float = DEGREES_OF_FREEDOM
     params: dict[str, float] = field(default_factory=dict)
     path: PredictivePath | None = field(default=None, repr=False, compare=False)
-    own: PredictivePath | None = field(default=None, repr=False, compare=False)
-    relatives: PredictivePath | None = field(default=None, repr=False, compare=False)
-    falling: bool = True
-    ends: bool = True
+    own_path: PredictivePath | None = field(default=None, repr=False, compare=False)
+    peer_path: PredictivePath | None = field(default=None, repr=False, compare=False)
+    is_falling: bool = True
+    at_plan_end: bool = True
     valid_until: float = math.inf
-    scale: Scale = PLAIN
+    scale: MetricScale = PLAIN
 
     @property
     def on_law(self) -> Forecast:
@@ -202,26 +202,26 @@ class Forecast:
         return self.scale.from_law(medians), self.scale.spread_from_law(medians, scales)
 
     @cached_property
-    def landing(self) -> Prediction:
+    def final_distribution(self) -> Prediction:
         """The predictive distribution at the horizon."""
         return self.at(self.horizon)
 
     @property
     def final(self) -> float:
         """Median of the loss at the horizon; ``nan`` when the trust is ``"none"`` for want of data."""
-        return float(self.landing)
+        return float(self.final_distribution)
 
     def interval(self, level: float = 0.9) -> tuple[float, float]:
         """The central interval of the loss at the horizon."""
-        return self.landing.interval(level)
+        return self.final_distribution.interval(level)
 
     def quantile(self, q: float) -> float:
         """The loss at the horizon below which the outcome falls with probability ``q``."""
-        return self.landing.quantile(q)
+        return self.final_distribution.quantile(q)
 
     def to_dict(self) -> dict[str, Any]:
         """The forecast as builtins (without the path between now and the horizon)."""
-        prediction = self.landing
+        prediction = self.final_distribution
         lower, upper = prediction.interval(0.9)
         return {
             "step": self.step,

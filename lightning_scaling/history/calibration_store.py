@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_scaling.backtest.leave_one_out import with_ledgers
+from lightning_scaling.backtest.leave_one_out import updated_with_logs
 from lightning_scaling.forecast.calibration import Calibration
 from lightning_scaling.forecast.forecaster import Forecaster
 from lightning_scaling.history import aliases as names
@@ -59,7 +59,7 @@ def calibration_of(
     text = place.tags.get(tag_of(place, family, metric))
     if text:
         kept, note = _usable(text, f"of the experiment {place.name!r}")
-    found = with_ledgers(kept, runs, family=family)
+    found = updated_with_logs(kept, runs, family=family)
     return (found if found else None), note
 
 

@@ -89,7 +89,7 @@ def _row(replay: Replay) -> _Array | None:
                 (forecast.final - outcome) / outcome,
                 (upper - lower) / 2 / abs(outcome),
                 (high - low) / 2 / abs(outcome),
-                forecast.landing.below(outcome),
+                forecast.final_distribution.below(outcome),
             )
         )
     if not at:

@@ -17,7 +17,7 @@ def forecast(final=3.0, scale=0.01, trust="ok", ends=True):
     def path(steps):
         return np.full(np.shape(steps), final), np.full(np.shape(steps), scale)
 
-    return Forecast(400, 1000, "law", trust, "", path=path, ends=ends)
+    return Forecast(400, 1000, "law", trust, "", path=path, at_plan_end=ends)
 
 
 def moment(**changes):

@@ -9,10 +9,10 @@ import pytest
 
 from lightning_scaling import Monitor, Run, RunHistory, replay
 from lightning_scaling.backtest import leave_one_out as hindsight
-from lightning_scaling.backtest.leave_one_out import calibrate, with_ledgers
+from lightning_scaling.backtest.leave_one_out import calibrate, updated_with_logs
 from lightning_scaling.forecast import Forecaster
-from lightning_scaling.forecast.calibrated import ledger_of
-from lightning_scaling.forecast.calibration import FRACTIONS, Calibration, Spread
+from lightning_scaling.forecast.calibrated import forecast_log_of
+from lightning_scaling.forecast.calibration import FRACTIONS, Calibration, ErrorSpread
 
 
 def family_of(make_run, totals=(1000, 1400, 2000, 2800), **known):
@@ -39,7 +39,7 @@ def report(runs):
 
 
 def factors(factor, mode="family"):
-    return Calibration({mode: Spread(1000, (1000,) * 6, (factor,) * 6)}, Forecaster.law)
+    return Calibration({mode: ErrorSpread(1000, (1000,) * 6, (factor,) * 6)}, Forecaster.law)
 
 
 def test_every_finished_run_is_forecast_in_both_modes(runs, report):
@@ -74,9 +74,9 @@ def test_a_run_is_not_forecast_by_its_twins(make_run, runs, monkeypatch):
 
 
 def test_where_all_are_twins_only_the_run_itself_is_left_out(make_run):
-    twins = [make_run("cosine", total=1000, kappa=1.2, seed=seed, name=str(seed)) for seed in range(5)]
-    report = calibrate(twins)
-    assert {row.run for row in report.rows if row.mode == "family"} == {run.name for run in twins}
+    replicates = [make_run("cosine", total=1000, kappa=1.2, seed=seed, name=str(seed)) for seed in range(5)]
+    report = calibrate(replicates)
+    assert {row.run for row in report.rows if row.mode == "family"} == {run.name for run in replicates}
     assert report.calibration.spreads["family"].kinds == (1,) * 6
 
 
@@ -154,7 +154,7 @@ def watched(run, history=None):
 def test_a_ledger_tells_the_errors_as_they_were_before_correction(runs, make_run):
     new = make_run("cosine", total=3000, kappa=1.2, seed=70, params=10_000_000)
     plain, wide = (
-        ledger_of(watched(new, RunHistory(runs, calibration=one)).forecast_log, new) for one in (None, factors(2.0))
+        forecast_log_of(watched(new, RunHistory(runs, calibration=one)).forecast_log, new) for one in (None, factors(2.0))
     )
     assert plain == wide
     assert set(plain["mode"]) == {"family"}
@@ -164,7 +164,7 @@ def test_a_ledger_tells_the_errors_as_they_were_before_correction(runs, make_run
 
 def test_a_ledger_says_what_a_replay_says(runs, make_run):
     new = make_run("cosine", total=3000, kappa=1.2, seed=70, params=10_000_000, name="new")
-    ledger = ledger_of(watched(new).forecast_log, new)
+    ledger = forecast_log_of(watched(new).forecast_log, new)
     assert set(ledger["mode"]) == {"alone"}
     replayed = {row.fraction: row for row in calibrate([*runs, new]).rows if (row.run, row.mode) == ("new", "alone")}
     for at, error, scale in zip(ledger["at"], ledger["error"], ledger["scale"], strict=True):
@@ -176,7 +176,7 @@ def test_a_run_that_did_not_finish_leaves_no_ledger(make_run):
     run = make_run("cosine", total=2000, kappa=1.2)
     seen = run.step <= 1500
     part = Run(run.step[seen], run.loss[seen], total_steps=2000, planned_lr=(run.step, run.lr))
-    assert ledger_of(watched(part).forecast_log, part) is None
+    assert forecast_log_of(watched(part).forecast_log, part) is None
 
 
 def with_ledger(run, scale, *, law=Forecaster.law):
@@ -196,17 +196,17 @@ def test_what_was_said_live_counts_in_place_of_the_replay(runs):
 
 def test_ledgers_alone_make_a_calibration_and_join_one_that_is_kept(runs):
     told = [with_ledger(run, 0.005) for run in runs]
-    found = with_ledgers(None, told)
+    found = updated_with_logs(None, told)
     assert found.spreads["family"].runs == len(runs)
-    assert with_ledgers(found, told) is found  # none is counted twice
-    half = with_ledgers(None, told[:5])
-    assert with_ledgers(half, told).spreads == found.spreads
-    assert not with_ledgers(None, told[:4])
-    assert not with_ledgers(None, runs)
+    assert updated_with_logs(found, told) is found  # none is counted twice
+    half = updated_with_logs(None, told[:5])
+    assert updated_with_logs(half, told).spreads == found.spreads
+    assert not updated_with_logs(None, told[:4])
+    assert not updated_with_logs(None, runs)
 
 
 @pytest.mark.parametrize("ledger", [None, 3, "text", {}, {"version": 1}, {"version": 1, "law": "x", "revision": 1}])
 def test_what_is_no_ledger_is_ignored(runs, ledger):
     run = Run(runs[0].step, runs[0].loss, runs[0].lr, total_steps=1000, meta={"ledger": ledger})
-    assert not with_ledgers(None, [run])
-    assert not with_ledgers(None, [with_ledger(one, 0.005, law="another_law") for one in runs])
+    assert not updated_with_logs(None, [run])
+    assert not updated_with_logs(None, [with_ledger(one, 0.005, law="another_law") for one in runs])

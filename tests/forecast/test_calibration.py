@@ -14,8 +14,8 @@ from lightning_scaling.forecast.calibration import (
     MODES,
     REVISION,
     Calibration,
-    Judged,
-    Spread,
+    ErrorSpread,
+    ScoredForecast,
     short,
 )
 
@@ -26,7 +26,7 @@ def rows(runs, width, *, mode="family", kinds=None, seed=0, prefix="run"):
     """Forecasts whose errors are spread `width` times as widely as they say."""
     off = np.random.default_rng(seed).standard_t(4, (runs, len(FRACTIONS))) * width
     return [
-        Judged(f"{prefix}{run}", run % (kinds or runs), mode, fraction, 0.01 * off[run, place], 0.01)
+        ScoredForecast(f"{prefix}{run}", run % (kinds or runs), mode, fraction, 0.01 * off[run, place], 0.01)
         for run in range(runs)
         for place, fraction in enumerate(FRACTIONS)
     ]
@@ -34,7 +34,7 @@ def rows(runs, width, *, mode="family", kinds=None, seed=0, prefix="run"):
 
 @pytest.mark.parametrize("width", [0.5, 1.0, 2.0])
 def test_the_spread_of_many_errors_is_found(width):
-    factors = Spread.of(rows(400, width)).factor
+    factors = ErrorSpread.of(rows(400, width)).factor
     assert np.allclose(factors, width, rtol=0.15)
 
 
@@ -48,7 +48,7 @@ def test_few_runs_correct_little_and_narrow_less_than_they_widen():
 
 def test_runs_of_one_kind_count_once():
     apart, alike = rows(12, 3.0), rows(12, 3.0, kinds=2)
-    assert all(1 < b < a for a, b in zip(Spread.of(apart).factor, Spread.of(alike).factor, strict=True))
+    assert all(1 < b < a for a, b in zip(ErrorSpread.of(apart).factor, ErrorSpread.of(alike).factor, strict=True))
 
 
 def test_too_few_runs_correct_nothing():

@@ -73,7 +73,7 @@ def test_a_spike_at_the_end_of_the_warm_up_is_no_flat_curve(make_run):
 
 
 def test_longer_runs_are_believed_to_end_flatter():
-    slopes = [PUBLISHED.about(Plan.constant(total_steps=n)).shape.slope for n in (1_000, 13_000, 130_000, 10**12)]
+    slopes = [PUBLISHED.for_plan(Plan.constant(total_steps=n)).shape.slope for n in (1_000, 13_000, 130_000, 10**12)]
     assert slopes == sorted(slopes, reverse=True)
     assert slopes[1] == PUBLISHED.slope
     assert slopes[-1] > 0

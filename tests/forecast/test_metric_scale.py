@@ -7,7 +7,7 @@ import pytest
 from lightning_scaling.forecast import Forecast, Prediction
 from lightning_scaling.forecast.metric_scale import (
     PLAIN,
-    Scale,
+    MetricScale,
     bounds_from_text,
     check_bounds,
     scale_of,
@@ -15,7 +15,7 @@ from lightning_scaling.forecast.metric_scale import (
 )
 from lightning_scaling.forecast.result import MetricPrediction
 
-ACCURACY = Scale("max", 0.0, 1.0)
+ACCURACY = MetricScale("max", 0.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_the_name_tells_what_is_better(name, mode, bounds):
 
 def test_what_is_said_counts_more_than_the_name():
     assert scales_for("val_acc", "min") == (PLAIN,)
-    assert scales_for("val_loss", bounds=(0, None)) == (Scale("min", 0.0),)
-    assert scales_for("quality", "max", (0, 10)) == (Scale("max", 0.0, 10.0),)
+    assert scales_for("val_loss", bounds=(0, None)) == (MetricScale("min", 0.0),)
+    assert scales_for("quality", "max", (0, 10)) == (MetricScale("max", 0.0, 10.0),)
     assert scales_for("quality", "max")[0] == ACCURACY
 
 
@@ -64,7 +64,15 @@ def test_the_values_tell_the_bounds(low, high, bounds):
 
 
 @pytest.mark.parametrize(
-    "scale", [PLAIN, ACCURACY, Scale("min", 0.0, 1.0), Scale("min", 0.0), Scale("max"), Scale("max", -math.inf, 1.0)]
+    "scale",
+    [
+        PLAIN,
+        ACCURACY,
+        MetricScale("min", 0.0, 1.0),
+        MetricScale("min", 0.0),
+        MetricScale("max"),
+        MetricScale("max", -math.inf, 1.0),
+    ],
 )
 def test_there_and_back(scale):
     values = np.array([0.0, 0.2, 0.7, 1.0])
@@ -116,8 +124,8 @@ def test_a_forecast_speaks_in_the_units_of_the_metric():
     assert lower == pytest.approx(made.quantile(0.05))
     assert upper == pytest.approx(made.quantile(0.95))
     assert lower < 0.91 < upper < 1
-    assert made.landing.below(lower) == pytest.approx(0.05)
-    assert made.landing.reaches(upper) == pytest.approx(0.05)
+    assert made.final_distribution.below(lower) == pytest.approx(0.05)
+    assert made.final_distribution.reaches(upper) == pytest.approx(0.05)
     assert made.curve([20, 30])[0] == pytest.approx([0.91, 0.91])
     assert made.to_dict()["upper"] == upper
     assert made.on_law.final == 0.3
@@ -131,7 +139,7 @@ def test_the_interval_holds_the_noise_of_one_value_and_no_more_than_can_be():
 
 
 def test_what_lies_at_or_beyond_a_bound_is_certain():
-    landing = forecast(ACCURACY).landing
+    landing = forecast(ACCURACY).final_distribution
     assert (landing.below(1.0), landing.below(-0.1)) == (1.0, 0.0)
     assert landing.reaches(1.0) > 0
 

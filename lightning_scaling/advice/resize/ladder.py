@@ -95,7 +95,7 @@ def ladder_table(history: Iterable[Run], plan: Plan | None = None, each: float =
         relative = PastRun(run)
         if not relative.is_usable or relative.reached < _STARTED * run.total_steps:
             continue
-        landing, spread = relative.landing
+        landing, spread = relative.log_final_loss
         if math.isfinite(landing) and spread < _WILD:
             rows.append((run, landing, spread, relative.finished))
     moved = 0

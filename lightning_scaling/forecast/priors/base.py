@@ -48,11 +48,11 @@ class ShapePrior:
     source: str
     steps: float | None = None
 
-    def of(self, tokens_per_step: float) -> ShapePrior:
+    def with_batch_size(self, tokens_per_step: float) -> ShapePrior:
         """The same beliefs whatever the batch."""
         return self
 
-    def about(self, plan: Plan) -> RunPrior:
+    def for_plan(self, plan: Plan) -> RunPrior:
         """These beliefs, the slope carried over to the length of the plan, and none about where the run will land."""
         if self.steps is None or plan.total_steps is None:
             return RunPrior(self)
@@ -88,7 +88,7 @@ class Correction:
         return log + fade * shift, math.hypot(fade * spread, trusted * error), shared
 
 
-class Guide(Protocol):
+class PeerCurves(Protocol):
     """Tells by the curves of relatives how a run goes on."""
 
     def path(self, points: Points, step: int, total_steps: int) -> PredictivePath | None:
@@ -110,11 +110,11 @@ class RunPrior:
     """
 
     shape: ShapePrior
-    landing: tuple[float, float] | None = None
+    log_final_loss: tuple[float, float] | None = None
     correction: Correction | None = None
     annealed: bool = False
     source: str = ""
-    guide: Guide | None = None
+    peer_curves: PeerCurves | None = None
 
     def correct(self, fraction: float, final: float, scale: float) -> tuple[float, float]:
         """A forecast of the final loss made at a fraction of the run, set right by what relatives taught.
@@ -131,20 +131,20 @@ class RunPrior:
         if self.correction is not None and final > 0 and scale < _SMALL * final:
             log, error, shared = self.correction.of(fraction, math.log(final), scale / final)
             final, scale = math.exp(log), math.exp(log) * error
-        if self.landing is not None:
-            end = math.exp(self.landing[0])
-            final, scale = _combined((final, scale), (end, end * self.landing[1]), shared)
+        if self.log_final_loss is not None:
+            end = math.exp(self.log_final_loss[0])
+            final, scale = _combined((final, scale), (end, end * self.log_final_loss[1]), shared)
         return final, scale
 
 
-def _combined(curve: tuple[float, float], landing: tuple[float, float], shared: float) -> tuple[float, float]:
+def _combined(curve: tuple[float, float], log_final_loss: tuple[float, float], shared: float) -> tuple[float, float]:
     """The best weighted mean of two forecasts with correlated errors; where they clash the curve is believed."""
-    clash = abs(curve[0] - landing[0]) / math.hypot(curve[1], landing[1])
-    one, other = curve[1], landing[1] * max(clash / _CONFLICT, 1.0) ** 2
+    clash = abs(curve[0] - log_final_loss[0]) / math.hypot(curve[1], log_final_loss[1])
+    one, other = curve[1], log_final_loss[1] * max(clash / _CONFLICT, 1.0) ** 2
     joint = shared * one * other
     weight = min(max((one**2 - joint) / (one**2 + other**2 - 2 * joint), 0.0), 1.0)
     variance = ((1 - weight) * one) ** 2 + (weight * other) ** 2 + 2 * weight * (1 - weight) * joint
-    return curve[0] + weight * (landing[0] - curve[0]), math.sqrt(variance)
+    return curve[0] + weight * (log_final_loss[0] - curve[0]), math.sqrt(variance)
 
 
 PUBLISHED = ShapePrior(

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from lightning_scaling.forecast.priors.base import PUBLISHED, Correction, RunPrior, ShapePrior
 from lightning_scaling.forecast.priors.final_loss import FinalLossPrior
-from lightning_scaling.forecast.priors.gaussian_process import Process, Scales, Space, Traits, twins
+from lightning_scaling.forecast.priors.gaussian_process import (
+    FeatureSpace,
+    GaussianProcess,
+    GPScales,
+    RunFeatures,
+    replicates,
+)
 from lightning_scaling.forecast.priors.normalized_curves import NormalizedCurves
 from lightning_scaling.forecast.priors.past_run import PastRun
 from lightning_scaling.runs.history import RunHistory
@@ -29,9 +35,9 @@ _OF_GAIN = 0.6
 _LEAST_SPREAD = 0.1
 _SCARCE = 10.0
 _MOST_SHARED = 0.8
-_LEVEL = Scales(unit=0.1, offset=30.0, related=(0.03, 0.1, 0.3, 1.0), apart=(0.003, 0.01, 0.03, 0.1))
+_LEVEL = GPScales(unit=0.1, offset=30.0, related=(0.03, 0.1, 0.3, 1.0), apart=(0.003, 0.01, 0.03, 0.1))
 _SHAPE = tuple(
-    Scales(unit=spread, middle=math.log(median))
+    GPScales(unit=spread, middle=math.log(median))
     for median, spread in (
         (0.3, 0.6),
         (1.2, 0.45),
@@ -64,30 +70,30 @@ class Family:
         self._tokens_per_step = tokens_per_step
         self._shaped = [r for r in relatives if r.has_informative_shape]
         self._annealed = sum(falls(r.plan, r.reached) for r in self._shaped) >= _ENOUGH
-        self._errors: dict[float, tuple[Process, Space, float] | None] = {}
+        self._errors: dict[float, tuple[GaussianProcess, FeatureSpace, float] | None] = {}
         finished = sum(r.finished for r in relatives)
         others = f" and {len(relatives) - finished} unfinished" if finished < len(relatives) else ""
         self.source = f"{finished} finished{others} runs of the family"
 
     @cached_property
-    def _levels(self) -> tuple[Space, Process]:
-        space = Space([r.traits for r in self._relatives])
-        landing = np.array([r.landing for r in self._relatives])
-        process = Process(space.at, landing[:, 0], landing[:, 1], _LEVEL)
-        return space, process.calibrate(_groups([r.traits for r in self._relatives]))
+    def _levels(self) -> tuple[FeatureSpace, GaussianProcess]:
+        space = FeatureSpace([r.features for r in self._relatives])
+        log_final_loss = np.array([r.log_final_loss for r in self._relatives])
+        process = GaussianProcess(space.at, log_final_loss[:, 0], log_final_loss[:, 1], _LEVEL)
+        return space, process.calibrate(_groups([r.features for r in self._relatives]))
 
     @cached_property
     def _finals(self) -> FinalLossPrior | None:
         return FinalLossPrior.from_history(RunHistory(r.run for r in self._landed))
 
-    def _landing(self, plan: Plan, traits: Traits) -> tuple[float, float]:
+    def _landing(self, plan: Plan, features: RunFeatures) -> tuple[float, float]:
         """Where the run will land, from the landings alone: by likeness and by the law of final losses.
 
         Their errors are anything from independent to the same, so the joint one is taken to be no smaller than theirs;
         and as each knows its own best where it is small, the surer one counts by the fourth power.
         """
         space, levels = self._levels
-        log, error = levels.predict(space.place(traits))
+        log, error = levels.predict(space.place(features))
         tokens = self._tokens_per_step and self._tokens_per_step * (plan.total_steps or 0)
         told = self._finals.predict(self._params, tokens or None, plan) if self._finals and plan.known else None
         if told is None or not math.isfinite(told.scale) or told <= 0:
@@ -97,18 +103,20 @@ class Family:
         return log + weight * (math.log(told) - log), math.sqrt(2 / (error**-2 + other**-2))
 
     @cached_property
-    def _space(self) -> Space:
-        return Space([r.traits for r in self._shaped])
+    def _space(self) -> FeatureSpace:
+        return FeatureSpace([r.features for r in self._shaped])
 
     @cached_property
-    def _shapes(self) -> list[Process]:
+    def _shapes(self) -> list[GaussianProcess]:
         values = np.stack([r.shape for r in self._shaped])
-        return [Process(self._space.at, values[:, i, 0], values[:, i, 1], scales) for i, scales in enumerate(_SHAPE)]
+        return [
+            GaussianProcess(self._space.at, values[:, i, 0], values[:, i, 1], scales) for i, scales in enumerate(_SHAPE)
+        ]
 
     @cached_property
     def _twins(self) -> list[NDArray[np.intp]]:
         """For each relative, itself first, then the others of its size, length and schedule."""
-        return _groups([r.traits for r in self._shaped])
+        return _groups([r.features for r in self._shaped])
 
     @cached_property
     def _priors(self) -> list[ShapePrior]:
@@ -116,13 +124,13 @@ class Family:
         told = [[process.without(group) for process in self._shapes] for group in self._twins]
         return [_shape([(float(m[0]), float(s[0])) for m, s in each], self.source) for each in told]
 
-    def _error(self, fraction: float) -> tuple[Process, Space, float] | None:
+    def _error(self, fraction: float) -> tuple[GaussianProcess, FeatureSpace, float] | None:
         """How the errors of forecasts made at a fraction depend on the run, learnt by leaving each relative out."""
         if fraction not in self._errors:
             self._errors[fraction] = self._learn_error(fraction)
         return self._errors[fraction]
 
-    def _learn_error(self, fraction: float) -> tuple[Process, Space, float] | None:
+    def _learn_error(self, fraction: float) -> tuple[GaussianProcess, FeatureSpace, float] | None:
         judged = [
             (i, relative, told)
             for i, (relative, prior) in enumerate(zip(self._shaped, self._priors, strict=True))
@@ -130,21 +138,21 @@ class Family:
         ]
         if len(judged) < _ENOUGH:
             return None
-        landed = np.array([relative.landing for _, relative, _ in judged])
+        landed = np.array([relative.log_final_loss for _, relative, _ in judged])
         forecast = np.array([told for _, _, told in judged])
         off, scale = landed[:, 0] - forecast[:, 0], forecast[:, 1]
         unit = max(float(np.median(scale)), 1e-6)
-        space = Space([relative.traits for _, relative, _ in judged])
-        process = Process(
+        space = FeatureSpace([relative.features for _, relative, _ in judged])
+        process = GaussianProcess(
             space.at,
             off,
             scale,
-            Scales(unit, middle=0.0, related=(0.1, 0.3, 1.0), apart=(0.03, 0.1, 0.4), trusted=(0.3, 0.6, 1.0)),
+            GPScales(unit, middle=0.0, related=(0.1, 0.3, 1.0), apart=(0.03, 0.1, 0.4), trusted=(0.3, 0.6, 1.0)),
         )
-        process.calibrate(_groups([relative.traits for _, relative, _ in judged]))
+        process.calibrate(_groups([relative.features for _, relative, _ in judged]))
         return process, space, self._shared([i for i, _, _ in judged], process, scale)
 
-    def _shared(self, judged: list[int], process: Process, scale: NDArray[np.float64]) -> float:
+    def _shared(self, judged: list[int], process: GaussianProcess, scale: NDArray[np.float64]) -> float:
         """Correlation of what is left of such errors with the errors of landings told by the relatives' landings."""
         place = {id(r): k for k, r in enumerate(self._relatives)}
         levels = self._levels[1]
@@ -166,7 +174,7 @@ class Family:
         found = float(one @ other) / scale_ if scale_ > 0 else 0.0
         return min(max(found * len(pairs) / (len(pairs) + _SCARCE), 0.0), _MOST_SHARED)
 
-    def of(self, tokens_per_step: float) -> Family:
+    def with_batch_size(self, tokens_per_step: float) -> Family:
         """The same family, asked about a run of so many tokens (or samples) per step."""
         other = copy(self)
         other._tokens_per_step = tokens_per_step
@@ -179,7 +187,7 @@ class Family:
                 self._error(float(fraction))
         return self
 
-    def about(self, plan: Plan, fractions: NDArray[np.float64] = FRACTIONS) -> RunPrior:
+    def for_plan(self, plan: Plan, fractions: NDArray[np.float64] = FRACTIONS) -> RunPrior:
         """What the family teaches of a new run under this plan.
 
         Args:
@@ -192,21 +200,25 @@ class Family:
                 middle = self._space.at.mean(0)[None]
                 shape = _shape([process.predict(middle) for process in self._shapes], self.source)
             return RunPrior(shape)
-        traits = Traits.of(plan, plan.total_steps, self._params, self._tokens_per_step)
-        guide = NormalizedCurves.among(self._relatives, plan, traits)
-        landing = self._landing(plan, traits)
+        features = RunFeatures.of(plan, plan.total_steps, self._params, self._tokens_per_step)
+        peer_curves = NormalizedCurves.among(self._relatives, plan, features)
+        log_final_loss = self._landing(plan, features)
         if not self._annealed and falls(plan):
-            prior = PUBLISHED.about(plan).shape
-            landing = landing[0], math.hypot(landing[1], _OF_GAIN * prior.kappa * prior.slope)
+            prior = PUBLISHED.for_plan(plan).shape
+            log_final_loss = log_final_loss[0], math.hypot(log_final_loss[1], _OF_GAIN * prior.kappa * prior.slope)
         if len(self._shaped) < _ENOUGH or not plan.known:
             return RunPrior(
-                PUBLISHED.about(plan).shape, landing, annealed=self._annealed, source=self.source, guide=guide
+                PUBLISHED.for_plan(plan).shape,
+                log_final_loss,
+                annealed=self._annealed,
+                source=self.source,
+                peer_curves=peer_curves,
             )
-        shape = _shape([process.predict(self._space.place(traits)) for process in self._shapes], self.source)
+        shape = _shape([process.predict(self._space.place(features)) for process in self._shapes], self.source)
         errors = [(f, e) for f in fractions if (e := self._error(float(f))) is not None]
         if not errors or (falls(plan) and not self._annealed):
-            return RunPrior(shape, landing, annealed=self._annealed, source=self.source, guide=guide)
-        told = np.array([process.predict(space.place(traits)) for _, (process, space, _) in errors])
+            return RunPrior(shape, log_final_loss, annealed=self._annealed, source=self.source, peer_curves=peer_curves)
+        told = np.array([process.predict(space.place(features)) for _, (process, space, _) in errors])
         correction = Correction(
             np.array([f for f, _ in errors]),
             told[:, 0],
@@ -214,7 +226,7 @@ class Family:
             np.array([process.trusted for _, (process, _, _) in errors]),
             np.array([shared for _, (_, _, shared) in errors]),
         )
-        return RunPrior(shape, landing, correction, self._annealed, self.source, guide)
+        return RunPrior(shape, log_final_loss, correction, self._annealed, self.source, peer_curves)
 
 
 def family_prior(
@@ -233,7 +245,7 @@ def family_prior(
     relatives = [relative for run in history or () if (relative := PastRun(run)).is_usable]
     if sum(r.finished for r in relatives) < _ENOUGH:
         return PUBLISHED
-    return Family(nearest(relatives, params), params, tokens_per_step, landed=relatives).prepare()
+    return Family(nearest_in_size(relatives, params), params, tokens_per_step, landed=relatives).prepare()
 
 
 def falls(plan: Plan, step: float = math.inf) -> bool:
@@ -242,19 +254,19 @@ def falls(plan: Plan, step: float = math.inf) -> bool:
     return bool(-np.minimum(np.diff(rates), 0.0).sum() > _MUCH * plan.peak)
 
 
-def nearest(relatives: list[PastRun], params: int | None) -> list[PastRun]:
+def nearest_in_size(relatives: list[PastRun], params: int | None) -> list[PastRun]:
     """The relatives that are used: of many, those nearest in size, then the latest."""
     if len(relatives) <= _MOST:
         return relatives
     size = math.log(params) if params else math.nan
-    apart = [abs(r.traits.values[0] - size) for r in relatives]
+    apart = [abs(r.features.values[0] - size) for r in relatives]
     order = sorted(range(len(relatives)), key=lambda i: (math.inf if math.isnan(apart[i]) else apart[i], -i))
     return [relatives[i] for i in sorted(order[:_MOST])]
 
 
-def _groups(traits: list[Traits]) -> list[NDArray[np.intp]]:
+def _groups(features: list[RunFeatures]) -> list[NDArray[np.intp]]:
     """For each run its own place, then those of its twins."""
-    alike = twins(traits)
+    alike = replicates(features)
     np.fill_diagonal(alike, False)
     return [np.concatenate([[i], np.flatnonzero(row)]) for i, row in enumerate(alike)]
 

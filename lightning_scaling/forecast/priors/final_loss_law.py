@@ -49,7 +49,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Surface:
+class FinalLossLaw:
     """Where the law is centred, its parameters, their covariance, and the scale of its residuals."""
 
     centre: Array
@@ -67,7 +67,7 @@ class Surface:
 
 
 @dataclass(frozen=True)
-class Field:
+class ResidualProcess:
     """What the law leaves over, as a Gaussian process in sizes, work, batch, rate and annealing."""
 
     at: Array
@@ -146,7 +146,7 @@ def _descend(rows: Rows, centre: Array, weight: Array, theta: Array) -> tuple[Ar
     return theta, rest, slopes, (slopes * weight[:, None]).T @ slopes + tight
 
 
-def fit_law(rows: Rows, midway: Rows) -> tuple[Surface, Array]:
+def fit_law(rows: Rows, midway: Rows) -> tuple[FinalLossLaw, Array]:
     """The law, and the robust weights of the runs' last losses."""
     count = rows.loss.size
     every = Rows(*(np.concatenate(pair) for pair in zip(rows.columns(), midway.columns(), strict=True)))
@@ -162,7 +162,7 @@ def fit_law(rows: Rows, midway: Rows) -> tuple[Surface, Array]:
         robust = part * (nu + 1) / (nu + (rest / noise) ** 2)
     theta, _, _, curve = _descend(every, centre, robust / noise**2, theta)
     covariance = np.asarray(np.linalg.inv(curve), dtype=np.float64)
-    return Surface(centre, theta, covariance, noise), robust[:count]
+    return FinalLossLaw(centre, theta, covariance, noise), robust[:count]
 
 
 def axes(rows: Rows) -> Array:
@@ -177,7 +177,7 @@ def _kernel(one: Array, other: Array, length: float) -> Array:
     return np.asarray((1 + away) * np.exp(-away))
 
 
-def fit_field(at: Array, rest: Array) -> Field:
+def fit_field(at: Array, rest: Array) -> ResidualProcess:
     """The most likely process behind residuals in units of the noise, or none if it does not foretell left-out runs."""
     nu = DEGREES_OF_FREEDOM
     doubt = np.ones(rest.size)
@@ -201,9 +201,9 @@ def fit_field(at: Array, rest: Array) -> Field:
     alone = max(_NUGGETS, key=lambda n: _score(rest / n, np.full(rest.size, n)))
     if _score(z, spread) < _score(rest / alone, np.full(rest.size, alone)) + _GAIN:
         nothing = np.zeros((rest.size, 0))
-        return Field(at, 1.0, 0.0, alone, _stretch(np.abs(rest / alone)), nothing, np.zeros(rest.size))
+        return ResidualProcess(at, 1.0, 0.0, alone, _stretch(np.abs(rest / alone)), nothing, np.zeros(rest.size))
     basis = vectors / np.sqrt(total) / before[:, None]
-    return Field(at, length, amplitude, nugget, _stretch(np.abs(z)), basis, solved)
+    return ResidualProcess(at, length, amplitude, nugget, _stretch(np.abs(z)), basis, solved)
 
 
 def _score(z: Array, spread: Array) -> float:

@@ -24,7 +24,7 @@ _EXPECTED = 5.0
 
 
 @dataclass(frozen=True)
-class Traits:
+class RunFeatures:
     """What is known of a run before it starts.
 
     Args:
@@ -36,7 +36,7 @@ class Traits:
     profile: NDArray[np.float64]
 
     @classmethod
-    def of(cls, plan: Plan, total_steps: int, params: int | None, tokens_per_step: float | None) -> Traits:
+    def of(cls, plan: Plan, total_steps: int, params: int | None, tokens_per_step: float | None) -> RunFeatures:
         """The traits of a run with this plan."""
         known = plan.known and plan.peak > 0
         return cls(
@@ -52,7 +52,7 @@ class Traits:
         )
 
 
-def twins(runs: list[Traits]) -> NDArray[np.bool_]:
+def replicates(runs: list[RunFeatures]) -> NDArray[np.bool_]:
     """Which runs are of one size and length under one schedule, shape ``(n, n)``."""
     if not runs:
         return np.zeros((0, 0), dtype=bool)
@@ -64,14 +64,14 @@ def twins(runs: list[Traits]) -> NDArray[np.bool_]:
     return both
 
 
-class Space:
+class FeatureSpace:
     """The traits of several runs as coordinates; what a run lacks is put in the middle, and told apart by lacking it.
 
     Args:
         runs: The traits of the runs that teach.
     """
 
-    def __init__(self, runs: list[Traits]) -> None:
+    def __init__(self, runs: list[RunFeatures]) -> None:
         values = np.stack([run.values for run in runs])
         profiles = np.stack([run.profile for run in runs])
         known, drawn = np.isfinite(values), np.isfinite(profiles)
@@ -80,20 +80,20 @@ class Space:
         self._used = known.any(0)
         self.at = np.stack([self._place(run) for run in runs])
 
-    def _place(self, run: Traits) -> NDArray[np.float64]:
+    def _place(self, run: RunFeatures) -> NDArray[np.float64]:
         known = np.isfinite(run.values)
         drawn = np.isfinite(run.profile)
         values = np.where(known & self._used, run.values, self._middle) - self._middle
         profile = np.where(drawn, run.profile, self._profile) / (_PROFILE_APART * math.sqrt(_PROFILE.size))
         return np.concatenate([values / _APART, profile, (~known & self._used).astype(float)])
 
-    def place(self, run: Traits) -> NDArray[np.float64]:
+    def place(self, run: RunFeatures) -> NDArray[np.float64]:
         """Coordinates of a further run, shape ``(1, k)``."""
         return self._place(run)[None]
 
 
 @dataclass(frozen=True)
-class Scales:
+class GPScales:
     """How a quantity varies from run to run.
 
     Args:
@@ -113,7 +113,7 @@ class Scales:
     trusted: tuple[float, ...] = (1.0,)
 
 
-class Process:
+class GaussianProcess:
     """A quantity of runs as a Gaussian process over their traits: a constant, a trend in the logarithms, and likeness.
 
     See Rasmussen and Williams, *Gaussian Processes for Machine Learning* (2006), eqs. 2.22 to 2.24, 5.8 and 5.12. The
@@ -127,7 +127,7 @@ class Process:
     """
 
     def __init__(
-        self, at: NDArray[np.float64], value: NDArray[np.float64], error: NDArray[np.float64], scales: Scales
+        self, at: NDArray[np.float64], value: NDArray[np.float64], error: NDArray[np.float64], scales: GPScales
     ) -> None:
         self._at = at
         self.value = value
@@ -184,7 +184,7 @@ class Process:
         variance = np.maximum(np.diag(covariance) - own, (self._apart * self._scales.unit) ** 2)
         return self.value[group] - covariance @ self._pull[group], np.sqrt(variance)
 
-    def calibrate(self, groups: list[NDArray[np.intp]]) -> Process:
+    def calibrate(self, groups: list[NDArray[np.intp]]) -> GaussianProcess:
         """Widen what is predicted by how far the values lay from what was said of them without their group.
 
         Args:

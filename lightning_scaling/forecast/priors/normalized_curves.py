@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from lightning_scaling.forecast.forecaster import spikes
-from lightning_scaling.forecast.priors.gaussian_process import Traits
+from lightning_scaling.forecast.forecaster import isolated_outliers
+from lightning_scaling.forecast.priors.gaussian_process import RunFeatures
 from lightning_scaling.forecast.priors.past_run import PastRun
 from lightning_scaling.runs.curve import Points
 from lightning_scaling.schedule.plan import Plan
@@ -42,7 +42,7 @@ _APART = np.array([0.2, 0.2, 0.2, 0.2])
 
 
 @dataclass(frozen=True)
-class CollapsedPath:
+class PeerPath:
     """How a run goes on if its normalised curve is that of its relatives.
 
     Args:
@@ -55,7 +55,7 @@ class CollapsedPath:
     steps: Array
     medians: Array
     scales: Array
-    strayed: float
+    divergence_ratio: float
 
     def __call__(self, steps: Array) -> tuple[Array, Array]:
         """Medians and scales at the given steps."""
@@ -86,24 +86,24 @@ class NormalizedCurves:
         )
 
     @classmethod
-    def among(cls, relatives: Iterable[PastRun], plan: Plan, traits: Traits) -> NormalizedCurves | None:
+    def among(cls, relatives: Iterable[PastRun], plan: Plan, features: RunFeatures) -> NormalizedCurves | None:
         """Those of the relatives that are finished, never gave back a tenth of their gain and had the same schedule.
 
         Args:
             relatives: Past runs of the family.
             plan: Plan of the new run.
-            traits: Its traits.
+            features: Its features.
 
         Returns:
             The most alike, eight at most; ``None`` with fewer than four.
         """
         if not plan.known or plan.total_steps is None:
             return None
-        alike = [(_apart(r.traits, traits), i, r) for i, r in enumerate(relatives) if _serves(r, traits)]
-        nearest = [relative for _, _, relative in sorted(alike)[:_MOST]]
-        return cls(nearest) if len(nearest) >= _FEWEST else None
+        alike = [(_apart(r.features, features), i, r) for i, r in enumerate(relatives) if _serves(r, features)]
+        nearest_in_size = [relative for _, _, relative in sorted(alike)[:_MOST]]
+        return cls(nearest_in_size) if len(nearest_in_size) >= _FEWEST else None
 
-    def path(self, points: Points, step: int, total_steps: int) -> CollapsedPath | None:
+    def path(self, points: Points, step: int, total_steps: int) -> PeerPath | None:
         """How the run goes on, told by its latest losses and the relatives.
 
         Args:
@@ -115,7 +115,7 @@ class NormalizedCurves:
             ``None`` while there are too few losses or none lately, or with losses below where relatives count from.
         """
         now = step / total_steps
-        used = (points.last > (self._begins - _FROM) * total_steps) & ~spikes(points.loss)
+        used = (points.last > (self._begins - _FROM) * total_steps) & ~isolated_outliers(points.loss)
         at, loss, count = points.step[used] / total_steps, points.loss[used], points.count[used]
         if now < self._begins + _PROVED or at.size < 2 * _FEWEST_POINTS or float(loss.min()) <= self.floor:
             return None
@@ -123,7 +123,7 @@ class NormalizedCurves:
         logs = np.log(loss - self.floor)
         off = logs - theirs.mean(0)
         noise = _roughness(off[at > now - _WINDOWS[-1]]) * math.sqrt(float(count.mean()))
-        strayed = self._strayed(at, off, now, noise / math.sqrt(float(count.mean())))
+        divergence_ratio = self._divergence_ratio(at, off, now, noise / math.sqrt(float(count.mean())))
         ahead = np.array([min(now + _AHEAD, 1.0)])
         level, error, apart, best = 0.0, 0.0, self._logs, math.inf
         for window in _WINDOWS:
@@ -142,12 +142,12 @@ class NormalizedCurves:
         rows = np.stack([np.interp(later, _AT, row) for row in apart])
         mean = rows.mean(0)
         above = np.exp(level + mean)
-        own = strayed * _growing(rows, later)
+        own = divergence_ratio * _growing(rows, later)
         medians = self.floor + above
         scales = np.hypot(above * np.hypot(own, error), _OF_LEVEL * medians)
-        return CollapsedPath(later * total_steps, medians, scales, strayed)
+        return PeerPath(later * total_steps, medians, scales, divergence_ratio)
 
-    def _strayed(self, at: Array, off: Array, now: float, noise: float) -> float:
+    def _divergence_ratio(self, at: Array, off: Array, now: float, noise: float) -> float:
         """How far the run has strayed from the relatives' mean over every twentieth of it, beside what they have.
 
         Runs of another kind are no measure of this one: where its curve has not been theirs so far, little is made of
@@ -193,7 +193,7 @@ def _own_error(spread: Array, change: Array) -> Array:
     return error
 
 
-def _serves(relative: PastRun, traits: Traits) -> bool:
+def _serves(relative: PastRun, features: RunFeatures) -> bool:
     if not (relative.finished and relative.has_informative_shape and float(np.min(relative.points.loss)) > 0):
         return False
     if relative.points.step[0] > 2 * _FROM * relative.total_steps:
@@ -202,8 +202,8 @@ def _serves(relative: PastRun, traits: Traits) -> bool:
     best = np.minimum.accumulate(curve)
     if float((curve - best).max()) > _GIVEN_BACK * float(curve[0] - best[-1]):
         return False  # it had troubles of its own
-    used = slice(int(_FROM * traits.profile.size), None)
-    return bool(np.abs(relative.traits.profile[used] - traits.profile[used]).max() < _SAME_SCHEDULE)
+    used = slice(int(_FROM * features.profile.size), None)
+    return bool(np.abs(relative.features.profile[used] - features.profile[used]).max() < _SAME_SCHEDULE)
 
 
 def _shown(relative: PastRun) -> float:
@@ -212,7 +212,7 @@ def _shown(relative: PastRun) -> float:
     return float(steps[min(_FEWEST_POINTS, steps.size) - 1]) / relative.total_steps
 
 
-def _apart(one: Traits, other: Traits) -> float:
+def _apart(one: RunFeatures, other: RunFeatures) -> float:
     gap = np.nan_to_num(one.values - other.values)
     per_parameter = abs(float(gap[1] + gap[2] - gap[0]))
     return per_parameter + float(_APART @ np.abs(gap))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lightning_scaling.forecast.forecaster import Forecaster, Mixture
 from lightning_scaling.forecast.priors.base import PUBLISHED, ShapePrior
-from lightning_scaling.forecast.priors.gaussian_process import Traits
+from lightning_scaling.forecast.priors.gaussian_process import RunFeatures
 from lightning_scaling.forecast.result import Forecast
 from lightning_scaling.runs.curve import Curve, Points
 from lightning_scaling.runs.run import Run
@@ -35,7 +35,7 @@ class PastRun:
         self.run = run
         self.plan = run.plan
         self.total_steps = run.total_steps
-        self.traits = Traits.of(self.plan, run.total_steps, run.params, run.tokens_per_step)
+        self.features = RunFeatures.of(self.plan, run.total_steps, run.params, run.tokens_per_step)
         curve = Curve(self.plan)
         curve.add(run.step[seen], run.loss[seen])
         self.points = curve.points
@@ -48,7 +48,7 @@ class PastRun:
     def is_usable(self) -> bool:
         """Whether a falling law could be fitted to the run, to a positive loss."""
         whole = self._whole
-        return whole is not None and whole.path is not None and whole.falling and whole.final > 0
+        return whole is not None and whole.path is not None and whole.is_falling and whole.final > 0
 
     @property
     def has_informative_shape(self) -> bool:
@@ -86,12 +86,12 @@ class PastRun:
         return np.array(shown)
 
     @cached_property
-    def landing(self) -> tuple[float, float]:
+    def log_final_loss(self) -> tuple[float, float]:
         """Logarithm of the loss at the end of the plan and its standard deviation; forecast if it is not finished."""
         whole = self._fit()
         if not self.finished:
-            landing = whole.landing
-            return math.log(landing), landing.scale / float(landing)
+            end = whole.final_distribution
+            return math.log(end), end.scale / float(end)
         late = self.points.last > (1 - _LANDED) * self.reached
         medians, _ = whole.curve(self.points.step[late])
         count = self.points.count[late]
@@ -106,10 +106,10 @@ class PastRun:
         if now < 1 or now > self.reached:
             return None
         forecast = self._forecaster.under(prior).fit(before(self.points, now), now)
-        landing = forecast.landing
-        if forecast.path is None or not forecast.falling or landing <= 0:
+        final = forecast.final_distribution
+        if forecast.path is None or not forecast.is_falling or final <= 0:
             return None
-        return math.log(landing), landing.scale / float(landing)
+        return math.log(final), final.scale / float(final)
 
 
 def before(points: Points, step: int) -> Points:

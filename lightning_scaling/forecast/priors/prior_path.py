@@ -22,7 +22,7 @@ _UNSURE = 0.02
 
 
 @dataclass(frozen=True)
-class FrozenForecast:
+class ObservedLevel:
     """What a presumed path goes through: a level of the loss, at a step, and the scale of its error."""
 
     step: float
@@ -30,7 +30,7 @@ class FrozenForecast:
     scale: float
 
     @classmethod
-    def of(cls, points: Points) -> FrozenForecast | None:
+    def of(cls, points: Points) -> ObservedLevel | None:
         """The level that the last few points show; ``None`` without a finite one."""
         finite = np.flatnonzero(np.isfinite(points.loss))[-_LAST:]
         if not finite.size:
@@ -41,7 +41,7 @@ class FrozenForecast:
         return cls(float(np.median(points.step[finite])), level, max(spread, _UNSURE * abs(level)))
 
 
-class PresumedPath:
+class PriorPath:
     """Curves of all the shapes a prior believes in, through one anchor, weighted by that belief.
 
     Args:
@@ -50,7 +50,7 @@ class PresumedPath:
         anchor: Where the curves go through.
     """
 
-    def __init__(self, progress: Progress, prior: ShapePrior, anchor: FrozenForecast) -> None:
+    def __init__(self, progress: Progress, prior: ShapePrior, anchor: ObservedLevel) -> None:
         self._progress = progress
         self._anchor = anchor
         spreads = (prior.alpha_spread, prior.kappa_spread, prior.slope_spread)

@@ -36,7 +36,7 @@ def relatives(make_run):
 @pytest.mark.parametrize("kappa", [0.6, 0.9, 1.3, 1.9, 2.6])
 def test_planted_annealing_is_recovered_within_its_interval(relatives, make_run, kappa):
     family = family_prior(relatives(kappa), 10_000_000)
-    shape = family.about(make_run("cosine").plan).shape
+    shape = family.for_plan(make_run("cosine").plan).shape
     assert shape.source == "6 finished runs of the family"
     assert abs(math.log(shape.kappa / kappa)) <= 1.645 * shape.kappa_spread
     assert shape.kappa_spread < PUBLISHED.kappa_spread
@@ -44,7 +44,7 @@ def test_planted_annealing_is_recovered_within_its_interval(relatives, make_run,
 
 def test_relatives_that_never_decayed_say_nothing_of_the_gain(make_run):
     history = RunHistory(make_run("constant", total=t, seed=t, params=10_000_000) for t in range(2000, 8000, 1000))
-    shape = family_prior(history, 10_000_000).about(make_run("wsd").plan).shape
+    shape = family_prior(history, 10_000_000).for_plan(make_run("wsd").plan).shape
     assert shape.kappa_spread > 0.9 * PUBLISHED.kappa_spread
     run = make_run("wsd", params=10_000_000, kappa=2.0)
     forecast = fitted(run, 0.5, family_prior(history, 10_000_000))
@@ -127,13 +127,13 @@ def test_relatives_without_rates_or_sizes_teach_only_where_they_land(make_run):
     blind = RunHistory(Run(r.step, r.loss, total_steps=r.total_steps) for r in runs)
     family = family_prior(blind)
     assert isinstance(family, Family)
-    lesson = family.about(make_run("cosine").plan)
-    assert lesson.shape == PUBLISHED.about(make_run("cosine").plan).shape
-    assert lesson.landing is not None
-    assert lesson.correction is None
+    run_prior = family.for_plan(make_run("cosine").plan)
+    assert run_prior.shape == PUBLISHED.for_plan(make_run("cosine").plan).shape
+    assert run_prior.log_final_loss is not None
+    assert run_prior.correction is None
 
 
 def test_a_plan_without_an_end_takes_only_the_shape(relatives, make_run):
-    lesson = family_prior(relatives(1.2), 10_000_000).about(Plan.constant(1e-3))
-    assert lesson.landing is None
-    assert lesson.shape.source == "6 finished runs of the family"
+    run_prior = family_prior(relatives(1.2), 10_000_000).for_plan(Plan.constant(1e-3))
+    assert run_prior.log_final_loss is None
+    assert run_prior.shape.source == "6 finished runs of the family"

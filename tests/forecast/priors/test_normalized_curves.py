@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_scaling import Run, RunHistory, replay
-from lightning_scaling.forecast.priors.gaussian_process import Traits
+from lightning_scaling.forecast.priors.gaussian_process import RunFeatures
 from lightning_scaling.forecast.priors.normalized_curves import NormalizedCurves
 from lightning_scaling.forecast.priors.past_run import PastRun, before
 from lightning_scaling.runs.curve import Curve
@@ -21,8 +21,8 @@ def curve_of(run):
 
 
 def collapse_of(runs, run):
-    traits = Traits.of(run.plan, run.total_steps, run.params, run.tokens_per_step)
-    return NormalizedCurves.among([PastRun(other) for other in runs], run.plan, traits)
+    features = RunFeatures.of(run.plan, run.total_steps, run.params, run.tokens_per_step)
+    return NormalizedCurves.among([PastRun(other) for other in runs], run.plan, features)
 
 
 LENGTHS = (1500, 2000, 3000, 3500, 5000, 6000)
@@ -78,8 +78,8 @@ def test_where_the_curves_have_not_coincided_little_is_made_of_it(make_run, fami
     alike = make_run(total=TOTAL, floor=2.43, drop=0.39, seed=50, params=45 * 10**6)
     other = make_run(total=TOTAL, floor=1.2, drop=1.2, alpha=0.8, seed=50, params=45 * 10**6)
     one, two = (collapse_of(family, run).path(before(curve_of(run), NOW), NOW, TOTAL) for run in (alike, other))
-    assert one.strayed < 1.2
-    assert two.strayed > 3 * one.strayed
+    assert one.divergence_ratio < 1.2
+    assert two.divergence_ratio > 3 * one.divergence_ratio
 
 
 def with_drift(run, begins, per_part):
