@@ -154,7 +154,9 @@ def watched(run, history=None):
 def test_a_ledger_tells_the_errors_as_they_were_before_correction(runs, make_run):
     new = make_run("cosine", total=3000, kappa=1.2, seed=70, params=10_000_000)
     plain, wide = (
-        forecast_log_of(watched(new, RunHistory(runs, calibration=one)).forecast_log, new) for one in (None, factors(2.0))
+        forecast_log_of(watched(new, RunHistory(runs, calibration=one)).forecast_log, new)
+        for one in (None, factors(2.0))
+    )
     )
     assert plain == wide
     assert set(plain["mode"]) == {"family"}
