@@ -157,7 +157,6 @@ def test_a_ledger_tells_the_errors_as_they_were_before_correction(runs, make_run
         forecast_log_of(watched(new, RunHistory(runs, calibration=one)).forecast_log, new)
         for one in (None, factors(2.0))
     )
-    )
     assert plain == wide
     assert set(plain["mode"]) == {"family"}
     assert plain["at"][-4:] == list(FRACTIONS)[-4:]
