@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.allocation.checks import quantity
-from lightning_scaling.allocation.tradeoff import worth
+from lightning_scaling._utils.formatting import count as quantity
+from lightning_scaling.allocation.tradeoff import effective_tokens
 from lightning_scaling.runs.curve import Curve, Points
 from lightning_scaling.schedule.plan import Plan
 
@@ -64,7 +64,7 @@ class Repeats:
         """
         if self.unique is None or self.unit != TOKENS:
             return None
-        return float(worth(self.number + 1, 1.0) - worth(self.number, 1.0))
+        return float(effective_tokens(self.number + 1, 1.0) - effective_tokens(self.number, 1.0))
 
     @property
     def data(self) -> str:
@@ -100,7 +100,7 @@ class Repeats:
         if self.unique is None or self.unit != TOKENS or self.planned is None:
             return ""
         tokens = self.planned * self.unique
-        new = float(worth(tokens, self.unique))
+        new = float(effective_tokens(tokens, self.unique))
         if new >= _WORTH * tokens:
             return ""
         return (

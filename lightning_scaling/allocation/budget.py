@@ -1,4 +1,4 @@
-"""`allocate`: how to spend a compute budget under a fitted law."""
+"""Allocation of a compute budget under a fitted law."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.allocation.checks import checked_level, positive
+from lightning_scaling._utils.validation import positive, probability
 from lightning_scaling.allocation.choice import weigh
 from lightning_scaling.allocation.comparison import Comparison, compare, minima_of
-from lightning_scaling.allocation.isoflop import IsoflopMinima
-from lightning_scaling.allocation.result import Allocation, Alternative
+from lightning_scaling.allocation.isoflop import IsoflopMinima, MinimaStatus
+from lightning_scaling.allocation.result import Allocation, Alternative, Status
 from lightning_scaling.allocation.solve import (
     Bounds,
     Optimum,
@@ -26,17 +26,15 @@ from lightning_scaling.allocation.solve import (
     at_tokens,
     parameter_rows,
 )
-from lightning_scaling.allocation.status import extrapolation_of, judge
+from lightning_scaling.allocation.status import assess, extrapolation_of
 from lightning_scaling.allocation.task import Extra, PerToken, Task, check_law, size_input
-
-if TYPE_CHECKING:
-    from lightning_scaling.laws.results import Fit
+from lightning_scaling.laws.results import Fit
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Request:
     """What was given of a budget, a size, tokens and a loss."""
 
     flops: float | None
@@ -121,31 +119,33 @@ def allocate(
         )
     if minima is not None and not isinstance(minima, IsoflopMinima):
         raise TypeError(f"`minima` must come from isoflop_minima, but is of type {type(minima).__name__}.")
-    asked = _asked(flops, params, tokens, target)
-    level = checked_level(level)
+    request = _request(flops, params, tokens, target)
+    level = probability("level", level)
     tasks = _tasks(
         fit, given, unique_tokens, positive("inference_tokens", inference_tokens, zero=True), flops_per_token
     )
-    if len(tasks) > 1 and asked.names not in {("flops",), ("target",)}:
+    if len(tasks) > 1 and request.names not in {("flops",), ("target",)}:
         raise ValueError(
             "Several values in `given` compete at one budget or for one loss: give `flops` or `target` alone, not "
-            f"{' and '.join(asked.names)}."
+            f"{' and '.join(request.names)}."
         )
-    limits = None if asked.names == ("params",) else _limits(bounds)
+    limits = None if request.names == ("params",) else _limits(bounds)
     rows, vary = parameter_rows(fit.params, fit.draws(count=int(positive("draws", draws)), seed=seed))
-    budget = _budget(tasks[0], asked)
-    solutions = [_solve(task, rows, asked, budget, limits) for task in tasks]
-    order = sorted(range(len(tasks)), key=lambda i: _rank(solutions[i], asked))
+    budget = _budget(tasks[0], request)
+    solutions = [_solve(task, rows, request, budget, limits) for task in tasks]
+    order = sorted(range(len(tasks)), key=lambda i: _rank(solutions[i], request))
     task, best = tasks[order[0]], solutions[order[0]]
     comparison = _compare(fit, task, rows, vary, best, minima)
     alternatives = tuple(_alternative(tasks[i], solutions[i]) for i in order) if len(tasks) > 1 else ()
     extrapolation = extrapolation_of(fit, task, best)
-    status, message = judge(fit, task, best, alternatives, comparison, extrapolation, limits, asked.names, asked.target)
-    there = status != "no optimum"
+    status, message = assess(
+        fit, task, best, alternatives, comparison, extrapolation, limits, request.names, request.target
+    )
+    there = status != Status.NO_OPTIMUM
     choice = None
-    if there and len(asked.names) == 2 and budget is not None:
+    if there and len(request.names) == 2 and budget is not None:
         point = {name: value[:1] for name, value in rows.items()}
-        choice = weigh(task, point, _chosen_size(task, asked, budget), budget, limits)
+        choice = weigh(task, point, _chosen_size(task, request, budget), budget, limits)
 
     def value(array: Array) -> float:
         return float(array[0]) if there else math.nan
@@ -173,20 +173,20 @@ def allocate(
         _task=task,
         _draws=_without_first(best) if vary else None,
         _bounds=limits,
-        _fixed=("flops",) if budget is not None else ("loss",) if asked.target is not None else asked.names,
+        _fixed=("flops",) if budget is not None else ("loss",) if request.target is not None else request.names,
     )
 
 
-def _asked(flops: Any, params: Any, tokens: Any, target: Any) -> _Asked:
-    asked = _Asked(
+def _request(flops: Any, params: Any, tokens: Any, target: Any) -> _Request:
+    request = _Request(
         *(
             None if value is None else positive(name, value)
             for name, value in (("flops", flops), ("params", params), ("tokens", tokens), ("target", target))
         )
     )
-    if len(asked.names) == 1 or (len(asked.names) == 2 and asked.target is None):
-        return asked
-    said = "nothing" if not asked.names else " and ".join(asked.names)
+    if len(request.names) == 1 or (len(request.names) == 2 and request.target is None):
+        return request
+    said = "nothing" if not request.names else " and ".join(request.names)
     raise ValueError(
         "Give one of `flops` (a budget), `params` (a size), `tokens` (data) or `target` (a loss), or two of the first "
         f"three to weigh a choice; got {said}."
@@ -239,20 +239,20 @@ def _limits(bounds: Any) -> Bounds:
     return lower, upper
 
 
-def _budget(task: Task, asked: _Asked) -> float | None:
+def _budget(task: Task, request: _Request) -> float | None:
     """The budget asked about: given, or that of a choice of size and tokens."""
-    if asked.flops is not None or asked.params is None or asked.tokens is None:
-        return asked.flops
-    size, tokens = np.array([asked.params]), np.array([asked.tokens])
+    if request.flops is not None or request.params is None or request.tokens is None:
+        return request.flops
+    size, tokens = np.array([request.params]), np.array([request.tokens])
     return float(task.flops(size, tokens)[0])
 
 
-def _chosen_size(task: Task, asked: _Asked, budget: float) -> float:
+def _chosen_size(task: Task, request: _Request, budget: float) -> float:
     """The size of a choice; where budget and tokens are given, the one whose training costs what is left."""
-    if asked.params is not None:
-        return asked.params
+    if request.params is not None:
+        return request.params
     low, high = math.log(1e-2), math.log(1e24)
-    tokens = np.array([asked.tokens])
+    tokens = np.array([request.tokens])
     for _ in range(100):
         middle = 0.5 * (low + high)
         if float(task.flops(np.array([math.exp(middle)]), tokens)[0]) < budget:
@@ -262,18 +262,18 @@ def _chosen_size(task: Task, asked: _Asked, budget: float) -> float:
     return math.exp(0.5 * (low + high))
 
 
-def _solve(task: Task, rows: Values, asked: _Asked, budget: float | None, limits: Bounds) -> Optimum:
+def _solve(task: Task, rows: Values, request: _Request, budget: float | None, limits: Bounds) -> Optimum:
     if budget is not None:
         return at_flops(task, rows, np.full((len(next(iter(rows.values()))), 1), budget), limits)
-    if asked.params is not None:
-        return at_size(task, rows, asked.params)
-    if asked.tokens is not None:
-        return at_tokens(task, rows, asked.tokens, limits)
-    return at_loss(task, rows, float(asked.target or 0.0), limits)
+    if request.params is not None:
+        return at_size(task, rows, request.params)
+    if request.tokens is not None:
+        return at_tokens(task, rows, request.tokens, limits)
+    return at_loss(task, rows, float(request.target or 0.0), limits)
 
 
-def _rank(best: Optimum, asked: _Asked) -> float:
-    value = float(best.flops[0] if asked.target is not None else best.loss[0])
+def _rank(best: Optimum, request: _Request) -> float:
+    value = float(best.flops[0] if request.target is not None else best.loss[0])
     return value if math.isfinite(value) else math.inf
 
 
@@ -291,7 +291,12 @@ def _compare(
 ) -> Comparison | None:
     """Law against minima at the training budget, without the pull of inference, which the minima do not know."""
     found = minima if minima is not None else minima_of(fit, task.flops_per_token)
-    if found is None or found.status == "no minimum" or best.edge[0] != 0 or not math.isfinite(best.flops[0]):
+    if (
+        found is None
+        or found.status == MinimaStatus.NO_MINIMUM
+        or best.edge[0] != 0
+        or not math.isfinite(best.flops[0])
+    ):
         return None
     plain = Task(task.law, task.size, task.extras, task.unique_tokens, 0.0, task.flops_per_token)
     training = float(task.training_flops(best.size[:1], best.tokens[:1])[0])

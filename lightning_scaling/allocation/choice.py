@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_scaling.allocation.checks import quantity
+from lightning_scaling._utils.formatting import count
 from lightning_scaling.allocation.solve import Bounds, Values, at_flops, cheapest_flops
 from lightning_scaling.allocation.task import Task
 
@@ -39,10 +39,10 @@ class Choice:
 
     def __str__(self) -> str:
         if not math.isfinite(self.loss):
-            return f"{quantity(self.params)} parameters leave no training tokens within {self.flops:.3g} FLOPs"
+            return f"{count(self.params)} parameters leave no training tokens within {self.flops:.3g} FLOPs"
         off = f"x{self.factor:.3g}" if self.factor >= 1 else f"x1/{1 / self.factor:.3g}"
         return (
-            f"{quantity(self.params)} parameters on {quantity(self.tokens)} tokens ({off} the optimal size): loss "
+            f"{count(self.params)} parameters on {count(self.tokens)} tokens ({off} the optimal size): loss "
             f"{self.loss:.4f}, {self.loss_given_up:.2g} above the optimum, at {self.extra_compute:.0%} more compute "
             "than that loss needs"
         )

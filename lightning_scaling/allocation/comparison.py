@@ -1,26 +1,25 @@
-"""The optimum of a fitted surface against the minima of the runs: do two approaches agree?"""
+"""Comparison of the optimum of a fitted law with the isoFLOP minima of the runs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.allocation.checks import checked_level, positive, quantity
+from lightning_scaling._utils.enums import StrEnum
+from lightning_scaling._utils.formatting import count
+from lightning_scaling._utils.validation import positive, probability
 from lightning_scaling.allocation.drifting_power_law import normal_quantile
-from lightning_scaling.allocation.isoflop import IsoflopMinima, isoflop_minima
+from lightning_scaling.allocation.isoflop import IsoflopMinima, MinimaStatus, isoflop_minima
 from lightning_scaling.allocation.solve import Values, at_flops, parameter_rows
 from lightning_scaling.allocation.task import PerToken, Task, size_input
-
-if TYPE_CHECKING:
-    from lightning_scaling.laws.results import Fit
+from lightning_scaling.laws.results import Fit
 
 Array = NDArray[np.float64]
-Agreement = Literal["agree", "differ", "contradict", "unknown"]
 
 NEAR = 1.5
 """Factor between two optimal sizes up to which following the wrong one costs about 6 % of the compute at most."""
@@ -29,9 +28,18 @@ _RECENT = math.log(10.0)
 _LEVEL = 0.9
 
 
+class Agreement(StrEnum):
+    """Verdict of a comparison."""
+
+    AGREE = "agree"
+    DIFFER = "differ"
+    CONTRADICT = "contradict"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two answers to how big the model should be at one budget.
+    """Optimal size at one budget by two approaches.
 
     Attributes:
         flops: The budget.
@@ -67,12 +75,13 @@ class Comparison:
 
     def shifts(self, level: float = 0.9) -> tuple[float, float]:
         """Ends of the measured interval over the law's optimum: what to multiply the latter by to get there."""
-        lower, upper = self.minima.interval(self.flops, checked_level(level))
+        lower, upper = self.minima.interval(self.flops, probability("level", level))
         return lower / self.surface, upper / self.surface
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison as builtins, without the minima."""
+        """The comparison as builtins: its attributes by name, without the minima."""
         result = {name: value for name, value in vars(self).items() if name != "minima"}
+        result["status"] = self.status.value
         for name in ("surface_interval", "measured_interval"):
             result[name] = list(result[name]) if result[name] is not None else None
         return result
@@ -158,7 +167,7 @@ def minima_of(fit: Fit, flops_per_token: PerToken | None = None) -> IsoflopMinim
         )
     except ValueError:
         return None
-    return minima if minima.status == "ok" else None
+    return minima if minima.status == MinimaStatus.OK else None
 
 
 def _in_range(task: Task, values: Values, minima: IsoflopMinima) -> tuple[float, float]:
@@ -187,23 +196,23 @@ def _verdict(
 ) -> tuple[Agreement, str]:
     if not (math.isfinite(surface) and math.isfinite(measured)):
         missing = "the law has no optimum" if not math.isfinite(surface) else "the runs show no minimum"
-        return "unknown", f"At {flops:.3g} FLOPs {missing}, so there is nothing to compare."
+        return Agreement.UNKNOWN, f"At {flops:.3g} FLOPs {missing}, so there is nothing to compare."
     factor = surface / measured
     said = (
-        f"At {flops:.3g} FLOPs the law's optimum is {quantity(surface)} parameters, that of the isoFLOP minima "
-        f"{quantity(measured)} (90%: {quantity(ends[0])} to {quantity(ends[1])})"
+        f"At {flops:.3g} FLOPs the law's optimum is {count(surface)} parameters, that of the isoFLOP minima "
+        f"{count(measured)} (90%: {count(ends[0])} to {count(ends[1])})"
     )
     lower, upper = interval or (surface, surface)
     apart = lower > ends[1] or upper < ends[0]
     far = abs(math.log(factor)) > math.log(NEAR)
     miss = abs(math.log(in_range))
     if miss - normal_quantile(_LEVEL) * in_range_sd > math.log(NEAR):
-        return "contradict", (
+        return Agreement.CONTRADICT, (
             f"{said}; already within the range of the runs, up to {minima.flops[-1]:.3g} FLOPs, the law's optimum is "
             f"x{in_range:.2g} the measured one. Fit it with weights on the runs near the optimum, or another law."
         )
     if far and apart:
-        return "contradict", f"{said}: they contradict each other, so neither is advice."
+        return Agreement.CONTRADICT, f"{said}: they contradict each other, so neither is advice."
     if far or apart:
-        return "differ", f"{said}: they differ by x{factor:.2g}; the interval holds both."
-    return "agree", f"{said}: they agree."
+        return Agreement.DIFFER, f"{said}: they differ by x{factor:.2g}; the interval holds both."
+    return Agreement.AGREE, f"{said}: they agree."

@@ -1,4 +1,4 @@
-"""How the optimal size grows with compute: a power law whose exponent may drift."""
+"""Power law of optimal size in compute, with an exponent that may drift."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Chosen with `SCATTER` on the isoFLOP sets of Porian et al. 2024 and two of Open-
 at ten times the compute is forecast well and its 90 % interval holds it: 92 % of 66 forecasts, on these same sets."""
 
 SCATTER = 0.03
-"""Scatter of ln optimal size around the curve beyond what the fit of the valleys reports: the recipe of each budget."""
+"""Scatter of ln optimal size around the curve beyond the errors of the isoFLOP profiles: the recipe of each budget."""
 
 _VAGUE = 1e4
 
 
 @dataclass(frozen=True, eq=False)
-class Trend:
+class DriftingPowerLaw:
     """``ln size = a + b z + drift W(z)``, `z` being ln flops less that of the last budget.
 
     ``W`` is integrated Brownian motion in both directions from the last budget: the local exponent performs a random

@@ -1,26 +1,38 @@
-"""The optimal size at each budget, read from the runs themselves: isoFLOP minima and how they grow."""
+"""IsoFLOP minima: the optimal size at each budget, estimated from the runs themselves."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_scaling.allocation.checks import checked_level, columns, positive
-from lightning_scaling.allocation.drifting_power_law import DRIFT, EXPONENT, SCATTER, Trend, normal_quantile
+from lightning_scaling._utils.enums import StrEnum
+from lightning_scaling._utils.formatting import count
+from lightning_scaling._utils.validation import positive, probability
+from lightning_scaling.allocation.checks import columns
+from lightning_scaling.allocation.drifting_power_law import DRIFT, EXPONENT, SCATTER, DriftingPowerLaw, normal_quantile
 from lightning_scaling.allocation.isoflop_profile import WIDTH, fit_isoflop_profiles
 from lightning_scaling.allocation.task import dense_flops_per_token
 
 Array = NDArray[np.float64]
-Status = Literal["ok", "few budgets", "no minimum"]
 
-_ENOUGH = 3
-_SIZES = 3
-_WIDEST = 0.25
-_VAGUE_PLACE = 0.7
+
+class MinimaStatus(StrEnum):
+    """How well runs show the minima of their budgets."""
+
+    OK = "ok"
+    FEW_BUDGETS = "few budgets"
+    NO_MINIMUM = "no minimum"
+
+
+_FEWEST_BUDGETS = 3
+_FEWEST_SIZES = 3
+_WIDEST_BUDGET = 0.25
+_LARGEST_SD = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +51,13 @@ class IsoflopMinima:
         points: Runs per budget, same shape.
         skipped: Budgets left out with the reason.
         noise: Relative scatter of a loss near the minimum.
-        skew: Asymmetry of the valleys: 0 when both sides are equally steep in ln params.
+        skew: Asymmetry of the profiles: 0 when both sides are equally steep in ln params.
         coefficient: ``G`` of the plain weighted power law ``params = G * flops^a`` through all minima inside; nan
             without two of them.
         slope: Its exponent ``a``.
         slope_sd: Standard error of `slope`.
         status: ``"ok"``, ``"few budgets"`` (fewer than three with a minimum inside: the exponent is mostly the prior)
-            or ``"no minimum"`` (none: there is no optimum to tell).
+            or ``"no minimum"`` (none: there is no optimum).
         message: What lies behind it, in sentences.
     """
 
@@ -63,21 +75,21 @@ class IsoflopMinima:
     coefficient: float
     slope: float
     slope_sd: float
-    status: Status
+    status: MinimaStatus
     message: str
-    _trend: Trend | None = field(repr=False)
+    _growth: DriftingPowerLaw | None = field(repr=False)
 
     @property
     def exponent(self) -> float:
         """Local exponent at the largest budget: d ln params / d ln flops; nan without a minimum."""
-        return self._trend.exponent()[0] if self._trend else float("nan")
+        return self._growth.exponent()[0] if self._growth else float("nan")
 
     def exponent_interval(self, level: float = 0.9) -> tuple[float, float]:
         """Interval of :attr:`exponent`."""
-        if self._trend is None:
+        if self._growth is None:
             return float("nan"), float("nan")
-        mean, sd = self._trend.exponent()
-        half = normal_quantile(checked_level(level)) * sd
+        mean, sd = self._growth.exponent()
+        half = normal_quantile(probability("level", level)) * sd
         return mean - half, mean + half
 
     def params_at(self, flops: ArrayLike) -> Array:
@@ -87,7 +99,7 @@ class IsoflopMinima:
     def interval(self, flops: float, level: float = 0.9) -> tuple[float, float]:
         """Interval of the optimal size at a budget; it widens with the distance from the budgets run."""
         mean, sd = (float(value[0]) for value in self._log_at(np.array([positive("flops", flops)])))
-        half = normal_quantile(checked_level(level)) * sd
+        half = normal_quantile(probability("level", level)) * sd
         return float(np.exp(mean - half)), float(np.exp(mean + half))
 
     def log_size(self, log_flops: ArrayLike) -> tuple[Array, Array]:
@@ -104,22 +116,43 @@ class IsoflopMinima:
         return np.exp(mean).reshape(budgets.shape), sd.reshape(budgets.shape)
 
     def _log_at(self, flops: Array) -> tuple[Array, Array]:
-        if self._trend is None:
+        if self._growth is None:
             return np.full(flops.shape, np.nan), np.full(flops.shape, np.nan)
-        return self._trend.at(np.log(flops))
+        return self._growth.at(np.log(flops))
 
     def summary(self) -> str:
         """A table for people: one line per budget, then the power law."""
-        from lightning_scaling.allocation.summary import minima_summary
-
-        return minima_summary(self)
+        lines = [
+            f"IsoFLOP minima: {self.status}",
+            f"{'flops':>10}{'params':>10}{'+-':>7}{'tokens':>10}{'loss':>9}{'runs':>6}",
+        ]
+        rows = zip(self.flops, self.params, self.sd, self.tokens, self.loss, self.points, self.inside, strict=True)
+        for flops, params, sd, tokens, loss, points, inside in rows:
+            if inside:
+                lines.append(f"{flops:>10.3g}{count(params):>10}{sd:>7.1%}{count(tokens):>10}{loss:>9.4f}{points:>6}")
+            else:
+                lines.append(f"{flops:>10.3g}{'no minimum inside':>27}{loss:>9.4f}{points:>6}")
+        if math.isfinite(self.slope):
+            error = f" +- {self.slope_sd:.3f}" if math.isfinite(self.slope_sd) else ""
+            lower, upper = self.exponent_interval()
+            lines.append(f"params = {self.coefficient:.4g} * flops^{self.slope:.4f}{error} over all budgets")
+            lines.append(
+                f"exponent at {self.flops[-1]:.3g} FLOPs: {self.exponent:.3f} (90%: {lower:.3f} to {upper:.3f})"
+            )
+        if self.message:
+            lines.append(self.message)
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """The minima as builtins."""
+        """The minima as builtins.
+
+        Keys: the attributes by name, arrays as lists; ``exponent``; ``exponent_interval`` (both ends at 90 %).
+        """
         arrays = ("flops", "params", "tokens", "loss", "sd", "curvature", "inside", "points")
         plain = ("noise", "skew", "coefficient", "slope", "slope_sd", "exponent", "status", "message")
         result: dict[str, Any] = {name: getattr(self, name).tolist() for name in arrays}
         result |= {name: getattr(self, name) for name in plain}
+        result["status"] = self.status.value
         result["exponent_interval"] = list(self.exponent_interval())
         result["skipped"] = [list(item) for item in self.skipped]
         return result
@@ -140,11 +173,11 @@ def isoflop_minima(
 ) -> IsoflopMinima:
     r"""Approach 2: the minimum of the loss over sizes at each budget, and ``params = G * flops^a`` through the minima.
 
-    Hoffmann et al. 2022 (arXiv 2203.15556), section 3.2, made robust: the valley's curvature and skew are shared by all
-    budgets, runs far above the least loss of their budget hardly count, and a budget whose minimum lies at the edge of
-    its grid is told and left out (``fit_isoflop_profiles``). The exponent may drift with
-    compute, which gives recent budgets more say and lets intervals grow with the distance
-    (:class:`lightning_scaling.allocation.drifting_power_law.Trend`).
+    Hoffmann et al. 2022 (arXiv 2203.15556), section 3.2, made robust: curvature and skew of the profiles are shared by
+    all budgets, runs far above the least loss of their budget hardly count, and a budget whose minimum lies at the edge
+    of its grid is reported and left out (``fit_isoflop_profiles``). The exponent may drift with compute, which gives
+    recent budgets more weight and lets intervals grow with the distance
+    (:class:`lightning_scaling.allocation.drifting_power_law.DriftingPowerLaw`).
 
     Args:
         params: Size of each run, shape ``(n,)``.
@@ -180,38 +213,38 @@ def isoflop_minima(
     size, y = table["params"], table["loss"]
     compute = table["flops"] if tokens is None else np.asarray(per_token(size)) * table["tokens"]
     keep, group, log_flops, skipped = _budgets(size, compute, positive("tolerance", tolerance))
-    y = _levelled(y[keep], np.log(compute[keep]), group, log_flops)
+    y = _at_mean_compute(y[keep], np.log(compute[keep]), group, log_flops)
     x = np.log(size[keep])
-    valleys = fit_isoflop_profiles(x, y, group, log_flops, positive("width", width))
-    sd = np.sqrt(np.diag(valleys.cov))
+    profiles = fit_isoflop_profiles(x, y, group, log_flops, positive("width", width))
+    sd = np.sqrt(np.diag(profiles.cov))
     ends = np.array([(x[group == j].min(), x[group == j].max()) for j in range(len(log_flops))])
-    inside = (valleys.place > ends[:, 0]) & (valleys.place < ends[:, 1]) & (sd < _VAGUE_PLACE)
-    trend = None
+    inside = (profiles.optimum > ends[:, 0]) & (profiles.optimum < ends[:, 1]) & (sd < _LARGEST_SD)
+    growth = None
     if np.any(inside):
-        trend = Trend(
-            log_flops[inside], valleys.place[inside], valleys.cov[np.ix_(inside, inside)], prior, drift, scatter
+        growth = DriftingPowerLaw(
+            log_flops[inside], profiles.optimum[inside], profiles.cov[np.ix_(inside, inside)], prior, drift, scatter
         )
-    coefficient, slope, slope_sd = _line(log_flops[inside], valleys.place[inside], sd[inside], scatter)
-    best, budgets = np.exp(valleys.place), np.exp(log_flops)
-    status, message = _verdict(budgets, valleys.place, ends, inside, skipped)
+    coefficient, slope, slope_sd = _line(log_flops[inside], profiles.optimum[inside], sd[inside], scatter)
+    best, budgets = np.exp(profiles.optimum), np.exp(log_flops)
+    status, message = _verdict(budgets, profiles.optimum, ends, inside, skipped)
     return IsoflopMinima(
         flops=budgets,
         params=best,
         tokens=budgets / np.asarray(per_token(best)),
-        loss=valleys.level,
+        loss=profiles.level,
         sd=sd,
-        curvature=valleys.curvature,
+        curvature=profiles.curvature,
         inside=inside,
         points=np.bincount(group, minlength=len(budgets)),
         skipped=tuple(skipped),
-        noise=valleys.noise,
-        skew=valleys.skew,
+        noise=profiles.noise,
+        skew=profiles.skew,
         coefficient=coefficient,
         slope=slope,
         slope_sd=slope_sd,
         status=status,
         message=message,
-        _trend=trend,
+        _growth=growth,
     )
 
 
@@ -228,9 +261,9 @@ def _budgets(
     for members in np.split(order, starts):
         centre = float(np.mean(log_compute[members]))
         sizes = len(np.unique(size[members]))
-        if np.ptp(log_compute[members]) > _WIDEST:
+        if np.ptp(log_compute[members]) > _WIDEST_BUDGET:
             skipped.append((float(np.exp(centre)), "compute runs on without a gap: these runs share no budget"))
-        elif sizes < _SIZES:
+        elif sizes < _FEWEST_SIZES:
             skipped.append((float(np.exp(centre)), f"{sizes} {'size' if sizes == 1 else 'sizes'} only"))
         else:
             rows.append(members)
@@ -238,13 +271,13 @@ def _budgets(
             means.append(centre)
     if not rows:
         raise ValueError(
-            f"No budget has runs of at least {_SIZES} sizes: isoFLOP minima need several sizes trained with the same "
-            "compute (see `tolerance` for what counts as the same)."
+            f"No budget has runs of at least {_FEWEST_SIZES} sizes: isoFLOP minima need several sizes trained with "
+            "the same compute (see `tolerance` for what counts as the same)."
         )
     return np.concatenate(rows), np.concatenate(numbers).astype(np.intp), np.array(means), skipped
 
 
-def _levelled(loss: Array, log_compute: Array, group: NDArray[np.intp], log_flops: Array) -> Array:
+def _at_mean_compute(loss: Array, log_compute: Array, group: NDArray[np.intp], log_flops: Array) -> Array:
     """Losses as they would be at exactly the mean compute of their budget."""
     away = log_compute - log_flops[group]
     if len(log_flops) < 2 or np.max(np.abs(away)) < 1e-9:
@@ -255,42 +288,42 @@ def _levelled(loss: Array, log_compute: Array, group: NDArray[np.intp], log_flop
     return np.asarray(loss * np.exp(-np.polyval(np.polyder(bend), centred)[group] * away))
 
 
-def _line(log_flops: Array, place: Array, sd: Array, scatter: float) -> tuple[float, float, float]:
-    if len(place) < 2:
+def _line(log_flops: Array, optimum: Array, sd: Array, scatter: float) -> tuple[float, float, float]:
+    if len(optimum) < 2:
         return float("nan"), float("nan"), float("nan")
     weights = 1.0 / (sd**2 + max(scatter, 1e-6) ** 2)
     weights = weights / weights.sum()
     centre = weights @ log_flops
     z = log_flops - centre
     along = weights @ z**2
-    slope = float(weights @ (z * place) / along)
-    height = float(weights @ place)
-    residual = place - height - slope * z
-    spare = len(place) - 2
-    sd_slope = float(np.sqrt(weights @ residual**2 / spare / along)) if spare else float("nan")
+    slope = float(weights @ (z * optimum) / along)
+    height = float(weights @ optimum)
+    residual = optimum - height - slope * z
+    dof = len(optimum) - 2
+    sd_slope = float(np.sqrt(weights @ residual**2 / dof / along)) if dof else float("nan")
     return float(np.exp(height - slope * centre)), slope, sd_slope
 
 
 def _verdict(
-    budgets: Array, place: Array, ends: Array, inside: NDArray[np.bool_], skipped: list[tuple[float, str]]
-) -> tuple[Status, str]:
+    budgets: Array, optimum: Array, ends: Array, inside: NDArray[np.bool_], skipped: list[tuple[float, str]]
+) -> tuple[MinimaStatus, str]:
     sentences = []
-    for flops, at, (first, last), there in zip(budgets, place, ends, inside, strict=True):
+    for flops, at, (first, last), there in zip(budgets, optimum, ends, inside, strict=True):
         if not there:
             where = (
                 "below the smallest size run"
                 if at <= first
                 else "above the largest"
                 if at >= last
-                else "too flat to tell"
+                else "too flat to locate"
             )
             sentences.append(f"At {flops:.3g} FLOPs the minimum is {where}: no minimum inside, left out.")
     if skipped:
-        sentences.append(f"Left out for want of sizes or of a common budget: {len(skipped)} groups of runs.")
-    count = int(inside.sum())
-    if count == 0:
-        return "no minimum", " ".join(["No budget shows a minimum inside its sizes.", *sentences])
-    if count < _ENOUGH:
-        few = f"Only {count} of {len(budgets)} budgets show a minimum inside: the exponent is mostly the prior's."
-        return "few budgets", " ".join([few, *sentences])
-    return "ok", " ".join(sentences)
+        sentences.append(f"Left out for lack of sizes or of a common budget: {len(skipped)} groups of runs.")
+    usable = int(inside.sum())
+    if usable == 0:
+        return MinimaStatus.NO_MINIMUM, " ".join(["No budget shows a minimum inside its sizes.", *sentences])
+    if usable < _FEWEST_BUDGETS:
+        few = f"Only {usable} of {len(budgets)} budgets show a minimum inside: the exponent is mostly the prior's."
+        return MinimaStatus.FEW_BUDGETS, " ".join([few, *sentences])
+    return MinimaStatus.OK, " ".join(sentences)

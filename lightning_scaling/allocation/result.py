@@ -1,28 +1,40 @@
-"""How a compute budget is best spent, and what other ways of spending it cost."""
+"""Allocations: the best use of a compute budget, and the cost of other uses."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from html import escape
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.allocation.checks import checked_level, positive
+from lightning_scaling._utils.enums import StrEnum
+from lightning_scaling._utils.formatting import count
+from lightning_scaling._utils.validation import positive, probability
 from lightning_scaling.allocation.choice import Choice, weigh
+from lightning_scaling.allocation.comparison import Comparison
 from lightning_scaling.allocation.solve import Bounds, Optimum, at_flops, point_values
 from lightning_scaling.allocation.task import Task
-
-if TYPE_CHECKING:
-    from lightning_scaling.allocation.comparison import Comparison
-    from lightning_scaling.laws.results import Fit
+from lightning_scaling.laws.results import Fit
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
-Status = Literal["ok", "extrapolated", "at bounds", "uncertain", "unidentified", "contradicted", "no optimum"]
+
+class Status(StrEnum):
+    """What is known against an allocation, the least serious first."""
+
+    OK = "ok"
+    EXTRAPOLATED = "extrapolated"
+    AT_BOUNDS = "at bounds"
+    UNCERTAIN = "uncertain"
+    UNIDENTIFIED = "unidentified"
+    CONTRADICTED = "contradicted"
+    NO_OPTIMUM = "no optimum"
+
 
 _SHOWN_FACTORS = (1.5, 2.0, 3.0)
 
@@ -63,7 +75,7 @@ class Alternative:
     loss: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Allocation:
     """The best use of a compute budget under a law.
 
@@ -119,7 +131,7 @@ class Allocation:
     @property
     def ok(self) -> bool:
         """Whether nothing speaks against acting on it."""
-        return self.status == "ok"
+        return self.status == Status.OK
 
     @property
     def ratio(self) -> float:
@@ -148,7 +160,7 @@ class Allocation:
         Raises:
             ValueError: `level` is not between 0 and 1.
         """
-        level = self.level if level is None else checked_level(level)
+        level = self.level if level is None else probability("level", level)
         result: dict[str, Interval | None] = {
             "params": self._of_draws("params", level),
             "tokens": self._of_draws("tokens", level),
@@ -240,7 +252,7 @@ class Allocation:
         return curves
 
     def _need_optimum(self) -> None:
-        if self.status == "no optimum":
+        if self.status == Status.NO_OPTIMUM:
             raise ValueError(f"There is no optimum to start from: {self.message}")
 
     @property
@@ -250,20 +262,39 @@ class Allocation:
 
     def summary(self) -> str:
         """A table for people."""
-        from lightning_scaling.allocation.summary import allocation_summary
+        lines = [f"Allocation under {self.law}: {self.status}"]
+        if self.status != Status.NO_OPTIMUM:
+            lines.append(f"{'':22}{'best':>10}   {self.level:.0%} interval")
+            lines += [f"{name:22}{value:>10}   {ends}" for name, value, ends in allocation_rows(self)]
+        return "\n".join([*lines, *remarks(self)])
 
-        return allocation_summary(self)
+    def __repr__(self) -> str:
+        return (
+            f"Allocation({self.law}, flops={self.flops:.3g}: params={count(self.params)}, tokens={count(self.tokens)}, "
+            f"loss={self.loss:.4f}; {self.status})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.summary())}</pre>"
 
     def to_dict(self) -> dict[str, Any]:
-        """The allocation as builtins."""
+        """The allocation as builtins.
+
+        Keys: the attributes ``params``, ``tokens``, ``flops``, ``loss``, ``ratio``, ``epochs``, ``exponent``,
+        ``training_flops``, ``inference_tokens``, ``unique_tokens``, ``extrapolation``, ``status``, ``message``,
+        ``law``, ``size`` and ``level``; ``intervals`` (ends or None by name, see :meth:`intervals`); ``given`` (other
+        inputs of the law); ``alternatives`` (one dict per value tried); ``choice`` and ``comparison`` (dicts or None);
+        ``off_by`` (a choice by factor).
+        """
         estimates = ("params", "tokens", "flops", "loss", "ratio", "epochs", "exponent", "training_flops")
         context = ("inference_tokens", "unique_tokens", "extrapolation", "status", "message", "law", "size", "level")
         result: dict[str, Any] = {name: getattr(self, name) for name in (*estimates, *context)}
+        result["status"] = self.status.value
         result["intervals"] = {name: list(ends) if ends else None for name, ends in self.intervals().items()}
         result["given"] = {name: value for name, value in self.given.items() if isinstance(value, int | float)}
         result["alternatives"] = [vars(a) | {"given": dict(a.given)} for a in self.alternatives]
         result["choice"] = self.choice.to_dict() if self.choice else None
-        off = {} if self.status == "no optimum" else self.misallocation
+        off = {} if self.status == Status.NO_OPTIMUM else self.misallocation
         result["off_by"] = {f"{factor:g}": choice.to_dict() for factor, choice in off.items()}
         result["comparison"] = self.comparison.to_dict() if self.comparison else None
         return result
@@ -271,3 +302,70 @@ class Allocation:
 
 def _hull(first: Interval, second: Interval) -> Interval:
     return min(first[0], second[0]), max(first[1], second[1])
+
+
+def _flops(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3g}"
+
+
+_ROWS = (
+    ("params", count),
+    ("tokens", count),
+    ("flops", _flops),
+    ("loss", _loss),
+    ("ratio", _plain),
+    ("exponent", _plain),
+)
+_TITLES = {"ratio": "tokens per parameter", "exponent": "exponent of size"}
+
+
+def _waste(off: tuple[float, Choice]) -> str:
+    factor, choice = off
+    known = math.isfinite(choice.extra_compute)
+    return f"x{factor:g}: {choice.extra_compute:.0%}" if known else f"x{factor:g}: it leaves no tokens"
+
+
+def allocation_rows(found: Allocation) -> list[tuple[str, str, str]]:
+    """Name, value and interval of everything an allocation says, as text."""
+    intervals = found.intervals()
+    fixed = {name for name, ends in intervals.items() if ends is not None and ends[0] == ends[1]}
+    rows = []
+    for name, show in _ROWS:
+        ends = intervals[name]
+        title = "active params" if name == "params" and found.size == "active_params" else _TITLES.get(name, name)
+        note = "unknown" if ends is None else "given" if name in fixed else f"{show(ends[0])} to {show(ends[1])}"
+        rows.append((title, show(getattr(found, name)), note))
+    if found.epochs is not None:
+        rows.append(("epochs", f"{found.epochs:.3g}", f"of {count(found.unique_tokens or math.nan)} distinct tokens"))
+    if found.inference_tokens:
+        share = 1.0 - found.training_flops / found.flops
+        rows.append(("inference", count(found.inference_tokens), f"tokens, {share:.0%} of the budget"))
+    for name, value in found.given.items():
+        tried = len({other.given.get(name) for other in found.alternatives})
+        note = f"best of {tried}" if tried > 1 else "given"
+        rows.append((name, f"{value:g}" if isinstance(value, int | float) else "a function", note))
+    return rows
+
+
+def remarks(found: Allocation) -> list[str]:
+    """What being off costs, the choice, the alternatives, and what to know: a line each."""
+    lines = []
+    if found.status != Status.NO_OPTIMUM:
+        lines.append(f"Compute wasted by a model too big by {', '.join(map(_waste, found.misallocation.items()))}")
+        if found.choice is not None:
+            lines.append(f"The choice: {found.choice}.")
+        for other in found.alternatives[1:]:
+            values = ", ".join(f"{name} {value:g}" for name, value in other.given.items())
+            lines.append(
+                f"Instead with {values}: {count(other.params)} on {count(other.tokens)} tokens, "
+                f"{other.flops:.3g} FLOPs, loss {other.loss:.4f}"
+            )
+    return [*lines, found.message] if found.message else lines

@@ -1,20 +1,18 @@
-"""What is to be said of an allocation: its status, and everything a reader should know, in sentences."""
+"""Status of an allocation, with the message that explains it."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_scaling.allocation.checks import quantity
-from lightning_scaling.allocation.comparison import Comparison
+from lightning_scaling._utils.formatting import count
+from lightning_scaling.allocation.comparison import Agreement, Comparison
 from lightning_scaling.allocation.result import Alternative, Status
 from lightning_scaling.allocation.solve import Bounds, Optimum
 from lightning_scaling.allocation.task import Task
-
-if TYPE_CHECKING:
-    from lightning_scaling.laws.results import Fit
+from lightning_scaling.laws.estimate import FitStatus
+from lightning_scaling.laws.results import Fit
 
 _FAR = 10.0
 _UNSURE = 0.05
@@ -31,7 +29,7 @@ def extrapolation_of(fit: Fit, task: Task, best: Optimum) -> float:
     return max(factors) if factors else math.nan
 
 
-def judge(
+def assess(
     fit: Fit,
     task: Task,
     best: Optimum,
@@ -46,23 +44,23 @@ def judge(
     found: list[tuple[Status, str]] = []
     edge = int(best.edge[0])
     if (edge and limits is None) or not math.isfinite(best.flops[0]):
-        return "no optimum", _no_optimum(fit.law.name, best, asked, target)
-    if comparison is not None and comparison.status == "contradict":
-        found.append(("contradicted", comparison.message))
+        return Status.NO_OPTIMUM, _no_optimum(fit.law.name, best, asked, target)
+    if comparison is not None and comparison.status == Agreement.CONTRADICT:
+        found.append((Status.CONTRADICTED, comparison.message))
     if not fit.ok:
-        found.append(("unidentified", f"The fit itself is {fit.status}: {fit.message}".rstrip(": ")))
-    if comparison is not None and comparison.status == "differ":
-        found.append(("uncertain", comparison.message))
+        found.append((Status.UNIDENTIFIED, f"The fit itself is {fit.status}: {fit.message}".rstrip(": ")))
+    if comparison is not None and comparison.status == Agreement.DIFFER:
+        found.append((Status.UNCERTAIN, comparison.message))
     if edge and limits is not None:
-        end = f"lower end, {quantity(limits[0])}" if edge < 0 else f"upper end, {quantity(limits[1])}"
-        found.append(("at bounds", f"The best size within the bounds is their {end}."))
+        end = f"lower end, {count(limits[0])}" if edge < 0 else f"upper end, {count(limits[1])}"
+        found.append((Status.AT_BOUNDS, f"The best size within the bounds is their {end}."))
     if extrapolation > _FAR:
-        found.append(("extrapolated", f"x{extrapolation:.3g} outside of what the law was fitted on."))
+        found.append((Status.EXTRAPOLATED, f"x{extrapolation:.3g} outside of what the law was fitted on."))
     notes = [text for _, text in found]
     if 1.0 < extrapolation <= _FAR:
         notes.append(f"x{extrapolation:.3g} outside of what the law was fitted on.")
     notes += _notes(fit, task, best, alternatives, comparison)
-    return (found[0][0] if found else "ok"), " ".join(notes)
+    return (found[0][0] if found else Status.OK), " ".join(notes)
 
 
 def _no_optimum(name: str, best: Optimum, asked: tuple[str, ...], target: float | None) -> str:
@@ -85,12 +83,12 @@ def _notes(
     fit: Fit, task: Task, best: Optimum, alternatives: tuple[Alternative, ...], comparison: Comparison | None
 ) -> list[str]:
     notes = []
-    if comparison is not None and comparison.status == "agree":
+    if comparison is not None and comparison.status == Agreement.AGREE:
         notes.append(comparison.message)
     lost = float(np.mean(best.edge[1:] != 0)) if len(best.edge) > 1 else 0.0
     if lost > _UNSURE:
         notes.append(f"{lost:.0%} of the fit's draws have no optimum: its points hardly determine the split.")
-    if fit.status == "published":
+    if fit.status == FitStatus.PUBLISHED:
         notes.append("Published constants hold for their own data and recipe; how uncertain this is, is unknown.")
     seen = float(best.tokens[0])
     if task.unique_tokens is not None and "unique_tokens" not in task.law.inputs and seen > task.unique_tokens:

@@ -1,4 +1,4 @@
-"""Size against data as the runs of a family show it: two approaches, held against each other and joined."""
+"""Tradeoff of size against data from finished runs, by two approaches combined."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_scaling.allocation.checks import checked_level, columns, positive, quantity
+from lightning_scaling._utils.formatting import count
+from lightning_scaling._utils.validation import positive, probability
+from lightning_scaling.allocation.checks import columns
 from lightning_scaling.allocation.comparison import NEAR
 from lightning_scaling.allocation.drifting_power_law import normal_quantile
 from lightning_scaling.allocation.frontier import Frontier, fit_frontier
-from lightning_scaling.allocation.isoflop import IsoflopMinima, isoflop_minima
+from lightning_scaling.allocation.isoflop import IsoflopMinima, MinimaStatus, isoflop_minima
+from lightning_scaling.allocation.root_finding import minimum, root
 from lightning_scaling.allocation.task import INFERENCE_SHARE
+from lightning_scaling.laws.catalogue.dense.data_constrained import DataConstrained
 
 Array = NDArray[np.float64]
 
 FEWEST_RUNS, FEWEST_SIZES = 6, 3
-_ALIKE = 1.05
+_SAME_SIZE = 1.05
 _LEVEL = 0.9
 _SEARCHED = math.log(1e3)
-_GRID = 81
-_BISECTIONS = 80
-_REPEATS = 15.387756
+REPEAT_DECAY = float(DataConstrained.published_constants[0].values["R_D_star"])
+"""Repeats of a token after which a further one is worth 1/e of a new one (Muennighoff et al. 2023)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class BestSize:
 
     def interval(self, level: float = _LEVEL) -> tuple[float, float]:
         """Interval of the size."""
-        half = normal_quantile(checked_level(level)) * self.sd
+        half = normal_quantile(probability("level", level)) * self.sd
         return self.params * math.exp(-half), self.params * math.exp(half)
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,7 +121,7 @@ class Tradeoff:
         size = np.asarray(params, dtype=np.float64)
         flops = np.log(self.per_token(size) * np.asarray(tokens, dtype=np.float64))
         off = np.log(size) - self.log_size(flops)[0]
-        return np.asarray(self.frontier.level(flops) * (1 + self.frontier.wall(off, flops)))
+        return np.asarray(self.frontier.level(flops) * (1 + self.frontier.excess(off, flops)))
 
     def best(self, flops: float, inference_tokens: float = 0.0, unique_tokens: float | None = None) -> BestSize:
         """The best use of a budget.
@@ -127,7 +130,7 @@ class Tradeoff:
             flops: The budget, training and inference together.
             inference_tokens: Tokens to be processed after training, each at a third of the training cost (Sardana et
                 al. 2024, arXiv 2401.00448, equation 3).
-            unique_tokens: Distinct training tokens there are: repeats count as :func:`worth` says.
+            unique_tokens: Distinct training tokens there are: repeats count as :func:`effective_tokens` says.
 
         Raises:
             ValueError: An argument is not positive.
@@ -140,23 +143,24 @@ class Tradeoff:
         if later or unique_tokens is not None:
             size = self._searched(mean, budget, later, unique_tokens)
         tokens = budget / float(self.per_token(size)) - INFERENCE_SHARE * later
-        loss = float(self.loss(size, worth(tokens, unique_tokens)))
+        loss = float(self.loss(size, effective_tokens(tokens, unique_tokens)))
         return BestSize(budget, size, tokens, loss, sd, exponent, exponent_sd)
 
     def _searched(self, centre: float, budget: float, later: float, unique_tokens: float | None) -> float:
         """The best size where inference or repeats pull it away from that of training alone."""
+
+        def left(log_size: Array) -> Array:
+            return np.asarray(budget / self.per_token(np.exp(log_size)) - INFERENCE_SHARE * later)
+
+        def loss(log_size: Array) -> Array:
+            tokens = left(log_size)
+            seen = effective_tokens(np.maximum(tokens, 1.0), unique_tokens)
+            return np.where(tokens > 0, self.loss(np.exp(log_size), seen), np.inf)
+
         low, high = centre - _SEARCHED, centre + _SEARCHED / 3
-        for _ in range(3):
-            sizes = np.exp(np.linspace(low, high, _GRID))
-            left = budget / self.per_token(sizes) - INFERENCE_SHARE * later
-            if not (left > 0).any():
-                raise ValueError(
-                    f"{quantity(later)} inference tokens leave nothing of {budget:.3g} FLOPs for training."
-                )
-            loss = self.loss(sizes, worth(np.maximum(left, 1.0), unique_tokens))
-            at, step = float(np.log(sizes[np.argmin(np.where(left > 0, loss, np.inf))])), (high - low) / (_GRID - 1)
-            low, high = at - 2 * step, at + 2 * step
-        return math.exp(at)
+        if not left(np.array(low)) > 0:
+            raise ValueError(f"{count(later)} inference tokens leave nothing of {budget:.3g} FLOPs for training.")
+        return math.exp(float(minimum(loss, low, high).x[0]))
 
     def best_for(self, tokens: float) -> BestSize:
         """The size, and so the budget, for which given tokens are the best amount of data.
@@ -170,15 +174,13 @@ class Tradeoff:
         wanted = math.log(positive("tokens", tokens))
         low, high = math.log(self.sizes[0]) - _SEARCHED, math.log(self.sizes[1]) + _SEARCHED
 
-        def missing(x: float) -> float:
-            return x - float(self.log_size(float(np.log(self.per_token(math.exp(x)))) + wanted)[0])
+        def too_big(log_size: Array) -> Array:
+            return np.asarray(log_size - self.log_size(np.log(self.per_token(np.exp(log_size))) + wanted)[0])
 
-        if missing(low) > 0 or missing(high) < 0:
-            raise ValueError(f"The runs show no size for which {quantity(tokens)} tokens are the best amount of data.")
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if missing(middle) < 0 else (low, middle)
-        size = math.exp(low)
+        found = root(too_big, low, high)
+        if found.edge[0]:
+            raise ValueError(f"The runs show no size for which {count(tokens)} tokens are the best amount of data.")
+        size = math.exp(float(found.x[0]))
         return self.best(float(self.per_token(size)) * tokens)
 
     def agreement(self, flops: float) -> tuple[bool, str]:
@@ -193,13 +195,13 @@ class Tradeoff:
         apart = abs(first - second)
         agree = apart <= math.log(NEAR) or apart <= normal_quantile(_LEVEL) * (first_sd + second_sd)
         said = (
-            f"at {flops:.3g} FLOPs the frontier of the runs puts the best size at {quantity(math.exp(first))} "
-            f"parameters, the minima at equal compute at {quantity(math.exp(second))}"
+            f"at {flops:.3g} FLOPs the frontier of the runs puts the best size at {count(math.exp(first))} "
+            f"parameters, the minima at equal compute at {count(math.exp(second))}"
         )
         return agree, said
 
 
-def worth(tokens: ArrayLike, unique_tokens: float | None) -> Array:
+def effective_tokens(tokens: ArrayLike, unique_tokens: float | None) -> Array:
     """New tokens that tokens with repeats are worth: ``U + U R (1 - exp(-(tokens/U - 1)/R))`` with ``R`` 15.39.
 
     Muennighoff et al. 2023 (arXiv 2305.16264), equation 5; that their law devalues parameters too is left out.
@@ -212,7 +214,7 @@ def worth(tokens: ArrayLike, unique_tokens: float | None) -> Array:
     if unique_tokens is None:
         return seen
     repeats = np.maximum(seen / unique_tokens - 1, 0.0)
-    return np.where(repeats > 0, unique_tokens * (1 + _REPEATS * -np.expm1(-repeats / _REPEATS)), seen)
+    return np.where(repeats > 0, unique_tokens * (1 + REPEAT_DECAY * -np.expm1(-repeats / REPEAT_DECAY)), seen)
 
 
 def fit_tradeoff(params: Any, tokens: Any, loss: Any, *, flops: Any = None, error: Any = None) -> Tradeoff:
@@ -251,7 +253,7 @@ def fit_tradeoff(params: Any, tokens: Any, loss: Any, *, flops: Any = None, erro
     minima = None
     try:
         found = isoflop_minima(size, y, flops=compute)
-        minima = found if found.status != "no minimum" else None
+        minima = found if found.status != MinimaStatus.NO_MINIMUM else None
     except ValueError:
         pass  # no budget is shared by three sizes
     frontier = fit_frontier(
@@ -272,4 +274,4 @@ def fit_tradeoff(params: Any, tokens: Any, loss: Any, *, flops: Any = None, erro
 
 def _distinct(size: Array) -> int:
     """How many sizes there are, those within 5 % of each other counting once."""
-    return 1 + int(np.sum(np.diff(np.sort(np.log(size))) > math.log(_ALIKE)))
+    return 1 + int(np.sum(np.diff(np.sort(np.log(size))) > math.log(_SAME_SIZE)))

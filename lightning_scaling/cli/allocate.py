@@ -133,7 +133,7 @@ def _given(texts: tuple[str, ...]) -> dict[str, Any]:
 def _show(found: Allocation) -> None:
     from rich.table import Table
 
-    from lightning_scaling.allocation.summary import allocation_rows, remarks
+    from lightning_scaling.allocation.result import allocation_rows, remarks
 
     console = people()
     table = Table(

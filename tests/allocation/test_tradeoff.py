@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lightning_scaling.allocation import fit_tradeoff
-from lightning_scaling.allocation.tradeoff import worth
+from lightning_scaling.allocation.tradeoff import effective_tokens
 
 E, A, ALPHA, B, BETA = 1.8, 482.0, 0.348, 2085.0, 0.366
 G = (ALPHA * A / (BETA * B)) ** (1 / (ALPHA + BETA))
@@ -72,11 +72,11 @@ def test_repeats_want_a_larger_model(table):
 
 
 def test_repeated_tokens_are_worth_less_than_new_ones():
-    seen = worth([1e9, 4e9, 1e11], 1e9)
+    seen = effective_tokens([1e9, 4e9, 1e11], 1e9)
     assert seen[0] == 1e9
     assert 3.7e9 < seen[1] < 4e9
     assert seen[2] == pytest.approx(1e9 * (1 + 15.387756), rel=0.01)
-    assert worth(5.0, None) == 5.0
+    assert effective_tokens(5.0, None) == 5.0
 
 
 def test_minima_of_shared_budgets_join_in():

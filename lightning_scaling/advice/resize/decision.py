@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lightning_scaling._utils.validation import positive
 from lightning_scaling.advice.resize import messages as words
 from lightning_scaling.advice.resize.fine_tuning import tuning_advice, tuning_growth
 from lightning_scaling.advice.resize.ladder import LadderTable, ladder_table
@@ -17,9 +18,8 @@ from lightning_scaling.advice.resize.next_config import Configuration, Rule, Sha
 from lightning_scaling.advice.resize.published import published_tradeoff
 from lightning_scaling.advice.resize.recipe import recipe_first
 from lightning_scaling.advice.result import Advice
-from lightning_scaling.allocation.checks import positive
 from lightning_scaling.allocation.task import TRAINING_FLOPS
-from lightning_scaling.allocation.tradeoff import BestSize, Tradeoff, worth
+from lightning_scaling.allocation.tradeoff import BestSize, Tradeoff, effective_tokens
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
@@ -302,7 +302,7 @@ class Resizing:
         return self._budget / float(tradeoff.per_token(size)) - self._inference / 3
 
     def _loss(self, tradeoff: Tradeoff, size: float, tokens: float) -> float:
-        return float(tradeoff.loss(size, worth(tokens, self._unique)))
+        return float(tradeoff.loss(size, effective_tokens(tokens, self._unique)))
 
     def _saved(self, tradeoff: Tradeoff, loss: float) -> float:
         """Share of the budget that a model of the best size does not need for this loss."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lightning_scaling.allocation.checks import quantity
+from lightning_scaling._utils.formatting import count as quantity
 
 if TYPE_CHECKING:
     from lightning_scaling.advice.resize.decision import Present

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from lightning_scaling.allocation.checks import positive, quantity
+from lightning_scaling._utils.formatting import count as quantity
+from lightning_scaling._utils.validation import positive
 
 Rule = Literal["step_law", "deepseek", "mup"]
 

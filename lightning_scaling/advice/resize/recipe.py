@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lightning_scaling.advice.resize import messages as words
 from lightning_scaling.advice.resize.ladder import LadderTable
 from lightning_scaling.advice.result import Advice
-from lightning_scaling.allocation.tradeoff import worth
+from lightning_scaling.allocation.tradeoff import effective_tokens
 
 if TYPE_CHECKING:
     from lightning_scaling.advice.resize.decision import Present
@@ -37,7 +37,7 @@ def recipe_first(present: Present, rungs: LadderTable, unique_tokens: float | No
         unique_tokens: Distinct tokens there are.
     """
     if unique_tokens is not None:
-        new = float(worth(present.tokens, unique_tokens))
+        new = float(effective_tokens(present.tokens, unique_tokens))
         if new < _WORTH * present.tokens:
             evidence = {"why": "repeats", "epochs": present.tokens / unique_tokens, "worth": new}
             sentence = words.repeats(present, unique_tokens, new)
