@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from lightning_scaling.engine.forecast_log import settle
 from lightning_scaling.engine.monitor import Monitor, Update
@@ -125,7 +124,7 @@ class JournalDriver(Driver):
         limit = next(waiting)
         for event in self._recording.events:
             if isinstance(event, LossesObserved):
-                steps = np.asarray(event.columns["step"])
+                steps = event.block.step
                 while steps.size and limit < steps[-1]:
                     if limit not in found:
                         found[int(limit)] = self._between(
@@ -142,8 +141,7 @@ class JournalDriver(Driver):
         """An update amid losses that came together; it leaves no trace."""
         kept, self.monitor = self.monitor, copy.deepcopy(self.monitor)
         try:
-            part = {name: np.asarray(column)[:seen] for name, column in event.columns.items()}
-            made = self._take(LossesObserved(part, event.updates))
+            made = self._take(LossesObserved(event.block[:seen], event.updates))
             return next((u for u in made if u.step == limit), None) or self.monitor.update(limit)
         finally:
             self.monitor = kept
@@ -179,8 +177,7 @@ class JournalDriver(Driver):
 
     def _see(self, event: LossesObserved) -> list[Update]:
         self._made = frozenset(event.updates)
-        columns: dict[str, ArrayLike] = dict(event.columns)
-        updates = self.monitor.observe(columns.pop("step"), columns.pop("loss"), **columns)
+        updates = self.monitor.observe(**event.block.columns())
         last = self.monitor.curve.last_step
         if last in event.updates and not (updates and updates[-1].step == last):
             updates.append(self.monitor.update())  # though none was due, as at the end of training

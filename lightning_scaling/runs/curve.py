@@ -64,6 +64,70 @@ def _rate_edges(plan: Plan) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
+class LossBlock:
+    """Losses in the order of training with what is known of each, as arrays of one length ``n``.
+
+    Attributes:
+        step: Optimizer steps, shape ``(n,)``, increasing.
+        loss: Losses, shape ``(n,)``.
+        lr: Learning rates used, shape ``(n,)``; ``None`` where not recorded.
+        tokens: Cumulative tokens or samples, shape ``(n,)``; ``None`` where not recorded.
+        flops: Cumulative training FLOPs, shape ``(n,)``; ``None`` where not recorded.
+        seconds: Cumulative seconds of training, shape ``(n,)``; ``None`` where not recorded.
+
+    Example:
+        >>> block = LossBlock.of([1, 2, 3], [3.0, 2.5, 2.2], lr=[0.1, 0.1, 0.05])
+        >>> len(block), block[1:].lr.tolist(), sorted(block.columns())
+        (3, [0.1, 0.05], ['loss', 'lr', 'step'])
+    """
+
+    step: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    lr: NDArray[np.float64] | None = None
+    tokens: NDArray[np.float64] | None = None
+    flops: NDArray[np.float64] | None = None
+    seconds: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, step: ArrayLike, loss: ArrayLike, **columns: ArrayLike | None) -> LossBlock:
+        """A block of anything that makes arrays, also of single numbers.
+
+        Args:
+            step: Optimizer steps.
+            loss: Losses.
+            **columns: ``lr``, ``tokens``, ``flops`` and ``seconds``.
+
+        Raises:
+            ValueError: If the shapes differ.
+        """
+        steps, losses = _flat(step), _flat(loss)
+        if steps.ndim != 1 or steps.shape != losses.shape:
+            raise ValueError(
+                f"`step` and `loss` must have one equal length, but got shapes {steps.shape} and {losses.shape}."
+            )
+        others = {name: _flat(values) for name, values in columns.items() if values is not None}
+        for name, column in others.items():
+            if column.shape != steps.shape:
+                raise ValueError(f"`{name}` must have one value per step, shape {steps.shape}, but got {column.shape}.")
+        return cls(steps, losses, **others)
+
+    def __len__(self) -> int:
+        return int(self.step.size)
+
+    def __getitem__(self, rows: slice | NDArray[np.bool_]) -> LossBlock:
+        return LossBlock(**{name: column[rows] for name, column in self.columns().items()})
+
+    def columns(self) -> dict[str, NDArray[np.float64]]:
+        """The columns recorded, by name."""
+        return {name: column for name, column in vars(self).items() if column is not None}
+
+    def filled(self, name: str) -> NDArray[np.float64]:
+        """A column, of ``nan`` where it is not recorded."""
+        column: NDArray[np.float64] | None = getattr(self, name)
+        return np.full(self.step.shape, np.nan) if column is None else column
+
+
+@dataclass(frozen=True)
 class Points:
     """The curve as arrays of one length: one entry per bin.
 
@@ -129,53 +193,34 @@ class Curve:
         """Begin a new segment after the last step seen."""
         self.segments.append((self.last_step, reason))
 
-    def add(
-        self,
-        step: ArrayLike,
-        loss: ArrayLike,
-        *,
-        lr: ArrayLike | None = None,
-        tokens: ArrayLike | None = None,
-        flops: ArrayLike | None = None,
-        seconds: ArrayLike | None = None,
-    ) -> None:
-        """Add losses in the order of training.
-
-        Args:
-            step: Optimizer steps, shape ``(n,)``, strictly increasing and beyond every step added before.
-            loss: Losses, shape ``(n,)``.
-            lr: Learning rates used, shape ``(n,)``.
-            tokens: Cumulative tokens or samples, shape ``(n,)``.
-            flops: Cumulative training FLOPs, shape ``(n,)``.
-            seconds: Cumulative seconds of training, shape ``(n,)``.
+    def add(self, step: ArrayLike, loss: ArrayLike, **columns: ArrayLike | None) -> None:
+        """Add losses in the order of training; arguments as :meth:`LossBlock.of`.
 
         Raises:
-            ValueError: If the steps do not increase or the shapes differ.
+            ValueError: If the steps do not increase, or do not go beyond the last one, or the shapes differ.
         """
-        steps = np.atleast_1d(np.asarray(step, dtype=np.float64))
-        losses = np.atleast_1d(np.asarray(loss, dtype=np.float64))
-        if steps.ndim != 1 or steps.shape != losses.shape:
-            raise ValueError(
-                f"`step` and `loss` must have one equal length, but got shapes {steps.shape} and {losses.shape}."
-            )
-        if steps.size == 0:
+        self.add_block(LossBlock.of(step, loss, **columns))
+
+    def add_block(self, block: LossBlock) -> None:
+        """Add a block of losses whose steps go on from the last one.
+
+        Raises:
+            ValueError: If the steps do not increase or do not go beyond the last one.
+        """
+        if not len(block):
             return
-        if steps[0] <= self.last_step or np.any(np.diff(steps) <= 0):
+        if block.step[0] <= self.last_step or np.any(np.diff(block.step) <= 0):
             raise ValueError(
-                f"`step` must increase strictly and go beyond step {self.last_step}, but got {steps[:8].tolist()}."
+                f"`step` must increase strictly and go beyond step {self.last_step}, but got {block.step[:8].tolist()}."
             )
-        others = [_aligned(name, values, steps) for name, values in _named(lr, tokens, flops, seconds)]
-        self.last_step = int(steps[-1])
-        self.seen += steps.size
-        finite = np.isfinite(losses)
-        self._count_nonfinite(steps, finite)
-        if not finite.all():
-            steps, losses = steps[finite], losses[finite]
-            others = [column[finite] for column in others]
-            if steps.size == 0:
-                return
-        self._window = np.concatenate([self._window, np.stack([steps, losses], 1)])[-_WINDOW:]
-        self._sum(steps, losses, *others)
+        self.last_step = int(block.step[-1])
+        self.seen += len(block)
+        finite = np.isfinite(block.loss)
+        self._count_nonfinite(block.step, finite)
+        block = block if finite.all() else block[finite]
+        if len(block):
+            self._window = np.concatenate([self._window, np.stack([block.step, block.loss], 1)])[-_WINDOW:]
+            self._sum(block)
 
     def _count_nonfinite(self, steps: NDArray[np.float64], finite: NDArray[np.bool_]) -> None:
         bad = np.flatnonzero(~finite)
@@ -188,15 +233,8 @@ class Curve:
         tail = steps.size - 1 - int(good[-1]) if good.size else steps.size
         self.nonfinite_tail = tail if good.size else self.nonfinite_tail + tail
 
-    def _sum(
-        self,
-        steps: NDArray[np.float64],
-        losses: NDArray[np.float64],
-        lr: NDArray[np.float64],
-        tokens: NDArray[np.float64],
-        flops: NDArray[np.float64],
-        seconds: NDArray[np.float64],
-    ) -> None:
+    def _sum(self, block: LossBlock) -> None:
+        steps, losses, lr = block.step, block.loss, block.filled("lr")
         owner = np.searchsorted(self._edges, steps, side="left")
         starts = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1])
         ends = np.concatenate([starts[1:], [steps.size]]) - 1
@@ -215,7 +253,8 @@ class Curve:
         # Squares about the bin's own mean: a sum of plain squares would lose the small spread of a large loss.
         centred = losses - np.repeat(rows[:, _LOSS_SUM] / rows[:, _COUNT], ends - starts + 1)
         rows[:, _SQUARES] = np.add.reduceat(centred**2, starts)
-        rows[:, _TOKENS], rows[:, _FLOPS], rows[:, _SECONDS] = tokens[ends], flops[ends], seconds[ends]
+        for column, name in ((_TOKENS, "tokens"), (_FLOPS, "flops"), (_SECONDS, "seconds")):
+            rows[:, column] = block.filled(name)[ends]
         if self._size and self._owner(self._size - 1) == owner[0] and not self._broken(rows[0, _FIRST]):
             open_bin = self._bins[self._size - 1]
             apart = open_bin[_LOSS_SUM] / open_bin[_COUNT] - rows[0, _LOSS_SUM] / rows[0, _COUNT]
@@ -297,16 +336,5 @@ class Curve:
         self.segments = [(int(step), str(reason)) for step, reason in state["segments"]]
 
 
-def _named(
-    lr: ArrayLike | None, tokens: ArrayLike | None, flops: ArrayLike | None, seconds: ArrayLike | None
-) -> list[tuple[str, ArrayLike | None]]:
-    return [("lr", lr), ("tokens", tokens), ("flops", flops), ("seconds", seconds)]
-
-
-def _aligned(name: str, values: ArrayLike | None, steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    if values is None:
-        return np.full(steps.shape, np.nan)
-    column = np.atleast_1d(np.asarray(values, dtype=np.float64))
-    if column.shape != steps.shape:
-        raise ValueError(f"`{name}` must have one value per step, shape {steps.shape}, but got {column.shape}.")
-    return column
+def _flat(values: ArrayLike) -> NDArray[np.float64]:
+    return np.atleast_1d(np.asarray(values, dtype=np.float64))

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import ArrayLike
-
+from lightning_scaling.runs.curve import LossBlock
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
@@ -34,11 +33,11 @@ class LossesObserved:
     """Losses that reached the monitor together, and the updates it made of them.
 
     Attributes:
-        columns: ``step`` and ``loss``, and where known ``lr``, ``tokens`` and ``flops``, each of shape ``(n,)``.
+        block: The losses.
         updates: Steps of the updates, in order; those that would have taken too long were left out.
     """
 
-    columns: Mapping[str, ArrayLike]
+    block: LossBlock
     updates: tuple[int, ...] = ()
 
 

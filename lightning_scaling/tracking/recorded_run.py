@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_scaling.runs.curve import LossBlock
 from lightning_scaling.runs.events import (
     ChangeMarked,
     DiagnosticsReported,
@@ -157,12 +158,12 @@ def _events(kept: _Kept) -> list[Event]:
             events.append(RunStarted(plan, begun and state is None, state, data.get("engine", {}).get("next_update")))
             begun = True
         elif row["op"] == "points":
-            events.append(LossesObserved({name: _array(row[name]) for name in _FED if name in row}))
+            events.append(LossesObserved(LossBlock.of(**{name: _array(row[name]) for name in _FED if name in row})))
         elif row["op"] == "update":
             step = int(row["data"]["step"])
             seen = events[-1]
             if isinstance(seen, LossesObserved):
-                events[-1] = LossesObserved(seen.columns, (*seen.updates, step))
+                events[-1] = LossesObserved(seen.block, (*seen.updates, step))
             else:
                 events.append(UpdateMade(step))
         elif row["reason"] not in _SILENT:
