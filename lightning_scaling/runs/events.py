@@ -1,4 +1,4 @@
-"""A run as its live monitor saw it: not only the curve, but all that happened on the way, in order."""
+"""Events of a monitored run, in order, and the run that holds them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RunStarted:
     Attributes:
         plan: The plan from here on.
         resumed: Whether the monitor went on from what it knew at this point of the recording.
-        state: What the monitor went on from instead, where the recording does not hold it.
+        state: State that the monitor went on from, where the recording does not hold what led to it.
         next_update: Step at which the next update was due; ``None`` where that is not known.
     """
 
@@ -30,7 +30,7 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class LossesObserved:
-    """Losses that reached the monitor together, and the updates it made of them.
+    """Losses reached the monitor together, and it made these updates of them.
 
     Attributes:
         block: The losses.
@@ -43,7 +43,7 @@ class LossesObserved:
 
 @dataclass(frozen=True)
 class UpdateMade:
-    """The monitor made an update of what it had, as at the end of training.
+    """The monitor made an update though none was due, as at the end of training.
 
     Attributes:
         step: The step.
@@ -78,13 +78,13 @@ class PlanReplaced:
 
 @dataclass(frozen=True)
 class PriorLearned:
-    """The monitor learned from past runs.
+    """The monitor took its prior from past runs.
 
     Attributes:
-        step: Step from which on it counts.
-        source: Where they came from.
+        step: Step from which on the prior holds.
+        source: Where the past runs came from.
         runs: Their ids, or names where they have none.
-        calibration: What set the intervals right, as builtins; ``None`` if nothing did.
+        calibration: The correction of the intervals, as builtins; ``None`` if there was none.
     """
 
     step: int
@@ -95,10 +95,10 @@ class PriorLearned:
 
 @dataclass(frozen=True)
 class DiagnosticsReported:
-    """Facts were seen beside the losses.
+    """Diagnostics were reported, in addition to the losses.
 
     Attributes:
-        facts: By name, as builtins.
+        facts: The diagnostics by name, as builtins.
     """
 
     facts: Mapping[str, Any]
@@ -108,12 +108,12 @@ Event = RunStarted | LossesObserved | UpdateMade | ChangeMarked | PlanReplaced |
 
 
 class RecordedRun(Run):
-    """A run with all that its live monitor was given, so that a replay says again what was said then.
+    """A run with all that its live monitor was given, from which a replay makes the same updates.
 
     Args:
         *curve: Columns of :class:`Run`.
-        events: What happened, in order, from the first :class:`RunStarted` on.
-        settings: What the monitor was told, as arguments of :class:`~lightning_scaling.engine.monitor.Monitor`.
+        events: The events in order, from the first :class:`RunStarted` on.
+        settings: Settings of the monitor, as arguments of :class:`~lightning_scaling.engine.monitor.Monitor`.
         said: The updates it made, as builtins.
         gaps: Sentences on what the recording lacks, so that a replay may differ; empty when nothing is missing.
         **known: Further arguments of :class:`Run`.
@@ -152,5 +152,5 @@ class RecordedRun(Run):
 
     @property
     def taught(self) -> list[PriorLearned]:
-        """When the monitor learned from past runs, and from which."""
+        """When the monitor took its prior from past runs, and from which."""
         return [event for event in self.events if isinstance(event, PriorLearned)]

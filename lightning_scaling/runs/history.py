@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
+
+from lightning_scaling._utils.formatting import count, plural, significant
 from lightning_scaling.runs.run import Run
+
+# rows of the table shown in a notebook
+_SHOWN = 30
 
 
 class RunHistory(Sequence[Run]):
-    """Runs to learn from, in the order given; most of them finished.
+    """Past runs in the order given, most of them finished. A slice keeps all that is known of the whole.
 
     Args:
         runs: The runs.
         skipped: How many others were left out, by reason.
         lacking: How many of the runs lack something, by what it is.
         source: Where they come from.
-        calibration: How the intervals of forecasts taught by them are set right, a
+        calibration: The correction of the intervals of forecasts that use them as a prior, a
             :class:`~lightning_scaling.forecast.calibration.Calibration`; ``None`` leaves the intervals as they are.
 
     Raises:
@@ -47,11 +54,42 @@ class RunHistory(Sequence[Run]):
     def __len__(self) -> int:
         return len(self._runs)
 
-    def __getitem__(self, index: Any) -> Any:
-        return RunHistory(self._runs[index]) if isinstance(index, slice) else self._runs[index]
+    @overload
+    def __getitem__(self, index: int) -> Run: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> RunHistory: ...
+
+    def __getitem__(self, index: int | slice) -> Run | RunHistory:
+        return self.with_runs(self._runs[index]) if isinstance(index, slice) else self._runs[index]
+
+    def with_runs(self, runs: Iterable[Run]) -> RunHistory:
+        """Other runs, such as some of these, with the source, the calibration and the counts of this history."""
+        return RunHistory(
+            runs, skipped=self._skipped, lacking=self._lacking, source=self.source, calibration=self.calibration
+        )
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self._runs)
+
+    def __repr__(self) -> str:
+        sizes = [run.params for run in self._runs if run.params is not None]
+        facts = [plural(len(self), "run")]
+        if sizes:
+            ends = [count(size) for size in sorted({min(sizes), max(sizes)})]
+            facts.append(f"{'-'.join(ends)} params")
+        return f"RunHistory({', '.join(facts)})"
+
+    def _repr_html_(self) -> str:
+        """A table of the runs for notebooks, at most 30 of them."""
+        rows = [
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(run)) + "</tr>"
+            for run in self._runs[:_SHOWN]
+        ]
+        head = "".join(f"<th>{name}</th>" for name in ("run", "family", "params", "steps", "reached", "last loss"))
+        more = len(self) - _SHOWN
+        rest = f"<p>and {more:,} more</p>" if more > 0 else ""
+        return f"<p>{escape(self.summary())}</p><table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>{rest}"
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -65,7 +103,7 @@ class RunHistory(Sequence[Run]):
 
     def summary(self) -> str:
         """One line: how many runs there are, what some lack, and how many were left out and why."""
-        line = f"{len(self):,} {'run' if len(self) == 1 else 'runs'}"
+        line = plural(len(self), "run")
         line += f" of {self.source}" if self.source else ""
         line += f" ({_counts(self._lacking)})" if self._lacking else ""
         left = sum(self._skipped.values())
@@ -83,7 +121,7 @@ class RunHistory(Sequence[Run]):
             raise ValueError(f"{folder} holds no *.csv file; expected one file `step,loss[,lr]` per finished run.")
         history = cls((Run.from_csv(file, **known) for file in files), source=f"the folder {folder}")
         if (Path(folder) / "calibration.json").is_file():
-            # the room that reads stands above this one and is entered only when asked for
+            # an import upward, made when it is asked for: what a calibration is stands on a higher floor
             history.calibration = import_module("lightning_scaling.history.calibration_store").of_folder(folder)
         return history
 
@@ -128,7 +166,7 @@ class RunHistory(Sequence[Run]):
         Raises:
             lightning_scaling.history.HistoryError: If MLflow cannot be reached or has no such experiment.
         """
-        # the room that reads stands above this one and is entered only when asked for
+        # an import upward, made when it is asked for: the reader stands on a higher floor
         read = import_module("lightning_scaling.history").history_from_mlflow
         history: RunHistory = read(
             experiment,
@@ -144,5 +182,17 @@ class RunHistory(Sequence[Run]):
         return history
 
 
+def _cells(run: Run) -> tuple[str, ...]:
+    seen = run.loss[np.isfinite(run.loss)]
+    return (
+        run.name or "",
+        run.family or "",
+        "" if run.params is None else count(run.params),
+        f"{run.total_steps:,}",
+        f"{run.reached:,}",
+        significant(float(seen[-1])) if seen.size else "",
+    )
+
+
 def _counts(counted: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {what}" for what, count in counted.items())
+    return ", ".join(f"{number:,} {what}" for what, number in counted.items())

@@ -6,7 +6,7 @@ import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lightning_scaling._utils.formatting import count, plural, significant
+from lightning_scaling._utils.serialization import to_builtins
 from lightning_scaling.runs.final_loss import final_loss, is_finished
 from lightning_scaling.schedule.plan import Plan
+
+# of the peak rate: some units in the last place of the single-precision numbers that loggers write
+_ROUND_OFF = 1e-6
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -42,8 +47,8 @@ class Run:
 
     Example:
         >>> run = Run([1, 2, 3], [5.0, 4.0, 3.5], total_steps=100)
-        >>> len(run)
-        3
+        >>> run
+        Run(100 steps, 3 made, loss 5.00 -> 3.50)
     """
 
     step: NDArray[np.int64]
@@ -75,7 +80,7 @@ class Run:
     ) -> None:
         steps = _column("step", step)
         losses = _column("loss", loss)
-        rates = None if lr is None else _column("lr", lr)
+        rates = None if lr is None else _rates("lr", lr)
         for label, column in (("loss", losses), ("lr", rates)):
             if column is not None and column.shape != steps.shape:
                 raise ValueError(
@@ -111,7 +116,7 @@ class Run:
             "planned_lr",
             None
             if planned_lr is None
-            else (_column("planned_lr[0]", planned_lr[0]), _column("planned_lr[1]", planned_lr[1])),
+            else (_column("planned_lr[0]", planned_lr[0]), _rates("planned_lr[1]", planned_lr[1])),
         )
         set_(self, "params", None if params is None else int(params))
         set_(self, "tokens_per_step", tokens_per_step)
@@ -122,6 +127,18 @@ class Run:
 
     def __len__(self) -> int:
         return int(self.step.size)
+
+    def __repr__(self) -> str:
+        seen = self.loss[np.isfinite(self.loss)]
+        facts = [] if self.name is None else [repr(self.name)]
+        facts.append(plural(self.total_steps, "step"))
+        if self.reached < self.total_steps:
+            facts.append(f"{self.reached:,} made")
+        if seen.size:
+            facts.append(f"loss {significant(float(seen[0]), 3)} -> {significant(float(seen[-1]), 3)}")
+        if self.params is not None:
+            facts.append(f"{count(self.params)} params")
+        return f"{type(self).__name__}({', '.join(facts)})"
 
     @property
     def plan(self) -> Plan:
@@ -159,7 +176,8 @@ class Run:
     def from_csv(cls, path: str | os.PathLike[str], *, total_steps: int | None = None, **known: Any) -> Run:
         """Read a curve from a CSV file with a header and the columns ``step,loss[,lr]``; other columns are ignored.
 
-        Rows with an empty loss carry only the learning rate; ``nan`` and ``inf`` are losses that were not finite.
+        Rows with an empty loss carry only the learning rate, and nothing where there is no such column; ``nan`` and
+        ``inf`` are losses that were not finite.
 
         Args:
             path: The file.
@@ -193,14 +211,12 @@ class Run:
         if not np.all(np.isfinite(steps)):
             raise ValueError(f"{file} has a row without a step; every row needs a step.")
         known.setdefault("name", file.stem)
+        known["total_steps"] = int(steps[-1]) if total_steps is None else total_steps
+        losses = np.array(rows["loss"])
+        if not rows["lr"]:
+            steps, losses = steps[~np.isnan(losses)], losses[~np.isnan(losses)]
         try:
-            return cls(
-                steps,
-                rows["loss"],
-                rows["lr"] or None,
-                total_steps=int(steps[-1]) if total_steps is None else total_steps,
-                **known,
-            )
+            return cls(steps, losses, rows["lr"] or None, **known)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
 
@@ -235,7 +251,7 @@ class Run:
         Raises:
             lightning_scaling.history.HistoryError: If it cannot be read or holds no curve.
         """
-        # the room that reads stands above this one and is entered only when asked for
+        # the one import upward, made when it is asked for: the reader stands on a higher floor
         read = import_module("lightning_scaling.history").run_from_mlflow
         run: Run = read(run_id, metric=metric, tracking_uri=tracking_uri, lr=lr, family=family, timeout=timeout)
         return run
@@ -260,6 +276,30 @@ class Run:
         read = import_module("lightning_scaling.tracking.recorded_run").run_from_journal
         run: Run = read(path)
         return run
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as builtins that strict JSON can hold; :meth:`from_dict` reads them back unchanged.
+
+        Returns:
+            ``step``, ``loss``, ``lr`` and ``planned_lr`` (a pair) as lists, in which a number that is not finite is
+            the text ``"nan"`` or ``"inf"``; ``total_steps``, ``params``, ``tokens_per_step``, ``flops_per_step``,
+            ``family``, ``name`` and ``meta``. The events of a recorded run stay in its journal.
+        """
+        return {field.name: to_builtins(getattr(self, field.name), nonfinite="text") for field in fields(Run)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Run:
+        """The run that :meth:`to_dict` described.
+
+        Raises:
+            ValueError: If the arrays do not describe a curve.
+            TypeError: If there is an entry that :meth:`to_dict` does not make, or one is missing.
+        """
+        lists = {name: data[name] for name in ("step", "loss", "lr") if data.get(name) is not None}
+        curve = {name: [float(value) for value in values] for name, values in lists.items()}
+        plan = data.get("planned_lr")
+        planned = None if plan is None else ([float(value) for value in plan[0]], [float(value) for value in plan[1]])
+        return Run(**{**data, **curve, "planned_lr": planned})
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write the curve as ``step,loss[,lr]``; :meth:`from_csv` reads it back unchanged.
@@ -289,6 +329,15 @@ def _column(name: str, values: ArrayLike) -> NDArray[np.float64]:
         raise ValueError(f"`{name}` must have one dimension, but got shape {column.shape}.")
     column.flags.writeable = False
     return column
+
+
+def _rates(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """A column of learning rates; what is below 0 by round-off, as at the end of a schedule, is 0."""
+    column = _column(name, values)
+    least = -_ROUND_OFF * float(np.nanmax(column, initial=0.0))
+    rounded = np.where((column < 0) & (column >= least), 0.0, column)
+    rounded.flags.writeable = False
+    return rounded
 
 
 def _number(text: str | None, name: str, file: Path, line: int) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -84,3 +85,69 @@ def test_a_history_is_read_from_a_folder(tmp_path):
         RunHistory.from_csv(tmp_path / "none")
     with pytest.raises(TypeError, match="holds Run objects"):
         RunHistory([1])
+
+
+def test_an_empty_loss_without_a_rate_is_no_value(tmp_path):
+    file = tmp_path / "run.csv"
+    file.write_text("step,loss\n1,3.0\n2,\n3,nan\n4,2.0\n5,\n")
+    run = Run.from_csv(file)
+    assert run.step.tolist() == [1, 3, 4]
+    assert run.loss.tolist() == [3.0, math.inf, 2.0]
+    assert run.total_steps == 5
+
+
+def test_rates_below_zero_by_round_off_are_zero():
+    run = Run([1, 2], [3.0, 2.0], [1e-3, -1e-12], total_steps=2, planned_lr=([1, 2], [1e-3, -1e-12]))
+    assert run.lr.tolist() == [1e-3, 0.0]
+    assert run.plan.at(2) == 0.0
+    with pytest.raises(ValueError, match="not negative"):
+        Run([1, 2], [3.0, 2.0], [1e-3, -1e-6], total_steps=2).plan  # noqa: B018
+
+
+def test_a_slice_of_a_history_keeps_what_is_known_of_it():
+    runs = [Run([1, 2], [3.0, 2.0], total_steps=2, params=10**size) for size in (6, 7, 8)]
+    history = RunHistory(runs, skipped={"no loss": 2}, lacking={"no end": 1}, source="a folder", calibration="factors")
+    part = history[:2]
+    assert [run.params for run in part] == [10**6, 10**7]
+    assert (part.calibration, part.source, part.skipped, part.lacking) == (
+        "factors",
+        "a folder",
+        {"no loss": 2},
+        {"no end": 1},
+    )
+    assert history[-1] is runs[-1]
+
+
+def test_a_run_and_a_history_print_in_a_line():
+    run = Run([1, 2000], [10.8, 3.2], total_steps=2000, params=120_000_000, name="r1")
+    assert repr(run) == "Run('r1', 2,000 steps, loss 10.8 -> 3.20, 120M params)"
+    assert repr(Run([1], [math.nan], total_steps=5)) == "Run(5 steps, 0 made)"
+    history = RunHistory([run, Run([1], [2.0], total_steps=1, params=3 * 10**9, name="<b>")], source="a folder")
+    assert repr(history) == "RunHistory(2 runs, 120M-3B params)"
+    assert repr(RunHistory()) == "RunHistory(0 runs)"
+    page = history._repr_html_()
+    assert "&lt;b&gt;" in page
+    assert "<td>120M</td>" in page
+
+
+def test_a_run_as_builtins_comes_back_unchanged():
+    run = Run(
+        [1, 2, 3],
+        [3.0, math.nan, math.inf],
+        [0.1, 0.1, math.nan],
+        total_steps=9,
+        planned_lr=([1, 9], [0.1, 0.0]),
+        params=7,
+        tokens_per_step=2.5,
+        family="f",
+        name="r",
+        meta={"seed": 1},
+    )
+    data = json.loads(json.dumps(run.to_dict(), allow_nan=False))
+    again = Run.from_dict(data)
+    for name in ("step", "loss", "lr"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(run, name))
+    assert again.plan.to_dict() == run.plan.to_dict()
+    assert again.to_dict() == data
+    with pytest.raises(TypeError, match="color"):
+        Run.from_dict(data | {"color": 1})
