@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 import pandas as pd
+from _baselines import textbook_interval
 from _ladders import Ladder, isoflops, others
-from _rivals import textbook_interval
 
 from lightning_scaling import laws
 

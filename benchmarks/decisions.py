@@ -1,9 +1,9 @@
-"""Which runs may be stopped? Compute saved and loss given up in recorded sweeps, and against a fixed target.
+"""Compute saved and loss given up by stopping runs of recorded sweeps, and against a fixed target.
 
 Sweeps run side by side: the six isoFLOP groups of the xlstm runs (one schedule), and runs of one family, size and
 length under at least two schedules. Every 2.5 % of the plan, from 10 % on, the runs left are compared, and those are
-stopped that will not be the best with 95 % probability. Rivals see the same losses: halving on raw losses at 25, 50 and
-75 %; forecasts of each run alone, stopped where it would be the best with less than 2 %, were they independent;
+stopped that will not be the best with 95 % probability. Baselines see the same losses: halving on raw losses at 25, 50
+and 75 %; forecasts of each run alone, stopped where it would be the best with less than 2 %, were they independent;
 Lightning's EarlyStopping; Optuna's pruners, where it is installed. Parts of the sweeps, drawn at random, often have
 another best run than the whole: how often is it lost? Third case: one run against a fixed target, alone.
 
@@ -24,9 +24,10 @@ from _data import Recorded, curves, scored
 from _sweeps import mixed_schedules, parts, same_schedule
 from scipy import stats
 
-from lightning_scaling import replay
-from lightning_scaling.advice import Moment, StopRule
-from lightning_scaling.advice.ranking import Candidate, stand
+from lightning_scaling import Update, replay
+from lightning_scaling.advice import RunState, StopRule
+from lightning_scaling.advice.config import DEFAULT, RankingConfig
+from lightning_scaling.advice.ranking import Candidate, rank
 from lightning_scaling.forecast import Forecaster
 from lightning_scaling.forecast.priors.past_run import before
 
@@ -49,13 +50,13 @@ def level(item: Recorded, fraction: float, window: float = WINDOW) -> float:
     return float(run.loss[seen][-1]) if seen.any() else np.inf
 
 
-def ours(group: list[Recorded], probability: float) -> Stops:
-    """The comparison of the package."""
-    entrants = {item.id: Candidate(item.run) for item in group}
+def ours(group: list[Recorded], probability: float, config: RankingConfig = DEFAULT.ranking) -> Stops:
+    """The ranking of the package."""
+    candidates = {item.id: Candidate(item.run) for item in group}
     alive, stopped = [item.id for item in group], Stops()
     for fraction in CHECKS:
-        found = stand([entrants[one] for one in alive], float(fraction)) if len(alive) > 1 else None
-        for index in found.hopeless(probability) if found else ():
+        found = rank([candidates[one] for one in alive], float(fraction), config) if len(alive) > 1 else None
+        for index in found.dominated(probability) if found else ():
             stopped[alive[index]] = float(fraction)
         alive = [one for one in alive if one not in stopped]
     return stopped
@@ -116,7 +117,7 @@ def waited(item: Recorded, least: float) -> float | None:
 
 
 def one_after_other(group: list[Recorded], pruner: Any, block: float | None = None) -> Stops:
-    """A pruner of Optuna that learns from trials that are complete; told the level, or the mean loss of a block."""
+    """A pruner of Optuna that learns from trials that are complete, given the level or the mean loss of a block."""
     import optuna
 
     study = optuna.create_study(pruner=pruner)
@@ -254,14 +255,15 @@ def single(items: list[Recorded], probability: float) -> pd.DataFrame:
         updates = replay(item.run)
         for off in OFF:
             rule = StopRule(target=item.final_loss * (1 + off), probability=probability)
-            at = next((u for u in updates if u.step < item.run.total_steps and rule.decide(moment(u))), None)
+            at = next((u for u in updates if u.step < item.run.total_steps and rule.decide(state_of(u))), None)
             rows.append({"source": item.source, "off": off, "at": None if at is None else at.fraction})
     return pd.DataFrame(rows)
 
 
-def moment(update: object) -> Moment:
-    """What a decision rests on, of a replayed update."""
-    return Moment(update.step, update.fraction, update.loss, update.forecast, update.deviation)
+def state_of(update: Update) -> RunState:
+    """The state that a decision rests on, of a replayed update."""
+    known = ("step", "fraction", "loss", "forecast", "deviation")
+    return RunState(**{name: getattr(update, name) for name in known})
 
 
 def verdicts(table: pd.DataFrame) -> pd.DataFrame:

@@ -21,11 +21,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pandas as pd
+from _baselines import MINIMIZERS, chinchilla_huber, many_starts, vpnls
 from _data import folder
 from _held_out import bands, by_source, held_out, pooled
 from _ladders import chinchilla, gadre
 from _multi_power import multi_power
-from _rivals import MINIMIZERS, chinchilla_huber, many_starts, vpnls
 from _rows import Row, most, near, shown
 
 from lightning_scaling import laws

@@ -1,9 +1,9 @@
-"""Are repeated data named where they do harm, and only there?
+"""Advice on repeated data in recorded runs: named where they do harm, and only there.
 
 Replays the 48 validation losses of Muennighoff et al. 2023 (huggingface/datablations): models of 2.8, 4.2 and 8.7
 billion parameters on C4 and OSCAR, each on one budget of tokens made of 1 to 44 passes over fewer and fewer unique
-ones. The recipe's cosine is the plan; the unique tokens are told. Counted are the runs with the hint at the start,
-those with any advice to investigate or stop, those in which repeated data became the first suspect, and at which pass.
+ones. The recipe's cosine is the plan; the unique tokens are given. Counted are the runs with the hint at the start,
+those with any advice to investigate or stop, those in which repeated data became the likely cause, and at which pass.
 
     python benchmarks/repeats.py [--json] [--said]
 """
@@ -51,11 +51,11 @@ def runs() -> Iterator[tuple[Run, int, float]]:
         yield run, int(meta.epochs), float(meta.unique_tokens)
 
 
-def told(run: Run, passes: int, unique: float) -> dict[str, Any]:
-    """What was said of a run."""
+def advised(run: Run, passes: int, unique: float) -> dict[str, Any]:
+    """The advice on a run."""
     said = replay(run, unique_tokens=unique)
     off = [update.advice for update in said if update.advice.action != "continue"]
-    named = [advice for advice in off if advice.evidence.get("suspect") == "repeated data"]
+    named = [advice for advice in off if advice.evidence.get("cause") == "repeated_data"]
     return {
         "name": run.name,
         "passes": passes,
@@ -69,12 +69,12 @@ def told(run: Run, passes: int, unique: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Are repeated data named where they do harm, and only there?")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON line for each run")
     parser.add_argument("--quick", action="store_true", help="every fourth run only")
     parser.add_argument("--said", action="store_true", help="also print what was said where repeats were named")
     options = parser.parse_args()
-    rows = [told(*one) for one in list(runs())[:: 4 if options.quick else 1]]
+    rows = [advised(*one) for one in list(runs())[:: 4 if options.quick else 1]]
     if options.json:
         for row in rows:
             print(json.dumps(row))
@@ -88,8 +88,8 @@ def main() -> None:
         above = f"{min(row['risen'] for row in mine):.3f} to {max(row['risen'] for row in mine):.3f}"
         print(f"{passes:>6}{len(mine):>6}{sums[0]:>6}{sums[1]:>9}{sums[2]:>7}  {span:12}{above}")
     few = [row for row in rows if row["passes"] <= FEW]
-    told_of = sum(row["named"] or row["hint"] for row in few)
-    print(f"\n{told_of} of {len(few)} runs of at most {FEW} passes hear of repeats.")
+    informed = sum(row["named"] or row["hint"] for row in few)
+    print(f"\n{informed} of {len(few)} runs of at most {FEW} passes hear of repeats.")
     for row in rows if options.said else []:
         if row["named"]:
             print(f"\n{row['name']}: {row['reason']}")

@@ -1,4 +1,4 @@
-"""How much of what the comparison of runs saves hangs on its constants, and on clean losses?
+"""Sensitivity of the ranking of runs to its constants and to noise.
 
 First, the three constants that matter most are chosen anew for each of the six sweeps under one schedule, on random
 parts of the other five alone: of the settings that lose the fewest best runs there, the one that saves the most. Then
@@ -22,33 +22,35 @@ from _sweeps import mixed_schedules, parts, same_schedule
 from decisions import ours, row_of
 
 from lightning_scaling import Run
-from lightning_scaling.advice import ranking as contest
+from lightning_scaling.advice.config import DEFAULT, RankingConfig
 
-GRID = {"_READY": (1.1, 1.2, 1.35, 1.5), "_OF_TREND": (0.2, 0.25, 0.35), "_STEEPER": (0.5, 0.7, 1.0)}
+GRID = {
+    "settled_ratio": (1.1, 1.2, 1.35, 1.5),
+    "trend_error": (0.2, 0.25, 0.35),
+    "max_log_steepness": (0.5, 0.7, 1.0),
+}
 SETTING = list(GRID)
 PER_GROUP = 12
 RESULTS = ["saved", "regret", "best_stopped"]
 
 
-def judged(groups: dict[str, list[Recorded]]) -> pd.DataFrame:
-    """What the comparison does to sweeps."""
-    return pd.DataFrame([row_of("", name, group, "ours", ours(group, 0.95), 0) for name, group in groups.items()])
+def judged(groups: dict[str, list[Recorded]], config: RankingConfig = DEFAULT.ranking) -> pd.DataFrame:
+    """The effect of the ranking on sweeps."""
+    return pd.DataFrame(
+        [row_of("", name, group, "ours", ours(group, 0.95, config), 0) for name, group in groups.items()]
+    )
 
 
 def settings(groups: dict[str, list[Recorded]], per_group: int, grid: dict[str, tuple[float, ...]]) -> pd.DataFrame:
     """Every setting of the constants on every sweep, and on random parts of it."""
     drawn = {name: parts({name: group}, per_group, 5) for name, group in groups.items()}
-    usual = [getattr(contest, name) for name in SETTING]
     rows = []
     for values in product(*grid.values()):
-        for name, value in zip(SETTING, values, strict=True):
-            setattr(contest, name, value)
+        config = replace(DEFAULT.ranking, **dict(zip(SETTING, values, strict=True)))
         for name, group in groups.items():
-            whole, some = judged({name: group}).iloc[0], judged(drawn[name])
+            whole, some = judged({name: group}, config).iloc[0], judged(drawn[name], config)
             of_parts = {"parts_saved": some.saved.mean(), "parts_stopped": some.best_stopped.sum()}
             rows.append({**dict(zip(SETTING, values, strict=True)), "sweep": name, **whole[RESULTS], **of_parts})
-    for name, value in zip(SETTING, usual, strict=True):
-        setattr(contest, name, value)
     return pd.DataFrame(rows)
 
 
@@ -114,7 +116,9 @@ def main() -> None:
     mixed = {name: group for name, group in mixed_schedules(recorded).items() if len(group) > 2}
     grid, names, per_group = GRID, list(ALTERED), PER_GROUP
     if args.quick:
-        grid = {name: values[1:2] for name, values in GRID.items()} | {"_STEEPER": GRID["_STEEPER"][:2]}
+        grid = {name: values[1:2] for name, values in GRID.items()} | {
+            "max_log_steepness": GRID["max_log_steepness"][:2]
+        }
         same, mixed = dict(list(same.items())[:3]), dict(list(mixed.items())[:2])
         names, per_group = names[:2], 1
     table = settings(same, per_group, grid)

@@ -2,7 +2,7 @@
 
 Two tasks: the byte-level GPT of `train_bytes.py` on the standard library's source, and scikit-learn's handwritten
 digits, moved a little and with new noise each time. Faults begin after two fifths of the run and are announced to
-nobody. The suspects that count as right stand next to each fault.
+nobody. The causes that count as right stand next to each fault.
 
 The monitor may take all the time it wants here (`max_overhead=1`): in runs of ten seconds, 1 % of the time would leave
 room for a fifth of its updates, and for which of them would depend on the machine.
@@ -167,7 +167,7 @@ class Fault:
 
     Attributes:
         title: What is broken, for the table.
-        suspects: First suspects that count as right.
+        causes: Likely causes that count as right.
         task: What is trained.
         data: What happens to the batches, from the random numbers of the seed.
         step: What happens before each optimizer step.
@@ -180,7 +180,7 @@ class Fault:
     """
 
     title: str
-    suspects: tuple[str, ...]
+    causes: tuple[str, ...]
     task: str = "bytes"
     data: Callable[[torch.Generator], Callable[[Batch, int], None]] | None = None
     step: Callable[[Task, torch.optim.Optimizer, int], None] | None = None
@@ -297,7 +297,7 @@ def leak(chance: torch.Generator) -> Callable[[Batch, int], None]:
     return data
 
 
-RATE, DATA = "learning rate", "data"
+RATE, DATA = "learning_rate", "data"
 
 FAULTS = {
     "rate-x10": Fault("learning rate x 10", (RATE,), step=scale_rate(10)),
@@ -306,13 +306,13 @@ FAULTS = {
     "unseen-x10": Fault("rate x 10 where nobody sees", (RATE, "precision"), step=scale_rate(10), unseen=True),
     "labels": Fault("labels shuffled", (DATA,), data=shuffle_labels),
     "some-labels": Fault("a fifth of the labels wrong", (DATA,), data=shuffle_some_labels, task="digits"),
-    "frozen": Fault("blocks frozen", ("frozen layers",), step=freeze),
-    "repeats": Fault("few batches again and again", ("repeated data",), data=repeat_few),
+    "frozen": Fault("blocks frozen", ("frozen_layers",), step=freeze),
+    "repeats": Fault("few batches again and again", ("repeated_data",), data=repeat_few),
     "corrupted": Fault("a shard corrupted", (DATA,), data=corrupt),
     "normalisation": Fault("input not normalised", (DATA,), data=not_normalised, task="digits"),
     "overflow": Fault("half precision overflows", ("precision",), step=overflow),
-    "optimizer": Fault("optimizer state lost at resume", ("optimizer state",), resumed=True),
-    "warm-up": Fault("no warm-up", ("warm-up",), warmup=False, peak=STEEP, with_history=True),
+    "optimizer": Fault("optimizer state lost at resume", ("optimizer_state",), resumed=True),
+    "warm-up": Fault("no warm-up", ("warmup",), warmup=False, peak=STEEP, with_history=True),
     "leak": Fault("validation text leaks", ("leak",), data=leak, metric="val_loss"),
 }
 HEALTHY = {
@@ -419,7 +419,7 @@ def train(
         "delay": None if first is None else (first.step - at) / steps,
         "early": [advice.step for advice in told if advice.step < at],
         "kind": None if first is None else first.evidence.get("kind"),
-        "suspect": None if first is None else first.evidence.get("suspect"),
+        "cause": None if first is None else first.evidence.get("cause"),
         "reason": "" if first is None else first.reason,
         "said": [[advice.step, advice.action, advice.reason] for advice in monitor.advice_log],
         "final": float(run.loss[-1]) if run is not None else math.nan,

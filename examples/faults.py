@@ -94,7 +94,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
             continue
         clean = [one for one in mine if not one["early"]]
         found = [one for one in clean if one["delay"] is not None and one["delay"] <= IN_TIME]
-        right = [one for one in found if one["suspect"] in FAULTS[name].suspects]
+        right = [one for one in found if one["cause"] in FAULTS[name].causes]
         rows.append(
             {
                 "name": name,
@@ -104,7 +104,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
                 "flagged": len(found),
                 "delay": statistics.median(one["delay"] for one in found) if found else None,
                 "kinds": sorted({str(one["kind"] or "seen") for one in found}),
-                "suspects": sorted({str(one["suspect"]) for one in found}),
+                "causes": sorted({str(one["cause"]) for one in found}),
                 "right": len(right),
             }
         )
@@ -114,19 +114,19 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
 def table(figures: dict[str, Any], minutes: float) -> None:
     """Print the table."""
     faults, healthy = figures["faults"], figures["healthy"]
-    print(f"{'fault':30}{'flagged':>9}{'delay':>8}  {'kind':28}{'first suspect':34}right")
+    print(f"{'fault':30}{'flagged':>9}{'delay':>8}  {'kind':28}{'likely cause':34}right")
     for row in faults:
         delay = "" if row["delay"] is None else f"{row['delay']:.1%}"
         print(
             f"{row['title']:30}{row['flagged']:>4} of {row['seeds']}{delay:>8}  {', '.join(row['kinds']):28}"
-            f"{', '.join(row['suspects']):34}{row['right']}"
+            f"{', '.join(row['causes']):34}{row['right']}"
         )
     seeds, found = sum(row["seeds"] for row in faults), sum(row["flagged"] for row in faults)
     early, right = sum(row["early"] for row in faults), sum(row["right"] for row in faults)
     if seeds:
         print(
             f"\n{found} of {seeds} broken runs flagged within {IN_TIME:.0%} of the run ({found / seeds:.0%}), the "
-            f"first suspect right in {right} of them; {early} flagged before anything was broken."
+            f"likely cause right in {right} of them; {early} flagged before anything was broken."
         )
     for row in healthy:
         print(f"{row['title']:30}{row['flagged']:>4} of {row['seeds']} flagged")

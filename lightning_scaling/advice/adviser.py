@@ -1,4 +1,4 @@
-"""From the state of a run to one sentence of advice, and no flapping."""
+"""Advice on a run from its state at every update, without flapping."""
 
 from __future__ import annotations
 
@@ -6,133 +6,123 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lightning_scaling.advice.batch_size import REMARKABLE
+from lightning_scaling.advice.batch_size import BATCH_FACTS
 from lightning_scaling.advice.causes import Cause, likely_cause
+from lightning_scaling.advice.config import DEFAULT, AdviceConfig
 from lightning_scaling.advice.findings import findings
-from lightning_scaling.advice.result import Action, Advice
-from lightning_scaling.advice.state import Situation
+from lightning_scaling.advice.result import Action, Advice, FindingCode
+from lightning_scaling.advice.state import RunState
 
-__all__ = ["Adviser", "Situation"]
-
-_CALM = 2
-_HELD = 3
+_SEVERITY: dict[Action, int] = {"continue": 0, "resize": 1, "investigate": 2, "stop": 3}
 
 
 class Adviser:
-    """Turns situations into advice that does not flap.
+    """Turns run states into advice that does not flap.
 
-    The gravest finding speaks. A graver action is taken up at once, a milder one once it has held for two updates, and
-    another first suspect once it has been the likelier one for three; the sentence then says what was said before.
+    The gravest finding is advised. A graver action is taken up at once, a milder one once it has held for two updates,
+    and another likely cause once it has been the likelier one for three; the sentence then names the cause before.
+
+    Args:
+        config: Tuned numbers.
     """
 
-    def __init__(self) -> None:
-        self._current: Action = "continue"
-        self._calm = 0
+    def __init__(self, config: AdviceConfig = DEFAULT) -> None:
+        self._config = config
+        self._action: Action = "continue"
         self._since = 0
-        self._named: str | None = None
-        self._suspect: Cause | None = None
-        self._rival: Cause | None = None
-        self._rivalled = 0
-        self._sudden: bool | None = None
-        self._troubled = False
-        self._hinted = False
-        self._remarked = False
+        self._milder_updates = 0
+        self._advised_cause: str | None = None
+        self._cause: str | None = None
+        self._other_cause: str | None = None
+        self._other_updates = 0
+        self._abrupt: bool | None = None
+        self._in_trouble = False
+        self._hint_given = False
+        self._batch_hint_given = False
 
-    def advise(self, situation: Situation) -> Advice:
-        """The advice for this moment."""
-        return self._with_remark(situation, self._advise(situation))
-
-    def _with_remark(self, s: Situation, advice: Advice) -> Advice:
-        """Once the remark has been made, what it rests on stays with all advice to go on as before."""
-        self._remarked = self._remarked or bool(s.remark and s.remark in advice.reason)
-        if not self._remarked or advice.action != "continue" or advice.evidence.get("suspect"):
+    def advise(self, state: RunState) -> Advice:
+        """The advice at an update; to be called once for each, in order."""
+        advice = self._advise(state)
+        self._batch_hint_given = self._batch_hint_given or bool(state.batch_hint and state.batch_hint in advice.reason)
+        if not self._batch_hint_given or advice.action != "continue" or advice.evidence.get("cause"):
             return advice
-        known = {key: s.facts[key] for key in REMARKABLE if key in s.facts}
-        return replace(advice, evidence={**advice.evidence, "remark": "batch", **known})
+        known = {key: state.facts[key] for key in BATCH_FACTS if key in state.facts}
+        return replace(advice, evidence={**advice.evidence, "hint": "batch", **known})
 
-    def _advise(self, situation: Situation) -> Advice:
-        s = self._remembered(situation)
-        before = self._suspect
-        suspect = self._first(s)
-        advice = findings(s, suspect)
+    def _advise(self, state: RunState) -> Advice:
+        s = self._remembered(state)
+        before = self._cause
+        cause = self._stable_cause(s)
+        advice = findings(s, cause, self._config.findings)
         hinted = bool(s.hint) and s.hint in advice.reason
-        named = advice.evidence.get("suspect")
-        if _gravity(advice.action) >= _gravity(self._current):
-            if advice.action != self._current:
+        advised = advice.evidence.get("cause")
+        if _SEVERITY[advice.action] >= _SEVERITY[self._action]:
+            if advice.action != self._action:
                 self._since = s.step
-            elif before is not None and named == suspect != before and self._troubled:
-                advice = replace(advice, reason=f"{advice.reason} Until now the first suspect was the {before}.")
-            self._current, self._calm, self._named = advice.action, 0, named
-            self._hinted = self._hinted or hinted
+            elif before is not None and advised == cause != before and self._in_trouble:
+                note = f" Until now the likely cause was the {Cause(before).label}."
+                advice = replace(advice, reason=advice.reason + note)
+            self._action, self._milder_updates, self._advised_cause = advice.action, 0, advised
+            self._hint_given = self._hint_given or hinted
             return advice
-        self._calm += 1
-        if self._calm < _CALM:
-            return self._waiting(s, advice)
-        self._hinted = self._hinted or hinted
-        past, since = self._current, self._since
-        self._current, self._calm, self._since, self._named = advice.action, 0, s.step, named
-        why = f" What led to the advice of step {since:,} to {past} is over."
-        return replace(advice, reason=advice.reason + why)
+        self._milder_updates += 1
+        if self._milder_updates < self._config.causes.updates_to_relax:
+            return self._eased(s, advice)
+        self._hint_given = self._hint_given or hinted
+        note = f" What led to the advice of step {self._since:,} to {self._action} is over."
+        self._action, self._milder_updates, self._since, self._advised_cause = advice.action, 0, s.step, advised
+        return replace(advice, reason=advice.reason + note)
 
-    def _remembered(self, s: Situation) -> Situation:
-        """The hint once, and how the losses left their path as it was made out when they did."""
-        hint = "" if self._hinted else s.hint
-        troubled = s.divergence is not None or (s.deviation.alarm and s.worse)
-        if not troubled:
-            self._sudden = None
-        elif self._sudden is None:
-            self._sudden = s.sudden
-        if not troubled and not s.deviation.alarm:
-            self._suspect = self._rival = None
-        self._troubled = troubled or s.deviation.alarm
-        return replace(s, hint=hint, remark="" if self._remarked else s.remark, sudden=self._sudden)
+    def _remembered(self, s: RunState) -> RunState:
+        """Give hints once, and keep the shape of the change as it was first seen."""
+        in_trouble = s.divergence is not None or (s.deviation.alarm and s.worse)
+        if not in_trouble:
+            self._abrupt = None
+        elif self._abrupt is None:
+            self._abrupt = s.abrupt
+        if not in_trouble and not s.deviation.alarm:
+            self._cause = self._other_cause = None
+        self._in_trouble = in_trouble or s.deviation.alarm
+        return replace(
+            s,
+            hint="" if self._hint_given else s.hint,
+            batch_hint="" if self._batch_hint_given else s.batch_hint,
+            abrupt=self._abrupt,
+        )
 
-    def _first(self, s: Situation) -> Cause:
-        found = likely_cause(s)
-        if not self._troubled:
+    def _stable_cause(self, s: RunState) -> Cause:
+        found = likely_cause(s, self._config.causes)
+        if not self._in_trouble:
             return found
-        if self._suspect is None or found == self._suspect:
-            self._suspect, self._rival, self._rivalled = found, None, 0
-            return found
-        self._rivalled = self._rivalled + 1 if found == self._rival else 1
-        self._rival = found
-        if self._rivalled >= _HELD:
-            self._suspect, self._rival, self._rivalled = found, None, 0
-        return self._suspect
+        if self._cause is None or found == self._cause:
+            self._other_updates = 0
+        else:
+            self._other_updates = self._other_updates + 1 if found == self._other_cause else 1
+            self._other_cause = found.value
+            if self._other_updates < self._config.causes.updates_to_switch:
+                return Cause(self._cause)
+        self._cause, self._other_cause, self._other_updates = found.value, None, 0
+        return found
 
-    def _waiting(self, s: Situation, advice: Advice) -> Advice:
+    def _eased(self, s: RunState, advice: Advice) -> Advice:
+        stop = self._action == "stop"
         return Advice(
-            self._current,
-            f"At step {s.step:,} the signs that led to the advice to {self._current} have eased; "
+            self._action,
+            f"At step {s.step:,} the signs that led to the advice to {self._action} have eased; "
             "waiting to see that this lasts.",
-            evidence={**advice.evidence, "suspect": self._named} if self._named else advice.evidence,
-            saving=s.left if self._current == "stop" else 0.0,
-            cost=None if self._current == "stop" else 0.0,
-            confidence=0.5,
+            {**advice.evidence, "cause": self._advised_cause} if self._advised_cause else advice.evidence,
+            saving=s.saving if stop else 0.0,
+            cost=None if stop else 0.0,
+            confidence=self._config.findings.undecided,
             step=s.step,
+            code=FindingCode.EASED,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """The adviser's memory as builtins."""
-        return {
-            "current": self._current,
-            "calm": self._calm,
-            "since": self._since,
-            "named": self._named,
-            "suspect": self._suspect,
-            "rival": self._rival,
-            "rivalled": self._rivalled,
-            "sudden": self._sudden,
-            "troubled": self._troubled,
-            "hinted": self._hinted,
-            "remarked": self._remarked,
-        }
+        return {name[1:]: value for name, value in vars(self).items() if name != "_config"}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` returned; earlier versions kept less."""
-        for name, value in self.state_dict().items():
-            setattr(self, f"_{name}", state.get(name, value))
-
-
-def _gravity(action: Action) -> int:
-    return {"continue": 0, "resize": 1, "investigate": 2, "stop": 3}[action]
+        """Continue from what :meth:`state_dict` returned."""
+        for name, value in state.items():
+            setattr(self, f"_{name}", value)

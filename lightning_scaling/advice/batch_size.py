@@ -1,4 +1,4 @@
-"""The batch against the gradient-noise scale: a remark, and no more."""
+"""Batch size relative to the gradient noise scale, for a hint."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-REMARKABLE = ("batch", "noise_scale", "noise_low", "noise_high")
+from lightning_scaling.advice.config import DEFAULT, BatchSizeConfig
 
-_OFF = 4.0
-_ABSURD = 1e4
-_EARLY, _SETTLED = 0.1, 0.25
+BATCH_FACTS = ("batch", "noise_scale", "noise_low", "noise_high")
 
 
-def batch_size_hint(facts: Mapping[str, Any], fraction: float | None) -> str:
-    """A remark where the batch is clearly far above or far below the gradient-noise scale.
+def batch_size_hint(
+    facts: Mapping[str, Any], fraction: float | None, config: BatchSizeConfig = DEFAULT.batch_size
+) -> str:
+    """A hint where the batch is clearly far above or far below the gradient-noise scale.
 
     With a batch ``B`` and a noise scale ``B_noise``, reaching a given loss takes ``1 + B_noise / B`` times the fewest
     steps and ``1 + B / B_noise`` times the least data: ``(S / S_min - 1) (E / E_min - 1) = 1`` (McCandlish et al. 2018,
@@ -22,8 +22,9 @@ def batch_size_hint(facts: Mapping[str, Any], fraction: float | None) -> str:
     loss falls: a batch is called too large after a quarter of the run only, and too small after a tenth.
 
     Args:
-        facts: What the callback saw: ``batch``, ``noise_scale``, ``noise_low``, ``noise_high``, ``unit``.
+        facts: Diagnostics: ``batch``, ``noise_scale``, ``noise_low``, ``noise_high``, ``unit``.
         fraction: Share of the plan that is done, ``None`` without a planned end.
+        config: Tuned numbers.
 
     Returns:
         One sentence; empty where the 95 % interval of the noise scale reaches within a factor four of the batch.
@@ -33,8 +34,8 @@ def batch_size_hint(facts: Mapping[str, Any], fraction: float | None) -> str:
         return ""
     done = 1.0 if fraction is None else fraction
     known = scale > 0 and high > 0
-    large = known and batch > _OFF * high and done >= _SETTLED and batch < _ABSURD * scale
-    small = low > _OFF * batch and done >= _EARLY and low < _ABSURD * batch
+    large = known and batch > config.min_ratio * high and done >= config.large_from and batch < config.max_ratio * scale
+    small = low > config.min_ratio * batch and done >= config.small_from and low < config.max_ratio * batch
     if not (large or small):
         return ""
     begun = f"A hint on the batch: {round(batch):,} {facts.get('unit', 'samples')} are"
@@ -67,7 +68,7 @@ def steps_by_noise(facts: Mapping[str, Any], batch_ratio: float) -> tuple[float,
     """How many times the steps a smaller batch takes to the same loss, by the noise scale, and that scale.
 
     Args:
-        facts: What the callback saw.
+        facts: Diagnostics.
         batch_ratio: This batch over the other one, below 1.
     """
     batch, scale, _, high = _numbers(facts)
@@ -77,10 +78,14 @@ def steps_by_noise(facts: Mapping[str, Any], batch_ratio: float) -> tuple[float,
 
 
 def _numbers(facts: Mapping[str, Any]) -> list[float]:
-    """What was seen of the batch and its noise, ``nan`` where nothing was."""
-    return [float(facts.get(name) or math.nan) for name in REMARKABLE]
+    """The batch, the noise scale and its interval; ``nan`` where not known."""
+    return [float(facts.get(name) or math.nan) for name in BATCH_FACTS]
+
+
+_WHOLE = 10
+"""Batches from which on no decimals are shown."""
 
 
 def amount(value: float) -> str:
     """A batch, to three digits and without an exponent."""
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 10 else f"{value:.2g}"
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= _WHOLE else f"{value:.2g}"

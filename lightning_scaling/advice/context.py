@@ -1,4 +1,4 @@
-"""What advice rests on beside the losses: earlier runs of the recipe, announced changes, facts that were seen."""
+"""Context of the advice next to the losses: past runs, announced changes, diagnostics; and the state of the run."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_scaling.advice.batch_size import batch_size_hint
 from lightning_scaling.advice.change_shape import is_abrupt
+from lightning_scaling.advice.config import DEFAULT, AdviceConfig
 from lightning_scaling.advice.learning_rate import learning_rate_hint
-from lightning_scaling.advice.matched_runs import BestRate, MatchedRuns, best_rate
+from lightning_scaling.advice.matched_runs import LearningRateOptimum, MatchedRuns, learning_rate_optimum
 from lightning_scaling.advice.repeats import Passes, Repeats
+from lightning_scaling.advice.state import RunState
 from lightning_scaling.detection import Deviation, Divergence
 from lightning_scaling.runs.curve import Curve, Points
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
+Array = NDArray[np.float64]
+
 RESUMED = "resumed"
 _HELD_OUT = ("val", "test", "eval", "dev", "heldout", "held_out")
+_HOUR = 3600.0
 
 
 class AdviceContext:
-    """Keeps what a :class:`Situation` tells beside the losses, the forecast and the verdict on it.
+    """Keeps what advice rests on next to the losses, and makes the state of the run from both.
 
     Args:
         plan: Plan of the run.
@@ -31,10 +37,11 @@ class AdviceContext:
         unique_tokens: Distinct tokens (or samples) there are; left out, worked out from the length of a pass.
         metric: Name of the metric followed; ``None`` is the training loss.
         rising: Whether that is to be high.
+        config: Tuned numbers.
 
     Attributes:
-        facts: What was seen beside the losses.
-        repeats: Where the run was in its data at the last update; ``None`` where that cannot be told.
+        facts: Diagnostics by name.
+        repeats: Where the run was in its data at the last update; ``None`` where that is not known.
     """
 
     def __init__(
@@ -45,90 +52,108 @@ class AdviceContext:
         *,
         metric: str | None = None,
         rising: bool = False,
+        config: AdviceConfig = DEFAULT,
     ) -> None:
         self.facts: dict[str, Any] = {}
         self.repeats: Repeats | None = None
-        self._passes = Passes(unique_tokens)
+        self._config = config
+        self._passes = Passes(unique_tokens, config.repeats)
         self._plan, self._params, self._metric, self._rising = plan, params, metric, rising
-        self._runs: list[Run] = []
+        self._past_runs: list[Run] = []
         self._changed = False
         self._last = 0
         self._memory: Mapping[str, Any] | None = None
-        self._learn()
+        self._match()
 
-    def teach(self, runs: Iterable[Run]) -> None:
-        """Take earlier runs of the family; those of another metric are left out."""
-        self._runs = [run for run in runs if (run.meta.get("metric") or None) == self._metric]
-        self._learn()
+    def use(self, past_runs: Iterable[Run]) -> None:
+        """Compare with past runs from here on; those of another metric are left out."""
+        self._past_runs = [run for run in past_runs if (run.meta.get("metric") or None) == self._metric]
+        self._match()
 
     def replan(self, plan: Plan) -> None:
-        """Take a new plan from here on."""
+        """Follow a new plan from here on."""
         self._plan = plan
-        self._learn()
+        self._match()
 
-    def _learn(self) -> None:
-        self._twins = MatchedRuns([] if self._changed else self._runs, self._plan, self._params, rising=self._rising)
+    def _match(self) -> None:
+        runs, plan, params, rising = self._past_runs, self._plan, self._params, self._rising
+        config = self._config
+        self._matched = MatchedRuns([] if self._changed else runs, plan, params, rising=rising, config=config)
         if self._memory is not None:
-            self._twins.load_state_dict(self._memory)
-        self._best: BestRate | None = best_rate(self._runs, self._plan, self._params, rising=self._rising)
+            self._matched.load_state_dict(self._memory)
+        self._optimum: LearningRateOptimum | None = learning_rate_optimum(
+            runs, plan, params, rising=rising, config=config
+        )
 
     def note(self, facts: Mapping[str, Any], step: int = 0) -> None:
-        """Take facts by name, seen at a step; ``None`` takes one back."""
+        """Add diagnostics by name, observed at a step; ``None`` removes one."""
         if "epoch_steps" in facts:
             self._passes.note(facts["epoch_steps"], step)
         self.facts = {key: value for key, value in {**self.facts, **facts}.items() if value is not None}
 
     def mark(self, reason: str) -> None:
-        """A change was announced: earlier runs are no measure any more, and layers may be idle on purpose."""
+        """A change was announced: past runs are no measure any more, and layers may be idle on purpose."""
         if not reason.startswith(RESUMED):
             self._changed = True
             self._memory = None
-            self._learn()
+            self._match()
         self.note({"idle": None, "idle_share": None, "idle_names": None, "idle_since": None})
 
-    def told(
-        self, step: int, loss: float, curve: Curve, deviation: Deviation, divergence: Divergence | None
-    ) -> dict[str, Any]:
-        """Fields of the situation at an update; to be called once for each, in order.
+    def state(
+        self, curve: Curve, *, step: int, loss: float, deviation: Deviation, divergence: Divergence | None, **known: Any
+    ) -> RunState:
+        """The state of the run at an update; to be called once for each, in order.
 
         Args:
+            curve: The curve so far.
             step: The present step.
             loss: Mean loss since the last update.
-            curve: The curve so far.
             deviation: The verdict against earlier forecasts.
-            divergence: A blow-up under way.
+            divergence: A divergence under way.
+            **known: Further fields of :class:`~lightning_scaling.advice.state.RunState`.
         """
-        troubled = deviation.alarm or divergence is not None
+        in_trouble = deviation.alarm or divergence is not None
         since = deviation.since_step if divergence is None else divergence.since_step
-        points = curve.points
+        points, total = curve.points, self._plan.total_steps
         held_out = (self._metric or "").lower().startswith(_HELD_OUT)
         self.repeats = self._passes.count(curve, points, self._plan, self.facts.get("unit"), since)
         tokens = float(points.tokens[-1] / points.last[-1]) if len(curve) and points.last[-1] > 0 else math.nan
-        behind = self._twins.compare(self._last, step, loss, tokens) if len(self._twins) else None
+        lag = self._matched.compare(self._last, step, loss, tokens) if len(self._matched) else None
         self._last = step
-        self._memory = self._twins.state_dict()
-        marked = curve.segments[-1] if curve.segments else None
-        return {
-            "nonfinite_before": curve.nonfinite,
-            "last_nonfinite": curve.last_nonfinite_step,
-            "sudden": is_abrupt(points.loss, rising=self._rising) if troubled else None,
-            "marked": marked,
-            "facts": self.facts,
-            "behind": behind,
-            "best_rate": self._best,
-            "hint": self._hint(tokens),
-            "remark": batch_size_hint(self.facts, step / self._plan.total_steps if self._plan.total_steps else None),
-            "held_out": held_out,
-            "repeats": self.repeats,
-            "best": self._best_point(points) if troubled and held_out else None,
-        }
+        self._memory = self._matched.state_dict()
+        steps_left = None if total is None else total - max(curve.last_step, 0)
+        return RunState(
+            step=step,
+            loss=loss,
+            deviation=deviation,
+            divergence=divergence,
+            nonfinite_tail=curve.nonfinite_tail,
+            nonfinite_total=curve.nonfinite,
+            last_nonfinite=curve.last_nonfinite_step,
+            abrupt=is_abrupt(points.loss, rising=self._rising, config=self._config.change_shape)
+            if in_trouble
+            else None,
+            marked=curve.segments[-1] if curve.segments else None,
+            facts=self.facts,
+            lag=lag,
+            learning_rate_optimum=self._optimum,
+            hint=self._hint(tokens),
+            batch_hint=batch_size_hint(self.facts, step / total if total else None, self._config.batch_size),
+            held_out=held_out,
+            repeats=self.repeats,
+            best=self._best_point(points) if in_trouble and held_out else None,
+            flops_left=_remaining(points.last, points.flops, steps_left),
+            hours_left=_remaining(points.last, points.seconds / _HOUR, steps_left),
+            **known,
+        )
 
     def _hint(self, tokens_per_step: float) -> str:
         total = self._plan.total_steps
         counted = self.facts.get("unit") == "tokens" and total is not None and math.isfinite(tokens_per_step)
-        rate = learning_rate_hint(self._plan.peak, self._params, tokens_per_step * (total or 0)) if counted else ""
-        again = "" if self.repeats is None else self.repeats.hint()
-        return " ".join(hint for hint in (rate, again) if hint)
+        tokens = tokens_per_step * (total or 0)
+        rate = learning_rate_hint(self._plan.peak, self._params, tokens, self._config.learning_rate) if counted else ""
+        repeats = "" if self.repeats is None else self.repeats.hint(self._config.repeats)
+        return " ".join(hint for hint in (rate, repeats) if hint)
 
     def _best_point(self, points: Points) -> tuple[int, float]:
         at = int(np.argmax(points.loss) if self._rising else np.argmin(points.loss))
@@ -140,14 +165,21 @@ class AdviceContext:
             "facts": dict(self.facts),
             "changed": self._changed,
             "last": self._last,
-            "twins": self._twins.state_dict(),
+            "matched_runs": self._matched.state_dict(),
             "passes": self._passes.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned."""
         self.facts, self._changed, self._last = dict(state["facts"]), bool(state["changed"]), int(state["last"])
-        self._memory = dict(state["twins"])
-        if "passes" in state:
-            self._passes.load_state_dict(state["passes"])
-        self._learn()
+        self._memory = dict(state["matched_runs"])
+        self._passes.load_state_dict(state["passes"])
+        self._match()
+
+
+def _remaining(steps: Array, counted: Array, steps_left: int | None) -> float | None:
+    """What remains of a cumulative count until the end of the plan, at its mean rate so far."""
+    known = np.flatnonzero(np.isfinite(counted))
+    if steps_left is None or not known.size or steps[known[-1]] <= 0:
+        return None
+    return float(counted[known[-1]] / steps[known[-1]]) * max(steps_left, 0)

@@ -1,17 +1,16 @@
-"""The learning rate against the published laws: a hint, and no more."""
+"""Peak learning rate relative to published laws, for a hint."""
 
 from __future__ import annotations
 
+from lightning_scaling.advice.config import DEFAULT, LearningRateConfig
+from lightning_scaling.allocation.task import TRAINING_FLOPS
 from lightning_scaling.laws import get
 
-_PARAMS = (5e7, 5e9)
-_TOKENS = (1e9, 1e12)
-_OFF = 4.0
-_FLOPS = 6.0
 
-
-def learning_rate_hint(rate: float, params: float | None, tokens: float | None) -> str:
-    """A remark where the peak rate is far off what both the Step Law and DeepSeek's law advise.
+def learning_rate_hint(
+    rate: float, params: float | None, tokens: float | None, config: LearningRateConfig = DEFAULT.learning_rate
+) -> str:
+    """A hint where the peak rate is far off what both the Step Law and DeepSeek's law advise.
 
     Both were measured on language models trained with AdamW, from about 1e8 to a few 1e9 parameters; beyond that they
     say nothing, and neither does this.
@@ -20,18 +19,19 @@ def learning_rate_hint(rate: float, params: float | None, tokens: float | None) 
         rate: Peak learning rate.
         params: Number of parameters.
         tokens: Tokens of the whole plan.
+        config: Tuned numbers.
 
     Returns:
         One sentence; empty where the rate is within a factor four of either law, or the laws do not apply.
     """
     if params is None or tokens is None or not rate > 0:
         return ""
-    if not (_PARAMS[0] <= params <= _PARAMS[1] and _TOKENS[0] <= tokens <= _TOKENS[1]):
+    if not (config.params[0] <= params <= config.params[1] and config.tokens[0] <= tokens <= config.tokens[1]):
         return ""
     step = float(get("step_law_rate").known("step-law").predict(params=params, tokens=tokens))
-    deep = float(get("deepseek_rate").known("deepseek").predict(flops=_FLOPS * params * tokens))
+    deep = float(get("deepseek_rate").known("deepseek").predict(flops=TRAINING_FLOPS * params * tokens))
     low, high = min(step, deep), max(step, deep)
-    if low / _OFF <= rate <= high * _OFF:
+    if low / config.hint_ratio <= rate <= high * config.hint_ratio:
         return ""
     times = f"{rate / high:.2g} times" if rate > high else f"1/{low / rate:.2g} of"
     return (

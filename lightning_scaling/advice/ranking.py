@@ -1,9 +1,9 @@
-"""Runs side by side: which of them will be the best at the end?"""
+"""Ranking of runs at equal progress by their probability of being the best at the end."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from lightning_scaling._utils.validation import probability as checked_probability
+from lightning_scaling.advice.config import DEFAULT, RankingConfig
 from lightning_scaling.forecast import PUBLISHED, Forecaster
 from lightning_scaling.forecast.law_grid import LawGridFit
 from lightning_scaling.forecast.metric_scale import PLAIN, MetricScale
@@ -19,36 +21,17 @@ from lightning_scaling.forecast.priors.base import ShapePrior
 from lightning_scaling.runs.curve import Curve
 from lightning_scaling.runs.run import Run
 
-# Of what is left of an error once the shared part is cancelled: by maximum likelihood of a Student t on the pairs of
-# recorded sweeps, then mostly widened, where other sweeps or random parts of these lost their best run.
-_OF_TREND = 0.25
-_OF_DOUBTED = 0.5
-_OF_AHEAD = 0.04
-_OF_AHEAD_TWIN = 0.01
-_OF_SCHEDULE = 0.35
-_OF_SCHEDULE_TWIN = 0.7
-_OF_TRANSIT = 0.3
-_TRANSIT = 0.1
-_DEGREES = 7.0
+Array = NDArray[np.float64]
 
-# Soon after its warm-up a run gains more than the law says, which at r times the warm-up is that share of what is left,
-# times r ** -power; alike for all runs, and a slope beyond a factor e ** .7 of the leader's is more likely a transient.
-_OF_START, _START_POWER, _START_SPREAD, _START_OWN = 0.8, 4.0, 0.5, 0.3
-_STEEPER = 0.7
-_READY = 1.2
-_AGO = 0.025
-
-_RATE_POWER, _RATE_POWER_SPREAD = 0.4, 0.2
-_TWIN = 0.01
-_ALIKE = 0.02
 _DRAWS = 2000
 _GRID = np.linspace(0.0, 1.0, 401)
-_REACHED = 0.995
+_FINISHED = 0.995
+_SPACINGS = 1.5
 
 
 @dataclass(frozen=True)
 class RunRank:
-    """How one run stands among others.
+    """Rank of one run among others.
 
     Attributes:
         index: Its place among the runs given.
@@ -60,7 +43,7 @@ class RunRank:
         same_schedule: Whether its learning rate takes the same course as the leader's.
         ready: Whether its warm-up and the leader's, or their last blow-up, and a fifth as much again, were over at both
             looks: before, ranks say little.
-        before: What ``best`` was 2.5 % of the plan ago; ``None`` where it could not be told.
+        before: ``best`` as of 2.5 % of the plan ago; ``None`` where it was not known.
     """
 
     index: int
@@ -74,15 +57,15 @@ class RunRank:
 
     @property
     def chance(self) -> float:
-        """The larger of the probabilities of being the best, now and a moment ago."""
+        """The larger of the probabilities of being the best, now and 2.5 % of the plan ago."""
         return max(self.best, self.before or 0.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """The standing as builtins."""
+        """Every attribute by its name, as builtins."""
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ranking:
     """Runs compared at one progress.
 
@@ -97,33 +80,48 @@ class Ranking:
     runs: tuple[RunRank, ...]
 
     def of(self, index: int) -> RunRank | None:
-        """The standing of one of the runs given; ``None`` if it could not be compared."""
+        """The rank of one of the runs given; ``None`` if it could not be compared."""
         return next((one for one in self.runs if one.index == index), None)
 
     @property
-    def favourite(self) -> RunRank:
-        """The run most likely to be the best at the end, of those that can be judged if there are any."""
-        judged = [one for one in self.runs if one.ready]
-        return max(judged or self.runs, key=lambda one: one.best)
+    def likely_best(self) -> RunRank:
+        """The run most likely to be the best at the end, of those that are ready if there are any."""
+        ready = [one for one in self.runs if one.ready]
+        return max(ready or self.runs, key=lambda one: one.best)
 
     @property
     def same_schedule(self) -> bool:
-        """Whether all of them have one schedule: ranks at equal progress then tell nearly everything."""
+        """Whether all of them have one schedule: ranks at equal progress then say nearly everything."""
         return all(one.same_schedule for one in self.runs)
 
-    def hopeless(self, probability: float = 0.95) -> list[int]:
-        """Runs, past their warm-up, that will not be the best with at least this probability, now and a moment ago.
+    def dominated(self, probability: float = DEFAULT.stopping.probability) -> list[int]:
+        """Runs, past their warm-up, that will not be the best with at least this probability at both looks.
 
-        Never the leader nor the favourite.
+        Never the leader nor the likely best.
 
         Raises:
             ValueError: If ``probability`` is none.
         """
-        if not 0 < probability < 1:
-            raise ValueError(f"`probability` must lie strictly between 0 and 1, but got {probability!r}.")
-        spared = {self.leader, self.favourite.index}
-        lost = (one.index for one in self.runs if one.ready and one.chance < 1 - probability)
+        least = 1 - checked_probability("probability", probability)
+        spared = {self.leader, self.likely_best.index}
+        lost = (one.index for one in self.runs if one.ready and one.chance < least)
         return [index for index in lost if index not in spared]
+
+    def to_dict(self) -> dict[str, Any]:
+        """``"fraction"``, ``"leader"`` and ``"runs"``, one dict of :class:`RunRank` each, as builtins."""
+        return asdict(self) | {"runs": [one.to_dict() for one in self.runs]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Ranking:
+        """The ranking that :meth:`to_dict` described."""
+        return cls(data["fraction"], data["leader"], tuple(RunRank(**one) for one in data["runs"]))
+
+    def __repr__(self) -> str:
+        best = self.likely_best
+        which = repr(best.name) if best.name else f"run {best.index}"
+        return (
+            f"Ranking({len(self.runs)} runs at {self.fraction:.0%} of the plan, likely best {which}: {best.best:.0%})"
+        )
 
 
 class Candidate:
@@ -132,7 +130,7 @@ class Candidate:
     Args:
         run: The run, finished or not.
         scale: Between its values and the scale of the law.
-        prior: What is believed of its shape.
+        prior: Prior over the shape of its curve.
 
     Raises:
         ValueError: If the run holds no finite loss.
@@ -146,15 +144,14 @@ class Candidate:
         self.run = run
         self.plan = run.plan
         self.reached = float(run.step[seen][-1]) / run.total_steps
-        ended_badly = not np.isfinite(run.loss[~np.isnan(run.loss)][-1])
-        self.alive = not ended_badly
+        self.alive = bool(np.isfinite(run.loss[~np.isnan(run.loss)][-1]))
         curve = Curve(self.plan)
         curve.add(run.step[seen], loss)
         self.points = curve.points
         self._forecaster = Forecaster(self.plan, prior)
         peak = self.plan.peak if self.plan.peak > 0 else 1.0
-        self.rates: NDArray[np.float64] = self.plan.at(np.maximum(_GRID * run.total_steps, 1.0)) / peak
-        self._known: dict[float, LawGridFit | None] = {}
+        self.rates: Array = self.plan.at(np.maximum(_GRID * run.total_steps, 1.0)) / peak
+        self._known: dict[float, Shapes | None] = {}
 
     def at(self, fraction: float) -> LawGridFit | None:
         """The run cut off at a fraction of its plan; ``None`` if it has not come so far or has too few points."""
@@ -162,8 +159,8 @@ class Candidate:
             if len(self._known) > 1:
                 del self._known[next(iter(self._known))]
             step = max(round(fraction * self.run.total_steps), 1)
-            late = self.reached + max(1 - _REACHED, 1.5 * self._spacing()) < fraction
-            self._known[fraction] = None if late else LawGridFit.of(self._forecaster, self.points, step)
+            late = self.reached + max(1 - _FINISHED, _SPACINGS * self._spacing()) < fraction
+            self._known[fraction] = None if late else Shapes.of(self._forecaster, self.points, step)
         return self._known[fraction]
 
     def _spacing(self) -> float:
@@ -171,11 +168,31 @@ class Candidate:
         last = self.points.last[-4:]
         return float(np.max(np.diff(last))) / self.run.total_steps if last.size > 1 else 0.0
 
+    def same_model(self, other: Candidate) -> bool:
+        """Whether another run has the same size and length."""
+        one, two = self.run, other.run
+        return one.params is not None and one.params == two.params and one.total_steps == two.total_steps
+
+    def rate_distance(self, other: Candidate, until: float = 1.0) -> float:
+        """Mean difference of the relative learning rates up to a fraction of the plan."""
+        past = until >= _GRID
+        return float(np.mean(np.abs(self.rates[past] - other.rates[past])))
+
+    def rate_change(self, other: Candidate, fraction: float, window: float) -> float:
+        """Change, within a window before a fraction, of the difference of the rates, which has hardly shown yet."""
+        recent = (fraction - window <= _GRID) & (fraction + 1e-9 >= _GRID)
+        return float(np.abs(np.diff(self.rates[recent] - other.rates[recent])).sum())
+
 
 def compare_runs(
-    runs: Iterable[Run], *, at: float | None = None, scale: MetricScale = PLAIN, prior: ShapePrior = PUBLISHED
+    runs: Iterable[Run],
+    *,
+    at: float | None = None,
+    scale: Scale = PLAIN,
+    prior: ShapePrior = PUBLISHED,
+    config: RankingConfig = DEFAULT.ranking,
 ) -> Ranking | None:
-    r"""Which of some runs will be the best at the end of their plans, seen at equal progress.
+    r"""Rank runs at equal progress by their probability of being the best at the end of their plans.
 
     Two runs under one schedule err alike, so what counts is their difference. In every shape of the Multi-Power law
     that all runs together support, the difference at the end is the one now, plus what the runs' different slopes still
@@ -191,10 +208,11 @@ def compare_runs(
         runs: At least two runs; those that have not reached ``at`` are left out, finished ones are cut off there.
         at: Progress as a share of each run's own plan, in (0, 1]; left out, that of the least advanced run.
         scale: Between the values of the runs and the scale of the law, for metrics that are no loss.
-        prior: What is believed of the shape of the curves.
+        prior: Prior over the shape of the curves.
+        config: Tuned numbers.
 
     Returns:
-        How they stand; ``None`` where fewer than two could be compared.
+        The ranking; ``None`` where fewer than two could be compared.
 
     Raises:
         ValueError: If there are fewer than two runs or ``at`` is no share.
@@ -203,104 +221,144 @@ def compare_runs(
         >>> steps = list(range(10, 1001, 10))
         >>> runs = [Run(steps[:30], [low + s ** -0.5 for s in steps[:30]], [1e-3] * 30, total_steps=1000,
         ...             planned_lr=([1, 1000], [1e-3, 1e-3])) for low in (2.0, 2.5)]
-        >>> compare_runs(runs, at=0.3).hopeless()
+        >>> compare_runs(runs, at=0.3).dominated()
         [1]
     """
-    entrants = [Candidate(run, scale=scale, prior=prior) for run in runs]
-    if len(entrants) < 2:
-        raise ValueError(f"Runs are compared with each other, so at least two are needed, but got {len(entrants)}.")
-    fraction = min(one.reached for one in entrants) if at is None else float(at)
+    candidates = [Candidate(run, scale=scale, prior=prior) for run in runs]
+    if len(candidates) < 2:
+        raise ValueError(f"Runs are compared with each other, so at least two are needed, but got {len(candidates)}.")
+    fraction = min(one.reached for one in candidates) if at is None else float(at)
     if not 0 < fraction <= 1:
         raise ValueError(f"`at` is a share of the plan and must lie in (0, 1], but got {at!r}.")
-    return stand(entrants, fraction)
+    return rank(candidates, fraction, config)
 
 
-def stand(entrants: Sequence[Candidate], fraction: float) -> Ranking | None:
+def rank(candidates: Sequence[Candidate], fraction: float, config: RankingConfig = DEFAULT.ranking) -> Ranking | None:
     """As :func:`compare_runs`, of runs prepared before."""
-    ago = round(fraction - _AGO, 9)
-    earlier = _look(entrants, ago) if ago > 0 else None
-    now = _look(entrants, fraction)
+    ago = round(fraction - config.look_back, 9)
+    earlier = _look(candidates, ago, config) if ago > 0 else None
+    now = _look(candidates, fraction, config)
     if now is None:
         return None
     runs = []
     for one in now.runs:
         old = None if earlier is None else earlier.of(one.index)
-        judged = one.ready and old is not None and old.ready
-        runs.append(replace(one, ready=judged, before=None if old is None else old.best))
+        ready = one.ready and old is not None and old.ready
+        runs.append(replace(one, ready=ready, before=None if old is None else old.best))
     return replace(now, runs=tuple(runs))
 
 
-def _look(entrants: Sequence[Candidate], fraction: float) -> Ranking | None:
+def _look(candidates: Sequence[Candidate], fraction: float, config: RankingConfig) -> Ranking | None:
     """The runs compared at one progress."""
-    found = [(i, one, shapes) for i, one in enumerate(entrants) if one.alive and (shapes := one.at(fraction))]
+    found = [(i, one, shapes) for i, one in enumerate(candidates) if one.alive and (shapes := one.at(fraction))]
     if len(found) < 2:
         return None
     levels = [shapes.level for _, _, shapes in found]
     settled = [shapes.settled / one.run.total_steps for _, one, shapes in found]
     lead = int(np.argmin(levels))
-    first, ahead = found[lead][1], found[lead][2]
-    a, c, k = _shapes_drawn([shapes for _, _, shapes in found])
-    slope = np.maximum(ahead.slope[a, c, k], 1e-9)
-    share, power, gain = ahead.share[a, k], ahead.power[a], ahead.gain[c]
-    left = float(np.median(slope * (power + share * gain)))
-    unit = float(np.median(slope * share))
-    ends, apart = np.empty((len(found), _DRAWS)), list[float]()
-    for row, (_, one, shapes) in enumerate(found):
-        apart.append(float(np.mean(np.abs(one.rates - first.rates))))
-        fitted = np.maximum(shapes.slope[a, c, k], 1e-9)
-        twin = _twins(one.run, first.run)
-        if twin:
-            fitted = slope * (fitted / slope) ** math.exp(-_so_far(one, first, fraction) / _TWIN)
-        own = slope * np.exp(np.clip(np.log(fitted / slope), -_STEEPER, _STEEPER))
-        powers, gains = shapes.power[a], shapes.gain[c]
-        power_of_rate = _RATE_POWER + _RATE_POWER_SPREAD * _normal(-1)
-        lift = np.exp(math.log(shapes.peak / ahead.peak) * power_of_rate) if shapes.peak > 0 < ahead.peak else 1.0
-        trend = -(own - slope) * (powers + power) / 2
-        believed, fit = float(np.median(trend)), float(np.median(-(fitted - slope) * (powers + power) / 2))
-        schedule = np.sqrt(own * slope) * ((power - powers) + share * (gain - gains * lift))
-        ahead_of_it = max(float(np.median(own * (powers + share * gains))), left)
-        start = ahead_of_it * _starting(fraction, settled[row])
-        spread = math.sqrt(
-            (_OF_TREND * fit) ** 2
-            + (_OF_DOUBTED * (fit - believed)) ** 2
-            + ((_OF_AHEAD_TWIN if twin else _OF_AHEAD) * left) ** 2
-            + (_OF_TRANSIT * unit * _moved(one, first, fraction)) ** 2
-            + (0.0 if twin else shapes.unsure * ahead_of_it) ** 2
-            + shapes.noise**2
-        )
-        of_schedule = _OF_SCHEDULE_TWIN if twin else _OF_SCHEDULE
-        ends[row] = shapes.level - ahead.level + trend + schedule * np.exp(of_schedule * _normal(row))
-        ends[row] += spread * _student(row)
-        if start > 0:
-            ends[row] -= start * np.exp(_START_SPREAD * _mostly_shared(row))
-    ready = np.array([fraction >= _READY * one for one in settled])
+    leader = _Leader.of(found[lead][1], [shapes for *_, shapes in found], lead, fraction)
+    ends = np.stack(
+        [leader.differences(one, shapes, row, settled[row], config) for row, (_, one, shapes) in enumerate(found)]
+    )
+    ready = np.array([fraction >= config.settled_ratio * one for one in settled])
     behind = np.median(ends - ends[lead], axis=1)
-    standings = (
+    ranks = (
         RunRank(
             index=i,
             name=one.run.name,
             best=best,
             behind=float(behind[n]),
             now=levels[n] - levels[lead],
-            same_schedule=apart[n] <= _ALIKE,
+            same_schedule=one.rate_distance(leader.run) <= config.same_schedule_distance,
             ready=bool(ready[n] and ready[lead]),
         )
         for n, ((i, one, _), best) in enumerate(zip(found, _chances(ends, ready), strict=True))
     )
-    return Ranking(fraction, found[lead][0], tuple(standings))
+    return Ranking(fraction, found[lead][0], tuple(ranks))
 
 
-def _twins(one: Run, other: Run) -> bool:
-    """Whether two runs are of one model trained equally long."""
-    return one.params is not None and one.params == other.params and one.total_steps == other.total_steps
+@dataclass(frozen=True, eq=False)
+class _Leader:
+    """The leading run at one progress, and draws of the shape that all runs share.
+
+    Attributes:
+        run: The run.
+        shapes: Its shapes at that progress.
+        fraction: The progress.
+        drawn: Indices of the shapes drawn, shape ``(draws,)`` each.
+        slope: Its slope in each, shape ``(draws,)``.
+        left: Median of what it has left to gain.
+    """
+
+    run: Candidate
+    shapes: Shapes
+    fraction: float
+    drawn: tuple[NDArray[np.intp], ...]
+    slope: Array
+    left: float
+
+    @classmethod
+    def of(cls, run: Candidate, shapes: Sequence[Shapes], lead: int, fraction: float) -> _Leader:
+        """Draw shapes common to all runs, of which one leads."""
+        a, c, k = drawn = _shapes_drawn(shapes)
+        own = shapes[lead]
+        slope = np.maximum(own.slope[a, c, k], 1e-9)
+        left = float(np.median(slope * (own.power[a] + own.share[a, k] * own.gain[c])))
+        return cls(run, own, fraction, drawn, slope, left)
+
+    def differences(self, one: Candidate, shapes: Shapes, row: int, settled: float, config: RankingConfig) -> Array:
+        """Draws of how much worse than the leader is now a run will end, shape ``(draws,)``.
+
+        Args:
+            one: The run.
+            shapes: Its shapes.
+            row: Its place, which selects its random numbers.
+            settled: Share of the plan at which its warm-up or last blow-up was over.
+            config: Tuned numbers.
+        """
+        (a, c, k), first, slope = self.drawn, self.shapes, self.slope
+        share, power, gain = first.share[a, k], first.power[a], first.gain[c]
+        fitted = np.maximum(shapes.slope[a, c, k], 1e-9)
+        replicate = one.same_model(self.run)
+        if replicate:
+            distance = one.rate_distance(self.run, self.fraction)
+            fitted = slope * (fitted / slope) ** math.exp(-distance / config.replicate_rate_scale)
+        limit = config.max_log_steepness
+        own = slope * np.exp(np.clip(np.log(fitted / slope), -limit, limit))
+        powers, gains = shapes.power[a], shapes.gain[c]
+        rate_power = config.rate_power + config.rate_power_error * _normal(-1)
+        lift = np.exp(math.log(shapes.peak / first.peak) * rate_power) if shapes.peak > 0 < first.peak else 1.0
+        trend = -(own - slope) * (powers + power) / 2
+        clipped, fit = float(np.median(trend)), float(np.median(-(fitted - slope) * (powers + power) / 2))
+        schedule = np.sqrt(own * slope) * ((power - powers) + share * (gain - gains * lift))
+        future = max(float(np.median(own * (powers + share * gains))), self.left)
+        moved = one.rate_change(self.run, self.fraction, config.transit_window)
+        spread = math.sqrt(
+            (config.trend_error * fit) ** 2
+            + (config.doubted_trend_error * (fit - clipped)) ** 2
+            + ((config.replicate_future_error if replicate else config.future_error) * self.left) ** 2
+            + (config.transit_error * float(np.median(slope * share)) * moved) ** 2
+            + (0.0 if replicate else shapes.unsure * future) ** 2
+            + shapes.noise**2
+        )
+        log_error = config.replicate_schedule_log_error if replicate else config.schedule_log_error
+        ends = shapes.level - first.level + trend + schedule * np.exp(log_error * _normal(row))
+        ends = ends + spread * _student(row, config.error_dof)
+        start = future * _start_gain(self.fraction, settled, config)
+        if start > 0:
+            shared = math.sqrt(1 - config.start_own_share**2) * _normal(-2)
+            ends = ends - start * np.exp(
+                config.start_log_error * (shared + config.start_own_share * _normal(500 + row))
+            )
+        return np.asarray(ends, dtype=np.float64)
 
 
-def _starting(fraction: float, settled: float) -> float:
+def _start_gain(fraction: float, settled: float, config: RankingConfig) -> float:
     """Share of what is left that a run gains beyond the law, so soon after its warm-up."""
-    return _OF_START * max(fraction / settled, 1.0) ** -_START_POWER if settled > 0 else 0.0
+    return config.start_gain * max(fraction / settled, 1.0) ** -config.start_power if settled > 0 else 0.0
 
 
-def _chances(ends: NDArray[np.float64], ready: NDArray[np.bool_]) -> list[float]:
+def _chances(ends: Array, ready: NDArray[np.bool_]) -> list[float]:
     """Probability of each run of being the best; one that is not ready takes nothing away from the others."""
     judges = ready if ready.any() else np.ones_like(ready)
     lowest = ends[judges].min(axis=0)
@@ -316,38 +374,21 @@ def _shapes_drawn(shapes: Sequence[LawGridFit]) -> tuple[NDArray[np.intp], ...]:
     return np.unravel_index(drawn, score.shape)
 
 
-def _so_far(one: Candidate, other: Candidate, fraction: float) -> float:
-    """How far apart the courses of the learning rates of two runs have been up to now."""
-    past = fraction >= _GRID
-    return float(np.mean(np.abs(one.rates[past] - other.rates[past])))
-
-
-def _moved(one: Candidate, other: Candidate, fraction: float) -> float:
-    """How far the rates of two runs have lately moved apart or together: what that does has hardly shown."""
-    lately = (fraction - _TRANSIT <= _GRID) & (fraction + 1e-9 >= _GRID)
-    return float(np.abs(np.diff(one.rates[lately] - other.rates[lately])).sum())
-
-
-def _mostly_shared(row: int) -> NDArray[np.float64]:
-    """Normal numbers that the runs have mostly in common."""
-    return math.sqrt(1 - _START_OWN**2) * _normal(-2) + _START_OWN * _normal(500 + row)
-
-
 @lru_cache(maxsize=256)
-def _even(row: int) -> NDArray[np.float64]:
+def _even(row: int) -> Array:
     """Numbers that fill (0, 1) evenly, in an order of their own for each row."""
     order = np.random.default_rng(row + 1000).permutation(_DRAWS)
-    even: NDArray[np.float64] = (order + 0.5) / _DRAWS
+    even: Array = (order + 0.5) / _DRAWS
     return even
 
 
 @lru_cache(maxsize=256)
-def _normal(row: int) -> NDArray[np.float64]:
-    drawn: NDArray[np.float64] = stats.norm.ppf(_even(2 * row + 100_000))
+def _normal(row: int) -> Array:
+    drawn: Array = stats.norm.ppf(_even(2 * row + 100_000))
     return drawn
 
 
 @lru_cache(maxsize=256)
-def _student(row: int) -> NDArray[np.float64]:
-    drawn: NDArray[np.float64] = stats.t.ppf(_even(2 * row + 100_001), _DEGREES)
+def _student(row: int, dof: float) -> Array:
+    drawn: Array = stats.t.ppf(_even(2 * row + 100_001), dof)
     return drawn

@@ -1,4 +1,4 @@
-"""The same data again: how often a run has gone over them, and what one more pass is worth."""
+"""Repeated data: passes made, and the value of another one."""
 
 from __future__ import annotations
 
@@ -9,20 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling._utils.formatting import count as quantity
-from lightning_scaling.allocation.tradeoff import effective_tokens
+from lightning_scaling.advice.config import DEFAULT, RepeatsConfig
+from lightning_scaling.allocation.checks import quantity
+from lightning_scaling.allocation.tradeoff import worth
 from lightning_scaling.runs.curve import Curve, Points
 from lightning_scaling.schedule.plan import Plan
 
 TOKENS, SAMPLES = "tokens", "samples"
-MANY = 4
-"""Passes up to which repeats are nearly as good as new data (Muennighoff et al. 2023, arXiv 2305.16264)."""
-
-_WORTH = 0.9
-_GAP = 0.01
-_CHANCE = 0.25
-_RAISED = 1.05
-_RECENT_POINTS = 20
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Repeats:
     boundary: int | None = None
 
     @property
-    def again(self) -> bool:
+    def repeated(self) -> bool:
         """Whether data come a second time."""
         return self.passes > 1
 
@@ -57,7 +50,7 @@ class Repeats:
 
     @property
     def next_pass(self) -> float | None:
-        """What one more pass is worth, as a share of as many new tokens; ``None`` unless tokens were counted.
+        """Value of one more pass, as a share of as many new tokens; ``None`` unless tokens were counted.
 
         By the data-constrained law, :func:`~lightning_scaling.allocation.tradeoff.worth`, whose constants come from
         language models.
@@ -74,8 +67,8 @@ class Repeats:
         return f"the {quantity(self.unique)} {'unique tokens' if self.unit == TOKENS else SAMPLES}"
 
     @property
-    def told(self) -> str:
-        """The pass under way and what another is worth, as a clause."""
+    def clause(self) -> str:
+        """The pass under way and the value of another, as a clause."""
         here, after = f"this is pass {self.number:,} over {self.data}", self.next_pass
         if after is None:
             return here
@@ -95,13 +88,13 @@ class Repeats:
         }
         return {key: value for key, value in found.items() if value is not None}
 
-    def hint(self) -> str:
-        """A remark for the start of a run whose plan loses a tenth of its tokens or more to repeats, else nothing."""
+    def hint(self, config: RepeatsConfig = DEFAULT.repeats) -> str:
+        """A hint for the start of a run whose plan loses a tenth of its tokens or more to repeats, else nothing."""
         if self.unique is None or self.unit != TOKENS or self.planned is None:
             return ""
         tokens = self.planned * self.unique
-        new = float(effective_tokens(tokens, self.unique))
-        if new >= _WORTH * tokens:
+        new = float(worth(tokens, self.unique))
+        if new >= config.min_token_value * tokens:
             return ""
         return (
             f"A hint: the plan goes {self.planned:.3g} times over {self.data}; by the data-constrained law its "
@@ -115,23 +108,25 @@ class Passes:
 
     Args:
         unique: Distinct tokens (or samples) there are; ``None`` works them out from the length of a pass.
+        config: Tuned numbers.
 
     Raises:
         ValueError: If that is no positive number.
     """
 
-    def __init__(self, unique: float | None = None) -> None:
+    def __init__(self, unique: float | None = None, config: RepeatsConfig = DEFAULT.repeats) -> None:
         if unique is not None and not 0 < unique < math.inf:
             raise ValueError(f"`unique_tokens` must be a positive number or None, but got {unique!r}.")
-        self._told = unique
+        self._unique = unique
+        self._config = config
         self._length: int | None = None
         self._begun = 0
 
     def note(self, length: int | None, step: int) -> None:
-        """Take the optimizer steps of a pass; another length than before means other data, counted from here.
+        """Set the optimizer steps of a pass; another length than before means other data, counted from here.
 
         Args:
-            length: Steps of a pass; ``None`` if nobody can tell.
+            length: Steps of a pass; ``None`` if not known.
             step: The present step.
         """
         if self._length is not None and length != self._length:
@@ -139,7 +134,7 @@ class Passes:
         self._length = length
 
     def count(self, curve: Curve, points: Points, plan: Plan, unit: str | None, since: int | None) -> Repeats | None:
-        """Where the run is in its data; ``None`` where that cannot be told.
+        """Where the run is in its data; ``None`` where that is not known.
 
         Args:
             curve: The curve so far.
@@ -148,13 +143,13 @@ class Passes:
             unit: What is counted, if that is known.
             since: Step from which the run has been in trouble; ``None`` if it is not.
         """
-        begun = self._begun if self._told is None else 0
-        each = _each(points, begun)
-        if self._told is not None:
-            length, unique = self._told / each, float(self._told)
+        begun = self._begun if self._unique is None else 0
+        tokens = _tokens_per_step(points, begun)
+        if self._unique is not None:
+            length, unique = self._unique / tokens, float(self._unique)
             unit = unit or TOKENS
         else:
-            length, unique = float(self._length or math.nan), each * float(self._length or math.nan)
+            length, unique = float(self._length or math.nan), tokens * float(self._length or math.nan)
         if not (math.isfinite(length) and length > 0):
             return None
         total = plan.total_steps
@@ -164,7 +159,7 @@ class Passes:
             unique=unique if math.isfinite(unique) else None,
             unit=unit or SAMPLES,
             planned=None if total is None or begun else total / length,
-            boundary=None if since is None else _boundary(since, begun, length, points, plan),
+            boundary=None if since is None else _boundary(since, begun, length, points, plan, self._config),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -176,8 +171,8 @@ class Passes:
         self._length, self._begun = state["length"], int(state["begun"])
 
 
-def _each(points: Points, begun: int) -> float:
-    """Tokens (or samples) of a step since one; a run that goes on without a memory counts its own only."""
+def _tokens_per_step(points: Points, begun: int) -> float:
+    """Tokens (or samples) of a step since one; a run that resumes without its state counts its own only."""
     counted = np.isfinite(points.tokens) & (points.last >= begun)
     last, tokens = points.last[counted], points.tokens[counted]
     if last.size == 0:
@@ -186,19 +181,19 @@ def _each(points: Points, begun: int) -> float:
     return float(each) if each > 0 else math.nan
 
 
-def _boundary(since: int, begun: int, length: float, points: Points, plan: Plan) -> int | None:
-    """Where a later pass began right before or after a step, if that is too unlikely to be chance.
+def _boundary(since: int, begun: int, length: float, points: Points, plan: Plan, config: RepeatsConfig) -> int | None:
+    """Step at which a later pass began right before or after another step, if that is too unlikely to be chance.
 
     A pass that begins with a higher learning rate says nothing of the data.
     """
     total = float(plan.total_steps or points.last[-1])
-    recent = points.last[-_RECENT_POINTS:]
-    gap = max(_GAP * total, float(np.median(np.diff(recent))) if recent.size > 1 else 0.0)
-    if 4 * gap > _CHANCE * length:
+    recent = points.last[-config.recent_points :]
+    gap = max(config.boundary_gap * total, float(np.median(np.diff(recent))) if recent.size > 1 else 0.0)
+    if 4 * gap > config.boundary_chance * length:
         return None
     number = round((since - begun) / length)
     at = begun + number * length
     if number < 1 or abs(at - since) > 2 * gap or at > points.last[-1]:
         return None
     before, after = plan.at(np.array([max(at - 1.0, 1.0), at + 2.0]))
-    return None if after > _RAISED * before else round(at)
+    return None if after > config.rate_rise * before else round(at)

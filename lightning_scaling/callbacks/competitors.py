@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.advice.ranking import Candidate, Ranking, stand
+from lightning_scaling.advice.ranking import Candidate, Ranking, rank
 from lightning_scaling.callbacks.session import Session
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.history.poll import CompetitorReader
@@ -91,7 +91,7 @@ class Competitors:
             if rival is not None:
                 made[key] = rival
         self._made = made
-        return stand([Candidate(own), *made.values()], fraction) if made else None
+        return rank([Candidate(own), *made.values()], fraction) if made else None
 
 
 def _level(run: Run, fraction: float) -> float | None:

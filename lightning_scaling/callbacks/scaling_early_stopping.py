@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lightning_scaling.advice.ranking import Ranking
-from lightning_scaling.advice.stopping import Decision, Moment, StopRule
+from lightning_scaling.advice.stopping import Decision, StopRule
 from lightning_scaling.callbacks._compat import CallbackBase
 from lightning_scaling.callbacks.competitors import Competitors
 from lightning_scaling.callbacks.console import warn
 from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor
 from lightning_scaling.callbacks.session import Session
-from lightning_scaling.engine.monitor import Monitor
 
 __all__ = ["ScalingEarlyStopping"]
 
@@ -203,15 +200,16 @@ class ScalingEarlyStopping(CallbackBase):
 
     def _judge(self, session: Session, before: dict[str, Any] | None) -> dict[str, Any] | None:
         engine = session.engine
-        if engine is None or not engine.forecast_log or engine.forecast_log[-1]["step"] == self._updates:
+        state = None if engine is None else engine.state
+        if engine is None or state is None or state.step == self._updates:
             return before if self._updates >= 0 else None
-        self._updates = engine.forecast_log[-1]["step"]
+        self._updates = state.step
         if self._given_target is None:
             self._rule.target = engine.target
         if self._compares and self._rivals is None:
             self._rivals = Competitors(session, reading=True, share=session.share)
         standings = None if self._rivals is None else self._rivals.look()
-        decision = self._rule.decide(moment_of(engine, standings))
+        decision = self._rule.decide(replace(state, ranking=standings))
         return None if decision is None else decision.to_dict()
 
     @staticmethod
@@ -295,28 +293,3 @@ class ScalingEarlyStopping(CallbackBase):
         """Everything of our own but the training under way; Lightning lends callbacks the module's ``log``."""
         own = {name: value for name, value in self.__dict__.items() if name.startswith("_") or name in _RESULTS}
         return {**own, "_session": None, "_rivals": None, "_monitor": None}
-
-
-def moment_of(engine: Monitor, standings: Ranking | None = None) -> Moment:
-    """What a decision about the run rests on, at the latest update of its engine."""
-    points, step = engine.curve.points, max(engine.curve.last_step, 0)
-    row, total = engine.forecast_log[-1], engine.plan.total_steps
-    left = {}
-    for name, column, unit in (("flops_left", points.flops, 1.0), ("hours_left", points.seconds, 3600.0)):
-        known = np.flatnonzero(np.isfinite(column))
-        if total is not None and known.size and points.last[known[-1]] > 0:
-            each = float(column[known[-1]] / points.last[known[-1]])
-            left[name] = each * max(total - step, 0) / unit
-    return Moment(
-        step=int(row["step"]),
-        fraction=row["fraction"],
-        loss=float("nan") if row["loss"] is None else float(row["loss"]),
-        forecast=engine.forecast,
-        deviation=engine.deviation,
-        divergence=engine.divergence,
-        nonfinite_tail=engine.curve.nonfinite_tail,
-        standings=standings,
-        mode=engine.metric.scale.mode,
-        metric=engine.metric.name,
-        **left,
-    )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_scaling.advice import Advice, Adviser, Situation
+from lightning_scaling.advice import Advice, Adviser, RunState
 from lightning_scaling.advice.context import AdviceContext
 from lightning_scaling.advice.repeats import Repeats
 from lightning_scaling.detection import Deviation, Divergence
@@ -101,7 +101,7 @@ class Monitor:
         self.metric = FollowedMetric(monitor, mode, bounds)
         rising = self.metric.scale.mode == "max"
         self._background = AdviceContext(self.plan, params, unique_tokens, metric=monitor, rising=rising)
-        self._background.teach(history or ())
+        self._background.use(history or ())
         self._teaching = PriorProvider(self.metric, params, history)
         self._skip = skip
         self._forecaster = Forecaster(self.plan, self._teaching.source)
@@ -115,6 +115,7 @@ class Monitor:
         self.curve = Curve(self.plan)
         self.forecast = self.metric.forecast(self._forecaster.before())
         self.advice = Advice("continue", "No losses have been seen yet.")
+        self.state: RunState | None = None
         self.advice_log: list[Advice] = []
         self.forecast_log: list[dict[str, Any]] = []
         self.next_update = next_update_after(self.plan, 0)
@@ -241,28 +242,27 @@ class Monitor:
             self._loss = block.loss
         elif self._pending.nonfinite:
             self._loss = math.nan
-        situation = Situation(
+        self.state = self._background.state(
+            self.curve,
             step=now,
             fraction=self._fraction(now),
             loss=self._loss,
             forecast=self.forecast,
             deviation=self.deviation,
             divergence=self.divergence,
-            nonfinite_tail=self.curve.nonfinite_tail,
             nonfinite=self._pending.nonfinite,
             rate_ratio=ratio,
             target=self.target,
             metric=self.metric.name,
             mode=self.metric.scale.mode,
-            **self._background.told(now, self._loss, self.curve, self.deviation, self.divergence),
         )
         before = self.advice
-        self.advice = self._adviser.advise(situation)
+        self.advice = self._adviser.advise(self.state)
         if not self.advice_log or before.topic != self.advice.topic:
             self.advice_log = [*self.advice_log, self.advice][-_MAX_LOG:]
         self._pending.clear()
         self._blown = False
-        update = Update(now, situation.fraction, situation.loss, self.forecast, self.deviation, self.advice)
+        update = Update(now, self.state.fraction, self.state.loss, self.forecast, self.deviation, self.advice)
         self.forecast_log.append(
             forecast_log_row(
                 now,
@@ -355,7 +355,7 @@ class Monitor:
             history: Finished runs of the same family.
             prior: What :func:`~lightning_scaling.forecast.family_prior` makes of them, where it is known already.
         """
-        self._background.teach(history)
+        self._background.use(history)
         if self._teaching.learn(history, prior):
             self._watching.rescaled()
         self._forecaster = Forecaster(self.plan, self._teaching.source)

@@ -6,7 +6,6 @@ import math
 
 import pytest
 
-from lightning_scaling.advice import Adviser
 from lightning_scaling.advice.batch_size import batch_size_hint, steps_by_noise
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.schedule import Plan
@@ -84,7 +83,7 @@ def losses(steps):
     return [2 + 3 * step**-0.3 for step in steps]
 
 
-def test_it_is_given_once_as_advice_to_go_on_and_told_anew_only_then():
+def test_it_is_given_once_as_advice_to_go_on_and_announced_once():
     monitor = Monitor(Plan.constant(total_steps=1000))
     monitor.note({**NOISE, "batch": 32.0, "unit": "samples"})
     updates = monitor.observe(range(1, 1001), losses(range(1, 1001)))
@@ -110,11 +109,3 @@ def test_it_waits_for_graver_advice_to_pass_and_survives_a_resume():
     later = second.observe(range(301, 501), losses(range(301, 501)))
     assert not any("hint on the batch" in update.advice.reason for update in later)
     assert later[-1].advice.topic == ("continue", "batch")
-
-
-def test_states_of_earlier_versions_are_read():
-    adviser = Adviser()
-    state = adviser.state_dict()
-    state.pop("remarked")
-    adviser.load_state_dict(state)
-    assert adviser.state_dict()["remarked"] is False

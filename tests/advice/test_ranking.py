@@ -3,7 +3,7 @@ import pytest
 
 from lightning_scaling import Run
 from lightning_scaling.advice import Ranking, RunRank, compare_runs
-from lightning_scaling.advice.ranking import Candidate, stand
+from lightning_scaling.advice.ranking import Candidate, rank
 
 TOTAL = 2000
 STEPS = np.arange(10, TOTAL + 1, 10)
@@ -36,7 +36,7 @@ def test_under_one_schedule_the_run_far_behind_is_given_up_and_the_close_one_is_
     found = compare_runs(runs)
     assert found.same_schedule
     assert found.fraction == pytest.approx(0.4)
-    assert found.hopeless() == [2]
+    assert found.dominated() == [2]
     assert found.of(2).behind == pytest.approx(0.5, abs=0.1)
 
 
@@ -46,19 +46,19 @@ def test_a_run_that_is_behind_only_because_its_rate_has_yet_to_fall_is_kept():
     assert not found.same_schedule
     assert found.leader == 0
     assert found.of(1).now > 0.02
-    assert 1 not in found.hopeless()
+    assert 1 not in found.dominated()
     assert found.of(1).behind < 0
 
 
 def test_a_constant_rate_is_given_up_before_those_that_fall_have_fallen():
     runs = [make("wsd", seed=1), make("constant", seed=2)]
-    assert compare_runs(runs, at=0.6).hopeless() == [1]
+    assert compare_runs(runs, at=0.6).dominated() == [1]
 
 
-def test_the_leader_and_the_favourite_are_never_given_up():
+def test_the_leader_and_the_likely_best_are_never_given_up():
     for at in (0.2, 0.5, 0.9):
         found = compare_runs([make(seed=i, low=2 + 0.1 * i) for i in range(5)], at=at)
-        assert 0 not in found.hopeless(0.51)
+        assert 0 not in found.dominated(0.51)
         assert sum(one.best for one in found.runs) == pytest.approx(1)
 
 
@@ -75,8 +75,8 @@ def test_warm_up_is_no_time_to_judge():
         Run(STEPS, low + 2 * (STEPS / TOTAL) ** -0.3, ramp, total_steps=TOTAL, planned_lr=(STEPS, ramp))
         for low in (2.0, 4.0)
     ]
-    assert compare_runs(runs, at=0.35).hopeless() == []
-    assert compare_runs(runs, at=0.6).hopeless() == [1]
+    assert compare_runs(runs, at=0.35).dominated() == []
+    assert compare_runs(runs, at=0.6).dominated() == [1]
 
 
 def blown_up(at, height=1.5, low=2.0):
@@ -121,18 +121,18 @@ def test_soon_after_the_warm_up_a_run_behind_may_still_catch_up():
     assert found[1].behind < found[0].behind
 
 
-def test_a_run_is_given_up_only_if_it_was_hopeless_a_moment_ago_too():
+def test_a_run_is_dominated_only_if_it_was_so_at_both_looks():
     leader = RunRank(0, "a", 0.99, 0.0, 0.0, True, True, 0.9)
     passing, lasting = (RunRank(i, "b", 0.005, 0.1, 0.1, True, True, before) for i, before in ((1, 0.2), (2, 0.01)))
     assert passing.chance == pytest.approx(0.2)
-    assert Ranking(0.4, 0, (leader, passing, lasting)).hopeless() == [2]
+    assert Ranking(0.4, 0, (leader, passing, lasting)).dominated() == [2]
 
 
-def test_the_look_a_moment_ago_is_part_of_the_standing():
-    entrants = [Candidate(make(low=2 + 0.02 * i, seed=i)) for i in range(3)]
-    ago, now = stand(entrants, 0.375), stand(entrants, 0.4)
+def test_the_earlier_look_is_part_of_the_rank():
+    candidates = [Candidate(make(low=2 + 0.02 * i, seed=i)) for i in range(3)]
+    ago, now = rank(candidates, 0.375), rank(candidates, 0.4)
     assert [one.before for one in now.runs] == pytest.approx([one.best for one in ago.runs])
-    first = stand([Candidate(make(low=2 + 0.02 * i, seed=i)) for i in range(3)], 0.045)
+    first = rank([Candidate(make(low=2 + 0.02 * i, seed=i)) for i in range(3)], 0.045)
     assert [(one.before, one.ready) for one in first.runs] == [(None, False)] * 3
 
 
@@ -144,9 +144,9 @@ def test_runs_that_have_not_come_so_far_or_ended_in_nan_are_left_out():
     assert compare_runs([runs[0], ended], at=0.5) is None
 
 
-def test_entrants_can_be_used_again_at_every_check():
-    entrants = [Candidate(make(low=2 + 0.2 * i, seed=i)) for i in range(3)]
-    assert [stand(entrants, f).fraction for f in (0.3, 0.6)] == [0.3, 0.6]
+def test_candidates_can_be_used_again_at_every_check():
+    candidates = [Candidate(make(low=2 + 0.2 * i, seed=i)) for i in range(3)]
+    assert [rank(candidates, f).fraction for f in (0.3, 0.6)] == [0.3, 0.6]
 
 
 def test_input_is_checked():
@@ -156,6 +156,6 @@ def test_input_is_checked():
     with pytest.raises(ValueError, match="share of the plan"):
         compare_runs([run, run], at=1.5)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        compare_runs([run, make(seed=3)], at=0.5).hopeless(1.0)
+        compare_runs([run, make(seed=3)], at=0.5).dominated(1.0)
     with pytest.raises(ValueError, match="no finite loss"):
         Candidate(Run([1, 2], [np.inf, np.inf], total_steps=10))

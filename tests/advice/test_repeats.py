@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lightning_scaling import Run, laws, replay
-from lightning_scaling.advice import Adviser, Situation
+from lightning_scaling.advice import Adviser, RunState
 from lightning_scaling.advice.repeats import Repeats
 from lightning_scaling.detection import Deviation, Divergence
 from lightning_scaling.engine.monitor import Monitor
@@ -64,7 +64,7 @@ def test_the_unique_tokens_are_those_of_a_pass():
     assert here.unique == pytest.approx(150_000)
 
 
-def test_unique_tokens_that_are_told_go_before_the_length_of_a_pass():
+def test_unique_tokens_that_are_given_go_before_the_length_of_a_pass():
     monitor, _ = watched(planted(range(1, 1001)), facts={"epoch_steps": 10}, until=600, unique_tokens=400_000)
     here = monitor.repeats
     assert (here.passes, here.length, here.unique) == (pytest.approx(1.5), pytest.approx(400), 400_000)
@@ -81,7 +81,7 @@ def test_of_data_without_a_known_length_nothing_is_said(settings):
 def test_without_counts_passes_are_known_by_their_steps():
     monitor, _ = watched(planted(range(1, 1001)), tokens=None, facts={"epoch_steps": 150}, until=600)
     assert (monitor.repeats.passes, monitor.repeats.unique, monitor.repeats.next_pass) == (4.0, None, None)
-    assert monitor.repeats.told == "this is pass 4 over the data"
+    assert monitor.repeats.clause == "this is pass 4 over the data"
 
 
 def test_passes_of_another_length_are_counted_from_where_they_begin():
@@ -151,7 +151,7 @@ def test_the_monitor_gives_the_hint_once():
     assert not any("A hint" in one.advice.reason for one in said)
 
 
-def test_a_recorded_run_can_be_told_its_unique_tokens():
+def test_a_recorded_run_can_be_given_its_unique_tokens():
     steps = np.arange(1, 401)
     run = Run(steps, planted(steps), total_steps=TOTAL, tokens_per_step=1000)
     assert not any("A hint" in update.advice.reason for update in replay(run))
@@ -168,38 +168,36 @@ def jumped(at, factor=1.04):
     return planted(steps) * np.where(steps > at, factor, 1.0)
 
 
-def suspects(said):
-    return {
-        one.advice.evidence["suspect"] for one in said if one.deviation.alarm and one.deviation.direction == "above"
-    }
+def causes(said):
+    return {one.advice.evidence["cause"] for one in said if one.deviation.alarm and one.deviation.direction == "above"}
 
 
-@pytest.mark.parametrize(("at", "expected"), [(500, "repeated data"), (610, "data")])
+@pytest.mark.parametrize(("at", "expected"), [(500, "repeated_data"), (610, "data")])
 def test_a_jump_where_a_pass_begins_is_put_down_to_the_data_that_come_again(at, expected):
     _, said = watched(jumped(at), facts={"epoch_steps": 250}, until=700)
-    assert suspects(said) == {expected}
+    assert causes(said) == {expected}
     assert ("pass_began" in said[-1].advice.evidence) == (at == 500)
 
 
-def test_passes_too_short_to_tell_where_trouble_began_are_no_suspects():
+def test_passes_too_short_to_tell_where_trouble_began_are_no_causes():
     _, said = watched(jumped(500), facts={"epoch_steps": 50}, until=700)
-    assert suspects(said) == {"data"}
+    assert causes(said) == {"data"}
     assert ", then the repeats (this is pass " in said[-1].advice.reason
 
 
-def test_a_pass_that_begins_with_a_higher_learning_rate_is_no_suspect():
+def test_a_pass_that_begins_with_a_higher_learning_rate_is_no_cause():
     stairs = Plan([1, 500, 501, TOTAL], [1e-3, 1e-3, 1.2e-3, 1.2e-3], total_steps=TOTAL, known=True)
     monitor, said = watched(jumped(500), plan=stairs, facts={"epoch_steps": 250}, until=700)
     assert monitor.repeats.boundary is None
-    assert "repeated data" not in suspects(said)
+    assert "repeated_data" not in causes(said)
 
 
 def test_the_first_pass_is_no_repeat():
     monitor, said = watched(jumped(500), facts={"epoch_steps": 800}, until=700)
-    assert suspects(said) == {"data"}
+    assert causes(said) == {"data"}
     assert "the repeats" not in said[-1].advice.reason
     assert "passes" not in said[-1].advice.evidence
-    assert not monitor.repeats.again
+    assert not monitor.repeats.repeated
 
 
 # ------------------------------------------------------------- data held out
@@ -211,17 +209,17 @@ def turning(best=300, slope=0.35):
     return planted(steps) + np.maximum(steps - best, 0) / TOTAL * slope
 
 
-@pytest.mark.parametrize(("metric", "expected"), [("val_loss", "repeated data"), (None, "learning rate")])
+@pytest.mark.parametrize(("metric", "expected"), [("val_loss", "repeated_data"), (None, "learning_rate")])
 def test_a_held_out_loss_that_turns_up_on_repeated_data_is_overfitting(metric, expected):
     _, said = watched(turning(), facts={"epoch_steps": 60}, monitor=metric)
     told = [one.advice for one in said if one.advice.action == "investigate"]
-    assert told[0].evidence["suspect"] == expected
+    assert told[0].evidence["cause"] == expected
     assert (": the model then overfits (this is pass " in told[0].reason) == (metric is not None)
 
 
 def test_a_held_out_loss_that_turns_up_in_the_first_pass_is_none():
-    _, said = watched(turning(), facts={"epoch_steps": 1000}, monitor="val_loss")
-    assert {"repeated data"} & suspects(said) == set()
+    _, said = watched(turning(), facts={"epoch_steps": 1000}, metric="val_loss")
+    assert {"repeated_data"} & causes(said) == set()
 
 
 # --------------------------------------------------------------------- sentences
@@ -245,7 +243,7 @@ def advised(kind="plateau", excess=0.062, direction="above", **changes):
         "target": None,
         "repeats": Repeats(3.5, 143, 1.2e8),
     }
-    return Adviser().advise(Situation(**{**values, **changes}))
+    return Adviser().advise(RunState(**{**values, **changes}))
 
 
 BEGUN = (
@@ -264,36 +262,36 @@ VAL = {"metric": "val_loss", "held_out": True, "best": (410, 3.046)}
 
 
 @pytest.mark.parametrize(
-    ("changes", "suspect", "sentence"),
+    ("changes", "cause", "sentence"),
     [
         (
             {"facts": {"tensors": 24}},
-            "learning rate",
+            "learning_rate",
             f"{BEGUN}, and it has stopped improving; check first the learning rate, which may have become too low (all "
             f"24 parameter tensors that had a gradient still have one), then the repeats ({AGAIN}){ENDED}",
         ),
         (
             {},
-            "frozen layers",
+            "frozen_layers",
             f"{BEGUN}, and it has stopped improving; check first whether layers are frozen or cut off from the loss, "
             f"then whether the learning rate has become too low, then the repeats ({AGAIN}){ENDED}",
         ),
         (
             {"kind": "slow_divergence"},
-            "learning rate",
+            "learning_rate",
             f"{BEGUN}, and it moves further and further away; check first the learning rate, which may be too high, "
             f"then the precision and the clipping of gradients, then the data, then the repeats ({AGAIN}){ENDED}",
         ),
         (
-            {"kind": "level_shift", "sudden": True, "repeats": Repeats(3.5, 143, 5e4, "samples")},
+            {"kind": "level_shift", "abrupt": True, "repeats": Repeats(3.5, 143, 5e4, "samples")},
             "data",
             f"{BEGUN}, all at once; check first the data that arrived since then (a damaged shard, wrong labels, "
             "inputs scaled in another way), then the learning rate, then the precision, then the repeats (this is pass "
             f"4 over the 50k samples){ENDED}",
         ),
         (
-            {"kind": "level_shift", "sudden": True, "repeats": AT_BOUNDARY},
-            "repeated data",
+            {"kind": "level_shift", "abrupt": True, "repeats": AT_BOUNDARY},
+            "repeated_data",
             f"{BEGUN}, all at once; check first the data, which begin anew right where the trouble did, at step 400 "
             "(this is pass 3 over the 120M unique tokens, and by the data-constrained law of language models one more "
             "is worth 85% of as many new ones): their order, their shuffling, a part that not every pass has; then the "
@@ -301,7 +299,7 @@ VAL = {"metric": "val_loss", "held_out": True, "best": (410, 3.046)}
         ),
         (
             {"kind": "slow_divergence", "repeats": WORN, **VAL},
-            "repeated data",
+            "repeated_data",
             f"{HELD_OUT}, and it moves further and further away; check first whether the training loss still gets "
             "better: the model then overfits (this is pass 12 over the 120M unique tokens, and the best so far was "
             "3.046 at step 410), and new data or fewer passes help; then the learning rate, then whether the held-out "
@@ -309,7 +307,7 @@ VAL = {"metric": "val_loss", "held_out": True, "best": (410, 3.046)}
         ),
         (
             {"repeats": WORN, **VAL},
-            "repeated data",
+            "repeated_data",
             f"{HELD_OUT}, and it has stopped improving; check first whether the training loss still gets better: the "
             "model then overfits (this is pass 12 over the 120M unique tokens, and the best so far was 3.046 at step "
             "410), and new data or fewer passes help; then the learning rate, then whether the held-out data have "
@@ -317,7 +315,7 @@ VAL = {"metric": "val_loss", "held_out": True, "best": (410, 3.046)}
         ),
         (
             {"kind": "better_than_forecast", "excess": -0.093, "direction": "below", "repeats": AT_BOUNDARY},
-            "repeated data",
+            "repeated_data",
             "The loss is 3.007 at step 500 where 3.1 was forecast at step 400: 3.0% below its path (odds 250 to 1 "
             "against chance); check first whether the same data come again and again (this is pass 3 over the 120M "
             "unique tokens, which began right there), then whether the answer leaks into the inputs, then whether the "
@@ -325,7 +323,7 @@ VAL = {"metric": "val_loss", "held_out": True, "best": (410, 3.046)}
         ),
         (
             {"kind": "slow_divergence", "divergence": Divergence(450, 0.3, 3.0, False), "repeats": WORN, **VAL},
-            "repeated data",
+            "repeated_data",
             "`val_loss` has gone from 3 back up to 3.162 since step 450, 30% of what the run had gained; check first "
             "whether the training loss still gets better: the model then overfits (this is pass 12 over the 120M "
             "unique tokens, and the best so far was 3.046 at step 410), and new data or fewer passes help; then the "
@@ -334,10 +332,10 @@ VAL = {"metric": "val_loss", "held_out": True, "best": (410, 3.046)}
         ),
     ],
 )
-def test_every_sentence_on_repeats(changes, suspect, sentence):
+def test_every_sentence_on_repeats(changes, cause, sentence):
     advice = advised(**changes)
     assert advice.reason == sentence
-    assert (advice.action, advice.evidence["suspect"]) == ("investigate", suspect)
+    assert (advice.action, advice.evidence["cause"]) == ("investigate", cause)
 
 
 def test_the_numbers_are_in_the_evidence():
@@ -347,20 +345,20 @@ def test_the_numbers_are_in_the_evidence():
 
 
 @pytest.mark.parametrize(
-    ("changes", "suspect"),
+    ("changes", "cause"),
     [
-        ({"kind": "plateau", "repeats": Repeats(3.5, 143, 1.2e8)}, "frozen layers"),
-        ({"kind": "level_shift", "sudden": True, "repeats": WORN}, "data"),
-        ({"kind": "level_shift", "sudden": False, "repeats": WORN}, "repeated data"),
-        ({"kind": "slow_divergence", "repeats": Repeats(0.9, 500, 1.2e8)}, "learning rate"),
-        ({"kind": "slow_divergence", "repeats": WORN, "facts": {"idle": 3, "tensors": 24}}, "frozen layers"),
-        ({"kind": "slow_divergence", "repeats": WORN, "marked": (390, "new data")}, "marked change"),
-        ({"kind": "slow_divergence", "repeats": WORN, "divergence": Divergence(390, 0.3, 3.0, False)}, "learning rate"),
+        ({"kind": "plateau", "repeats": Repeats(3.5, 143, 1.2e8)}, "frozen_layers"),
+        ({"kind": "level_shift", "abrupt": True, "repeats": WORN}, "data"),
+        ({"kind": "level_shift", "abrupt": False, "repeats": WORN}, "repeated_data"),
+        ({"kind": "slow_divergence", "repeats": Repeats(0.9, 500, 1.2e8)}, "learning_rate"),
+        ({"kind": "slow_divergence", "repeats": WORN, "facts": {"idle": 3, "tensors": 24}}, "frozen_layers"),
+        ({"kind": "slow_divergence", "repeats": WORN, "marked": (390, "new data")}, "marked_change"),
+        ({"kind": "slow_divergence", "repeats": WORN, "divergence": Divergence(390, 0.3, 3.0, False)}, "learning_rate"),
     ],
 )
-def test_when_a_held_out_metric_speaks_for_repeats(changes, suspect):
+def test_when_a_held_out_metric_speaks_for_repeats(changes, cause):
     kind = changes.pop("kind")
     deviation = Deviation(True, 250.0, "above", 400, "deviating", 0.062, 3.1, kind)
     if "idle" in changes.get("facts", {}):
         changes["facts"] |= {"idle_share": 0.5, "idle_names": "`first`", "idle_since": 480}
-    assert advised(deviation=deviation, **VAL, **changes).evidence["suspect"] == suspect
+    assert advised(deviation=deviation, **VAL, **changes).evidence["cause"] == cause

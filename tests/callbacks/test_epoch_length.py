@@ -100,7 +100,7 @@ def test_many_passes_over_few_sentences(model, train, tmp_path):
     (hint,) = hints(monitor)
     assert "A hint: the plan goes 18.8 times over the 9.22k unique tokens; by the data-constrained law its 173k" in hint
     told = [advice for advice in monitor.advice_log if advice.action != "continue"]
-    assert told[0].evidence["suspect"] == "repeated data"
+    assert told[0].evidence["cause"] == "repeated_data"
     assert "check first whether the training loss still gets better: the model then overfits" in told[0].reason
     assert (
         f"(this is pass {-(-told[0].step // PASS)} over the 9.22k unique tokens, and the best so far" in told[0].reason
@@ -117,7 +117,7 @@ def test_a_few_passes_are_not_worth_a_word(model, train):
     train(model(), monitor, steps=3 * 4 * PASS, loader=DataLoader(sentences(4 * WINDOWS, 1), BATCH, shuffle=True))
     assert monitor._engine.repeats.number == 3
     assert not hints(monitor)
-    assert not any(advice.evidence.get("suspect") == "repeated data" for advice in monitor.advice_log)
+    assert not any(advice.evidence.get("cause") == "repeated_data" for advice in monitor.advice_log)
 
 
 def test_told_unique_tokens_are_known_to_a_replay(model, train, tmp_path):

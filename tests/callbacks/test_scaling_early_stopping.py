@@ -274,7 +274,7 @@ def test_a_failure_of_its_own_stops_nothing(pl, stop, monkeypatch):
     def broken(*args):
         raise RuntimeError("oh")
 
-    monkeypatch.setattr("lightning_scaling.callbacks.scaling_early_stopping.moment_of", broken)
+    monkeypatch.setattr("lightning_scaling.advice.stopping.StopRule.decide", broken)
     with pytest.warns(UserWarning, match="it stops nothing any more"):
         trainer, _, _ = stop(pl, diverging)
     assert trainer.global_step == STEPS

@@ -1,4 +1,4 @@
-"""What the laws are measured against: multi-start BFGS, variable projection, and the interval of a textbook."""
+"""Baselines of the law fits: multi-start BFGS, variable projection, and the interval of a textbook."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def vpnls(params: Array, tokens: Array, loss: Array) -> Callable | None:
 def textbook_interval(
     values: dict[str, float], seen: dict[str, Array], asked: dict[str, Array], level: float
 ) -> tuple[Array, Array]:
-    """Prediction interval of a least-squares Chinchilla fit on log losses, as nonlinear regression teaches it.
+    """Prediction interval of a least-squares Chinchilla fit on log losses, of nonlinear regression.
 
     ``ln L +- t(n - p) s sqrt(1 + g' (J'J)^-1 g)``: the delta method for the parameters plus the residual noise
     (Bates and Watts 1988, section 2.3).
