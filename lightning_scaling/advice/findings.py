@@ -103,7 +103,7 @@ def misses(s: RunState, wanted: float, what: str, probability: float) -> Miss | 
         what: Verb and object of the clause.
         probability: The least probability.
     """
-    prediction = s.forecast.landing
+    prediction = s.forecast.final_distribution
     miss = 1 - prediction.reaches(wanted)
     if miss < probability:
         return None
@@ -117,8 +117,8 @@ def misses(s: RunState, wanted: float, what: str, probability: float) -> Miss | 
 
 
 def _final(s: RunState) -> dict[str, float]:
-    lower, upper = s.forecast.landing.interval(0.9)
-    return {"final": float(s.forecast.landing), "lower": lower, "upper": upper}
+    lower, upper = s.forecast.final_distribution.interval(0.9)
+    return {"final": float(s.forecast.final_distribution), "lower": lower, "upper": upper}
 
 
 def _saves(s: RunState) -> str:
@@ -392,7 +392,7 @@ def _on_track(s: RunState, config: FindingsConfig) -> Advice:
     track = "on track" if s.deviation.verdict == "on track" else "nothing wrong seen"
     return Advice(
         "continue",
-        f"At step {s.step:,}: {track}; {what} at step {f.horizon:,} is forecast at {f.landing:.4g} (90 % "
+        f"At step {s.step:,}: {track}; {what} at step {f.horizon:,} is forecast at {f.final_distribution:.4g} (90 % "
         f"between {final['lower']:.4g} and {final['upper']:.4g}){caution}.{hint}",
         {**final, "trust": f.trust},
         confidence=config.likely if f.trust == "ok" else config.undecided,

@@ -151,7 +151,7 @@ class Candidate:
         self._forecaster = Forecaster(self.plan, prior)
         peak = self.plan.peak if self.plan.peak > 0 else 1.0
         self.rates: Array = self.plan.at(np.maximum(_GRID * run.total_steps, 1.0)) / peak
-        self._known: dict[float, Shapes | None] = {}
+        self._known: dict[float, LawGridFit | None] = {}
 
     def at(self, fraction: float) -> LawGridFit | None:
         """The run cut off at a fraction of its plan; ``None`` if it has not come so far or has too few points."""
@@ -160,7 +160,7 @@ class Candidate:
                 del self._known[next(iter(self._known))]
             step = max(round(fraction * self.run.total_steps), 1)
             late = self.reached + max(1 - _FINISHED, _SPACINGS * self._spacing()) < fraction
-            self._known[fraction] = None if late else Shapes.of(self._forecaster, self.points, step)
+            self._known[fraction] = None if late else LawGridFit.of(self._forecaster, self.points, step)
         return self._known[fraction]
 
     def _spacing(self) -> float:
@@ -188,7 +188,7 @@ def compare_runs(
     runs: Iterable[Run],
     *,
     at: float | None = None,
-    scale: Scale = PLAIN,
+    scale: MetricScale = PLAIN,
     prior: ShapePrior = PUBLISHED,
     config: RankingConfig = DEFAULT.ranking,
 ) -> Ranking | None:
@@ -291,14 +291,14 @@ class _Leader:
     """
 
     run: Candidate
-    shapes: Shapes
+    shapes: LawGridFit
     fraction: float
     drawn: tuple[NDArray[np.intp], ...]
     slope: Array
     left: float
 
     @classmethod
-    def of(cls, run: Candidate, shapes: Sequence[Shapes], lead: int, fraction: float) -> _Leader:
+    def of(cls, run: Candidate, shapes: Sequence[LawGridFit], lead: int, fraction: float) -> _Leader:
         """Draw shapes common to all runs, of which one leads."""
         a, c, k = drawn = _shapes_drawn(shapes)
         own = shapes[lead]
@@ -306,7 +306,7 @@ class _Leader:
         left = float(np.median(slope * (own.power[a] + own.share[a, k] * own.gain[c])))
         return cls(run, own, fraction, drawn, slope, left)
 
-    def differences(self, one: Candidate, shapes: Shapes, row: int, settled: float, config: RankingConfig) -> Array:
+    def differences(self, one: Candidate, shapes: LawGridFit, row: int, settled: float, config: RankingConfig) -> Array:
         """Draws of how much worse than the leader is now a run will end, shape ``(draws,)``.
 
         Args:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from lightning_scaling._utils.formatting import count as quantity
 from lightning_scaling.advice.config import DEFAULT, RepeatsConfig
-from lightning_scaling.allocation.checks import quantity
-from lightning_scaling.allocation.tradeoff import worth
+from lightning_scaling.allocation.tradeoff import effective_tokens
 from lightning_scaling.runs.curve import Curve, Points
 from lightning_scaling.schedule.plan import Plan
 
@@ -52,8 +52,8 @@ class Repeats:
     def next_pass(self) -> float | None:
         """Value of one more pass, as a share of as many new tokens; ``None`` unless tokens were counted.
 
-        By the data-constrained law, :func:`~lightning_scaling.allocation.tradeoff.worth`, whose constants come from
-        language models.
+        By the data-constrained law, :func:`~lightning_scaling.allocation.tradeoff.effective_tokens`, whose constants
+        come from language models.
         """
         if self.unique is None or self.unit != TOKENS:
             return None
@@ -93,7 +93,7 @@ class Repeats:
         if self.unique is None or self.unit != TOKENS or self.planned is None:
             return ""
         tokens = self.planned * self.unique
-        new = float(worth(tokens, self.unique))
+        new = float(effective_tokens(tokens, self.unique))
         if new >= config.min_token_value * tokens:
             return ""
         return (

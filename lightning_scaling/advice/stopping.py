@@ -144,7 +144,7 @@ class StopRule:
         return self._misses(s, StopKind.BEST, self.best, "does not beat the best so far, {:.4g},")
 
     def _misses(self, s: RunState, kind: StopKind, wanted: float | None, what: str) -> Decision | None:
-        if wanted is None or not s.decidable or not s.forecast.ends:
+        if wanted is None or not s.decidable or not s.forecast.at_plan_end:
             return None
         miss = misses(s, wanted, what.format(wanted), self.probability)
         if miss is None:
@@ -179,7 +179,7 @@ class StopRule:
         return _decision(s, StopKind.BEST, clause, 1 - own.chance, evidence, s.forecast_gain)
 
     def _value(self, s: RunState) -> Decision | None:
-        if self.value is None or not s.decidable or not s.forecast.ends or not math.isfinite(s.loss):
+        if self.value is None or not s.decidable or not s.forecast.at_plan_end or not math.isfinite(s.loss):
             return None
         price = 0.0
         for rate, left in ((self.price_per_hour, s.hours_left), (self.price_per_flop, s.flops_left)):

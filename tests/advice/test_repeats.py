@@ -218,7 +218,7 @@ def test_a_held_out_loss_that_turns_up_on_repeated_data_is_overfitting(metric, e
 
 
 def test_a_held_out_loss_that_turns_up_in_the_first_pass_is_none():
-    _, said = watched(turning(), facts={"epoch_steps": 1000}, metric="val_loss")
+    _, said = watched(turning(), facts={"epoch_steps": 1000}, monitor="val_loss")
     assert {"repeated_data"} & causes(said) == set()
 
 
