@@ -82,14 +82,12 @@ class RunHistory(Sequence[Run]):
 
     def _repr_html_(self) -> str:
         """A table of the runs for notebooks, at most 30 of them."""
-        rows = [
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(run)) + "</tr>"
-            for run in self._runs[:_SHOWN]
-        ]
+        cells = ("".join(f"<td>{escape(cell)}</td>" for cell in _cells(run)) for run in self._runs[:_SHOWN])
+        rows = "".join(f"<tr>{row}</tr>" for row in cells)
         head = "".join(f"<th>{name}</th>" for name in ("run", "family", "params", "steps", "reached", "last loss"))
         more = len(self) - _SHOWN
         rest = f"<p>and {more:,} more</p>" if more > 0 else ""
-        return f"<p>{escape(self.summary())}</p><table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>{rest}"
+        return f"<p>{escape(self.summary())}</p><table><tr>{head}</tr>{rows}</table>{rest}"
 
     @property
     def skipped(self) -> dict[str, int]:
