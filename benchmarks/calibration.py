@@ -31,9 +31,9 @@ from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, PastRun
 from lightning_scaling.forecast.calibrated import log_outcome
 from lightning_scaling.forecast.calibration import FRACTIONS, MODES, Calibration
 from lightning_scaling.forecast.forecaster import PriorSource
+from lightning_scaling.forecast.law_grid import before
 from lightning_scaling.forecast.priors.family import nearest_in_size
 from lightning_scaling.forecast.priors.gaussian_process import replicates
-from lightning_scaling.forecast.priors.past_run import before
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM
 
 FEWEST = 12

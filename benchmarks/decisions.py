@@ -29,7 +29,7 @@ from lightning_scaling.advice import RunState, StopRule
 from lightning_scaling.advice.config import DEFAULT, RankingConfig
 from lightning_scaling.advice.ranking import Candidate, rank
 from lightning_scaling.forecast import Forecaster
-from lightning_scaling.forecast.priors.past_run import before
+from lightning_scaling.forecast.law_grid import before
 
 CHECKS = np.round(np.arange(0.1, 0.999, 0.025), 3)
 WINDOW = 0.03

@@ -23,8 +23,8 @@ from scipy import optimize, stats
 from lightning_scaling import laws
 from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, PastRun, RunPrior
 from lightning_scaling.forecast.forecaster import Mixture
+from lightning_scaling.forecast.law_grid import before
 from lightning_scaling.forecast.priors.family import nearest_in_size
-from lightning_scaling.forecast.priors.past_run import before
 from lightning_scaling.runs.curve import Curve
 from lightning_scaling.schedule import Plan
 
@@ -149,7 +149,7 @@ def rows_of(
                     row |= {
                         "mixture": mixture * relative,
                         "change": change * relative,
-                        "doubt": forecast.path.doubt * relative,
+                        "doubt": forecast.path.level_error * relative,
                     }
             rows.append(row)
     return rows

@@ -22,7 +22,7 @@ from _trainings import Training, trainings
 
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.forecast import Forecaster
-from lightning_scaling.forecast.priors.past_run import before
+from lightning_scaling.forecast.law_grid import before
 from lightning_scaling.runs.curve import Curve
 from lightning_scaling.schedule import Plan
 

@@ -160,7 +160,7 @@ class Candidate:
                 del self._known[next(iter(self._known))]
             step = max(round(fraction * self.run.total_steps), 1)
             late = self.reached + max(1 - _FINISHED, _SPACINGS * self._spacing()) < fraction
-            self._known[fraction] = None if late else LawGridFit.of(self._forecaster, self.points, step)
+            self._known[fraction] = None if late else self._forecaster.shapes(self.points, step)
         return self._known[fraction]
 
     def _spacing(self) -> float:

@@ -23,10 +23,11 @@ from lightning_scaling.forecast.calibration import (
     short,
 )
 from lightning_scaling.forecast.forecaster import Forecaster, PriorSource
+from lightning_scaling.forecast.law_grid import before
 from lightning_scaling.forecast.priors.base import PUBLISHED, RunPrior
 from lightning_scaling.forecast.priors.family import Family, nearest_in_size
 from lightning_scaling.forecast.priors.gaussian_process import RunFeatures, replicates
-from lightning_scaling.forecast.priors.past_run import PastRun, before
+from lightning_scaling.forecast.priors.past_run import PastRun
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM, Prediction
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run

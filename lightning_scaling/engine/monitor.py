@@ -24,7 +24,7 @@ from lightning_scaling.engine.update_schedule import MIN_GAP, NONFINITE_ALARM, c
 from lightning_scaling.forecast import Forecast, Forecaster, WhatIf, what_if, what_ifs
 from lightning_scaling.forecast.calibrated import applied
 from lightning_scaling.forecast.forecaster import PriorSource
-from lightning_scaling.forecast.priors.past_run import before
+from lightning_scaling.forecast.law_grid import before
 from lightning_scaling.runs.curve import Curve
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run

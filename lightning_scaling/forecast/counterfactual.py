@@ -164,7 +164,9 @@ def what_if(
         final_distribution, difference = _shown(forecast, found, difference)
         trust, why = _trust(other, changed, plan, doubt)
         if _unseen(forecast) or _unseen(other):
-            taken = f"this run has hardly decayed yet: what its decay gains is taken from {forecaster.prior.source}"
+            taken = (
+                f"this run has hardly decayed yet: what its decay gains is taken from {forecaster.shape_prior.source}"
+            )
         if trust == "ok" and _unseen(other) and not (_unseen(forecast) and forecast.trust == "ok"):
             trust, why = "low", taken
     extra = end - forecast.horizon
@@ -246,20 +248,22 @@ class _Shift:
 
     def final_distribution(self, other: Mixture, df: float) -> Prediction:
         """Where the run ends; what is not known yet of that plan's decay is told by the other forecast."""
-        there = replace(self._own, progress=self._there, share_of_spread=other.share_of_spread, presumed=other.presumed)
+        there = replace(
+            self._own, progress=self._there, spread_factor=other.spread_factor, gain_unknown=other.gain_unknown
+        )
         medians, _ = self._own(self._ends[:1])
         _, scales = there(self._ends[1:])
         return Prediction(float(medians[0]) + sum(self._middle), math.hypot(scales[0], self._doubt), df)
 
     def scale(self, other: Mixture, final: float) -> float:
         """Scale of the error of the difference: that of both ends is much the same, and cancels."""
-        presumed = self._own.presumed or other.presumed
+        gain_unknown = self._own.gain_unknown or other.gain_unknown
         progress, annealing = self._middle
         return math.hypot(
             _LEAST * final,
             _OF_SPREAD * self._spread,
             _OF_PROGRESS * progress,
-            (1 / _HALF if presumed else _OF_ANNEALING) * annealing,
+            (1 / _HALF if gain_unknown else _OF_ANNEALING) * annealing,
             self._doubt,
         )
 

@@ -8,45 +8,47 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
 
+from lightning_scaling.forecast.config import DEFAULT, ErrorConfig, ForecastConfig
+from lightning_scaling.forecast.law_grid import (
+    CurveFit,
+    LawGridFit,
+    burn_in,
+    fit_curve,
+    fit_shapes,
+    isolated_outliers,
+    log_slope_prior,
+)
 from lightning_scaling.forecast.priors.base import PUBLISHED, RunPrior, log_density
 from lightning_scaling.forecast.priors.prior_path import ObservedLevel, PriorPath
 from lightning_scaling.forecast.result import Forecast, PredictivePath, Trust
-from lightning_scaling.laws.solvers import GridFit, fit_grid
 from lightning_scaling.runs.curve import Points
 from lightning_scaling.schedule.plan import Plan
 from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
 
-_ALPHAS = np.geomspace(0.08, 1.2, 12)
-_KAPPAS = np.geomspace(0.2, 4.0, 9)
-_BURN_IN = 0.04
-_RECENCY = 3.0
-_MIN_POINTS = 4
-_FEW_POINTS = 6
-_EVIDENCE = 0.3
-_MAX_EVIDENCE = 100.0
-_KEPT = 1e-4
-_HAMPEL = 7
-_SPIKE = 8.0
-# Scale of the forecast error: maximum likelihood of a Student t on recorded runs (benchmarks/forecast.py --calibrate).
-_OF_MIXTURE = 0.5
-_OF_CHANGE = 0.12
-_OF_DOUBT = 2.0
-_OF_LEVEL = 3e-4
-
-_SURE = 0.006
-_SURE_UNSEEN = 0.002
-_OF_FALLEN = 0.25
-_HALF = 2.132
-_OPEN_HORIZON = 2
-_SHORT = 4.0
+_PARAMETERS = 5  # of the law: L0, A, alpha, C and kappa
+_TINY = 1e-300
 _NO_POINTS = Points(**{field.name: np.empty(0) for field in fields(Points)})
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Weighted shapes of the law, with the scale of the error around their mean."""
+    """Weighted shapes of the law, with the scale of the error around their mean; ``n`` shapes.
+
+    Attributes:
+        progress: Progress and annealing of the plan.
+        alpha: Exponents, shape ``(n,)``.
+        speed: Index of the annealing speed, shape ``(n,)``.
+        kappa: Annealing gains, shape ``(n,)``.
+        offset: ``L0``, shape ``(n,)``.
+        slope: ``A``, shape ``(n,)``.
+        weight: Posterior weights, shape ``(n,)``, summing to 1.
+        now: Step of the forecast.
+        level_error: Standard error of the present level.
+        spread_factor: Factor on the disagreement of the shapes.
+        gain_unknown: Whether the gain of annealing is taken from the prior alone.
+        config: Scale of the error.
+    """
 
     progress: Progress
     alpha: NDArray[np.float64]
@@ -56,32 +58,33 @@ class Mixture:
     slope: NDArray[np.float64]
     weight: NDArray[np.float64]
     now: float
-    doubt: float
-    share_of_spread: float
-    presumed: bool
+    level_error: float
+    spread_factor: float
+    gain_unknown: bool
+    config: ErrorConfig = DEFAULT.error
 
     def __call__(self, steps: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Medians and scales at the given steps."""
+        """Medians and scales at steps of shape ``(m,)``."""
         mean, spread = self._moments(steps)
         reference = self._moments(np.array([self.now]))[0]
         scale = np.sqrt(
-            (self.share_of_spread * spread) ** 2
-            + (_OF_CHANGE * (reference - mean)) ** 2
-            + (_OF_DOUBT * self.doubt) ** 2
-            + (_OF_LEVEL * mean) ** 2
+            (self.spread_factor * spread) ** 2
+            + (self.config.change_share * (reference - mean)) ** 2
+            + (self.config.level_error_factor * self.level_error) ** 2
+            + (self.config.min_share_of_loss * mean) ** 2
         )
-        if self.presumed:
-            # Nothing is known of what the decay gains: no gain and twice the presumed one both belong to the interval.
-            scale = np.maximum(scale, self._gain(steps) / _HALF)
+        if self.gain_unknown:
+            # the 90 % interval holds a decay that gains nothing and one that gains twice the prior's
+            scale = np.maximum(scale, self._gain(steps) / self.config.interval_half_width)
         return mean, scale
 
     def _gain(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What annealing is forecast to gain between now and then."""
+        """Forecast gain of annealing between the present and the given steps."""
         gain = self.progress.annealing(steps) - self.progress.annealing([self.now])
         return np.maximum((self.weight * self.slope * self.kappa * self.alpha) @ gain[self.speed], 0.0)
 
     def spread(self, step: float) -> tuple[float, float]:
-        """Disagreement of the shapes at a step, and the change forecast from now to then."""
+        """Disagreement of the shapes at a step, and the forecast change from the present to it."""
         mean, spread = self._moments(np.array([step, self.now]))
         return float(spread[0]), float(mean[1] - mean[0])
 
@@ -96,7 +99,17 @@ class Mixture:
 
 @dataclass(frozen=True)
 class BlendedPath:
-    """A path bent towards another end: the more of the change forecast has come, the more of the bend."""
+    """A path moved to another final loss, in proportion to the share of the forecast change already made.
+
+    Attributes:
+        path: The path by the run's own losses.
+        now: Step of the forecast.
+        horizon: Last step.
+        start: Median of the path now.
+        end: Its median at the horizon.
+        final: Median at the horizon after the move.
+        scale: Scale there.
+    """
 
     path: PredictivePath
     now: float
@@ -107,24 +120,28 @@ class BlendedPath:
     scale: float
 
     def __call__(self, steps: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Medians and scales at the given steps."""
+        """Medians and scales at steps of shape ``(m,)``."""
         medians, scales = self.path(steps)
         elapsed = np.clip((steps - self.now) / (self.horizon - self.now), 0.0, 1.0)
         change = self.start - self.end
-        share = np.clip((self.start - medians) / change, 0.0, 1.0) if change > 1e-3 * abs(self.start) else elapsed
+        falls = change > _NO_CHANGE * abs(self.start)
+        share = np.clip((self.start - medians) / change, 0.0, 1.0) if falls else elapsed
         share = np.where(elapsed <= 0, 0.0, np.where(elapsed >= 1, 1.0, share))
         scales = np.sqrt((1 - share) * scales**2 + share * self.scale**2)
         return medians + share * (self.final - self.end), scales
 
 
+_NO_CHANGE = 1e-3  # of the loss: below, a path is moved in proportion to the steps instead
+
+
 class PriorSource(Protocol):
-    """What teaches something of a run before its losses do: a prior, or the run's family."""
+    """A prior that can be specialized to a run: a published one, or the past runs of a family."""
 
     def with_batch_size(self, tokens_per_step: float) -> PriorSource:
-        """The same teacher, for a run of so many tokens (or samples) per step."""
+        """The same for a run of so many tokens (or samples) per step."""
 
     def for_plan(self, plan: Plan) -> RunPrior:
-        """What is believed of a run under this plan."""
+        """The prior of a run under this plan."""
 
 
 class Forecaster:
@@ -138,43 +155,50 @@ class Forecaster:
     with the number of points deflated by their autocorrelation.
 
     The error around that mean is a Student t whose squared scale adds the disagreement of the shapes, a share of the
-    change forecast from now to then (the law itself is wrong by about that share), and the doubt about the present
-    level: the noise of the losses over the root of how many independent ones there are, but not less than .03 % of it.
+    change forecast from now on (the law itself is wrong by about that share), and the error of the present level: the
+    noise of the losses over the root of how many independent ones there are, but not less than .03 % of it.
 
     Args:
-        plan: What the run intends to do.
-        prior: What is believed before the losses come: a prior of the shape, or what a family teaches.
+        plan: Plan of the run.
+        prior: A prior of the shape, or past runs of the family.
+        config: The tuned numbers.
     """
 
     law = "relative_multi_power"
 
-    def __init__(self, plan: Plan, prior: PriorSource = PUBLISHED) -> None:
+    def __init__(self, plan: Plan, prior: PriorSource = PUBLISHED, config: ForecastConfig = DEFAULT) -> None:
         self.plan = plan
+        self.config = config
         self.run_prior = prior.for_plan(plan)
-        self.prior = self.run_prior.shape
-        prior = self.prior
-        alpha_prior = np.array([log_density(a, prior.alpha, prior.alpha_spread) for a in _ALPHAS])
-        kappa_prior = np.array([log_density(k, prior.kappa, prior.kappa_spread) for k in _KAPPAS])
-        self._shape_prior = (alpha_prior[:, None] + kappa_prior[None, :])[:, None, :]
-        self._share = _ALPHAS[:, None] * _KAPPAS[None, :]
+        self.shape_prior = self.run_prior.shape
+        shape = self.shape_prior
+        alphas = np.array([log_density(a, shape.alpha, shape.alpha_spread) for a in config.grid.alphas])
+        kappas = np.array([log_density(k, shape.kappa, shape.kappa_spread) for k in config.grid.kappas])
+        self._log_prior = (alphas[:, None] + kappas[None, :])[:, None, :]
         self._progress: Progress | None = None
 
-    def under(self, prior: PriorSource) -> Forecaster:
-        """A forecaster of the same plan with other beliefs."""
-        other = Forecaster(self.plan, prior)
+    def with_prior(self, prior: PriorSource) -> Forecaster:
+        """A forecaster of the same plan with another prior."""
+        other = Forecaster(self.plan, prior, self.config)
         other._progress = self._progress
         return other
 
     def horizon(self, step: int) -> int:
         """Step of the final loss: the end of the plan, or twice the present progress where there is no end ahead."""
         total = self.plan.total_steps
-        return total if total is not None and total >= step else _OPEN_HORIZON * max(step, 1)
+        ended = total is None or total < step
+        return self.config.error.open_horizon_factor * max(step, 1) if ended or total is None else total
 
-    def fallen(self, step: int) -> float:
-        """How much of its peak the planned rate has given up by a step, summed over all falls."""
-        return self._progress_to(self.horizon(0) if self.plan.total_steps is None else self.plan.total_steps).fallen(
-            step
-        )
+    def shapes(self, points: Points, step: int) -> LawGridFit | None:
+        """The losses up to a step fitted in every shape, to be compared with another run's.
+
+        Returns:
+            ``None`` without an end of the plan ahead, in a blow-up, or with fewer than four points after the burn-in.
+        """
+        total = self.plan.total_steps
+        if total is None or step > total:
+            return None
+        return fit_shapes(self.plan, self._progress_to(total), self._log_prior, points, step, self.config.grid)
 
     def fit(self, points: Points, step: int) -> Forecast:
         """The forecast from the losses seen so far.
@@ -184,59 +208,24 @@ class Forecaster:
             step: The present step.
 
         Returns:
-            The forecast; while there is too little to fit it rests on beliefs alone.
+            The forecast; while there is too little to fit it rests on the prior alone.
         """
+        grid = self.config.grid
         horizon = self.horizon(step)
         progress = self._progress_to(horizon)
-        usable = (points.last > self._burn_in(step)) & ~isolated_outliers(points.loss)
-        if int(usable.sum()) < _MIN_POINTS:
-            return self._from_prior(points, step, f"fewer than {_MIN_POINTS} points after the warm-up")
-        at, loss, count = points.step[usable], points.loss[usable], points.count[usable]
-        reach = progress.progress(at)
-        weights = (reach / reach[-1]) ** _RECENCY * _precision(count, points.spread[usable], loss)
-        base = np.exp(-_ALPHAS[:, None] * np.log(reach))
-        fit = fit_grid(base, progress.annealing(at), self._share, loss, weights)
-        weight, independent = self._weigh(fit, loss)
-        kept = weight > _KEPT * weight.max()
-        a, c, k = np.nonzero(kept)
-        share = weight[kept] / weight[kept].sum()
-        # Five parameters were found from these points: with few of them the residuals are too small.
-        freedom = at.size / max(at.size - 5, 1)
-        noise = math.sqrt(float(fit.weights @ fit.residual**2) * freedom)
-        unseen = progress.unseen(step)
-        mixture = Mixture(
-            progress,
-            _ALPHAS[a],
-            c,
-            _KAPPAS[k],
-            fit.offset[kept],
-            fit.slope[kept],
-            share,
-            float(step),
-            noise / math.sqrt(independent),
-            1.0 if unseen else _OF_MIXTURE,
-            unseen and not self.run_prior.annealed,
-        )
-        falling = bool(fit.slope.flat[fit.best] > 0)
-        if not falling and reach[-1] < _SHORT * reach[0]:
+        used = (points.last > burn_in(self.plan, step, grid)) & ~isolated_outliers(points.loss, grid)
+        if int(used.sum()) < grid.min_points:
+            return self._from_prior(points, step, f"fewer than {grid.min_points} points after the warm-up")
+        curve = fit_curve(points, used, progress, grid)
+        mixture, params = self._mixture(curve, progress, step)
+        is_falling = bool(curve.fit.slope.flat[curve.fit.best] > 0)
+        if not is_falling and curve.reach[-1] < self.config.error.min_progress_ratio * curve.reach[0]:
             return self._from_prior(points, step, "the curve has not begun to fall after the warm-up")
-        params = {
-            "L0": float(share @ fit.offset[kept]),
-            "A": float(share @ fit.slope[kept]),
-            "alpha": float(np.exp(share @ np.log(_ALPHAS[a]))),
-            "kappa": float(np.exp(share @ np.log(_KAPPAS[k]))),
-            "C": float(np.exp(share @ np.log(np.array(ANNEAL_RATES)[c]))),
-            "noise": noise,
-            "losses_per_point": float(np.median(count[-64:])),
-            "points": float(usable.sum()),
-            "effective_points": independent,
-            "burn_in_step": float(self._burn_in(step)),
-        }
         path = self._blended(mixture, step, horizon)
-        trust, why = self._trust(step, progress, path, float(loss.max()))
-        if at.size < _FEW_POINTS and self.run_prior.log_final_loss is None:
-            trust, why = "none", f"only {at.size} points after the warm-up"
-        if not falling:
+        trust, why = self._trust(step, progress, path, float(curve.loss.max()))
+        if curve.step.size < self.config.error.few_points and self.run_prior.log_final_loss is None:
+            trust, why = "none", f"only {curve.step.size} points after the warm-up"
+        if not is_falling:
             trust, why = "low", "the curve is not falling, so the law says only that it stays where it is"
         return Forecast(
             step,
@@ -248,27 +237,68 @@ class Forecaster:
             path=path,
             own_path=mixture,
             peer_path=self._peer_path(points, step, horizon),
-            is_falling=falling,
+            is_falling=is_falling,
             at_plan_end=horizon == self.plan.total_steps,
             valid_until=progress.tells_up_to(step),
         )
 
+    def _mixture(self, curve: CurveFit, progress: Progress, step: int) -> tuple[Mixture, dict[str, float]]:
+        """The shapes weighted by prior and evidence, and the parameters that are shown of them."""
+        error, grid, fit = self.config.error, self.config.grid, curve.fit
+        weight = self._weigh(curve)
+        kept = weight > error.min_weight_ratio * weight.max()
+        a, c, k = np.nonzero(kept)
+        share = weight[kept] / weight[kept].sum()
+        # the parameters were fitted to these points: with few of them the residuals are too small
+        size = curve.step.size
+        noise = math.sqrt(float(fit.weights @ fit.residual**2) * (size / max(size - _PARAMETERS, 1)))
+        unseen = progress.unseen(step)
+        mixture = Mixture(
+            progress,
+            grid.alphas[a],
+            c,
+            grid.kappas[k],
+            fit.offset[kept],
+            fit.slope[kept],
+            share,
+            float(step),
+            noise / math.sqrt(curve.effective_points),
+            1.0 if unseen else error.mixture_share,
+            unseen and not self.run_prior.annealed,
+            error,
+        )
+        params = {
+            "L0": float(share @ fit.offset[kept]),
+            "A": float(share @ fit.slope[kept]),
+            "alpha": float(np.exp(share @ np.log(mixture.alpha))),
+            "kappa": float(np.exp(share @ np.log(mixture.kappa))),
+            "C": float(np.exp(share @ np.log(np.array(ANNEAL_RATES)[c]))),
+            "noise": noise,
+            "losses_per_point": float(np.median(curve.count[-grid.noise_window_points :])),
+            "points": float(size),
+            "effective_points": curve.effective_points,
+            "burn_in_step": float(burn_in(self.plan, step, grid)),
+        }
+        return mixture, params
+
     def _from_prior(self, points: Points, step: int, why: str) -> Forecast:
-        """The forecast of a run that has shown at most a level: the shape is presumed, the end that of relatives."""
+        """The prior-predictive forecast of a run that has shown a level at most."""
         horizon = self.horizon(step)
         progress = self._progress_to(horizon)
-        anchor = ObservedLevel.of(points)
-        own: PredictivePath | None = None if anchor is None else PriorPath(progress, self.prior, anchor)
+        shape, config = self.shape_prior, self.config.prior
+        observed = ObservedLevel.of(points, config)
+        own: PredictivePath | None = None if observed is None else PriorPath(progress, shape, observed, config)
         path = own
         trust: Trust = "none"
-        log_final_loss = self.run_prior.log_final_loss
-        if log_final_loss is not None and horizon == self.plan.total_steps:
-            trust, why = "low", f"{why}; it rests on {self.run_prior.source or self.prior.source}"
-            if anchor is not None and path is not None:
+        expected = self.run_prior.log_final_loss
+        if expected is not None and horizon == self.plan.total_steps:
+            trust, why = "low", f"{why}; it rests on {self.run_prior.source or shape.source}"
+            if path is not None:
                 path = self._blended(path, step, horizon)
             else:
-                final = math.exp(log_final_loss[0])
-                path = PriorPath(progress, self.prior, ObservedLevel(float(horizon), final, final * log_final_loss[1]))
+                final = math.exp(expected[0])
+                level = ObservedLevel(float(horizon), final, final * expected[1])
+                path = PriorPath(progress, shape, level, config)
         return Forecast(
             step,
             horizon,
@@ -283,11 +313,11 @@ class Forecaster:
         )
 
     def before(self) -> Forecast:
-        """The forecast before the first step: where relatives landed, if there are any."""
+        """The forecast before the first step, from the final losses of past runs, if there are any."""
         return self._from_prior(_NO_POINTS, 0, "no losses yet")
 
     def _blended(self, path: PredictivePath, step: int, horizon: int) -> PredictivePath:
-        """The path led to where the lesson has the run land."""
+        """The path combined with the prior of the final loss."""
         if self.run_prior.log_final_loss is None or horizon != self.plan.total_steps or step >= horizon:
             return path
         medians, scales = path(np.array([float(step), float(horizon)]))
@@ -295,40 +325,31 @@ class Forecaster:
         return BlendedPath(path, float(step), float(horizon), float(medians[0]), float(medians[1]), final, scale)
 
     def _peer_path(self, points: Points, step: int, horizon: int) -> PredictivePath | None:
-        """Where relatives under the same schedule say that the run goes on; up to the peak rate many stumble."""
-        peer_curves = self.run_prior.peer_curves
-        if peer_curves is None or horizon != self.plan.total_steps or not self.plan.warmup_end <= step < horizon:
+        """The path by past runs under the same schedule; not before the peak rate, up to which many runs stumble."""
+        peers = self.run_prior.peer_curves
+        if peers is None or horizon != self.plan.total_steps or not self.plan.warmup_end <= step < horizon:
             return None
-        return peer_curves.path(points, step, horizon)
+        return peers.path(points, step, horizon)
 
     def _progress_to(self, horizon: int) -> Progress:
         if self._progress is None or self._progress.horizon != horizon:
             self._progress = Progress(self.plan, horizon)
         return self._progress
 
-    def _burn_in(self, step: int) -> float:
-        """The warm-up, and at least 4 % of the plan (Choshen et al. 2024, arXiv 2410.11840, drop the first tenth)."""
-        total = self.plan.total_steps if self.plan.total_steps is not None else step
-        return min(max(_BURN_IN * total, self.plan.warmup_end), 0.5 * step)
-
-    def _weigh(self, fit: GridFit, loss: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-        """Weights of the shapes, and how many independent points speak for the level."""
-        residual = fit.residual - fit.residual.mean()
-        power = float(residual @ residual)
-        lag = max(float(residual[1:] @ residual[:-1]) / power if power > 0 else 0.0, 0.0)
-        deflation = (1 - lag) / (1 + lag)
-        evidence = min(max(2 * _EVIDENCE * loss.size * deflation, _MIN_POINTS), _MAX_EVIDENCE)
-        independent = max(deflation / float(fit.weights @ fit.weights), 1.0)
-        level = max(abs(float(loss.mean())), float(loss.std()), 1e-300)
-        slope = np.maximum(_ALPHAS[:, None, None] * fit.slope / level, 1e-9)
-        slope_prior = -0.5 * ((np.log(slope) - math.log(self.prior.slope)) / self.prior.slope_spread) ** 2
-        floor = np.minimum(fit.offset / level, 0.0) * 50 if loss.min() > 0 else 0.0
-        score = self._shape_prior + slope_prior + floor - 0.5 * evidence * np.log(fit.sse / fit.sse.min())
-        weight = np.exp(score - score.max())
-        return weight / weight.sum(), independent
+    def _weigh(self, curve: CurveFit) -> NDArray[np.float64]:
+        """Posterior weights of the shapes, shape ``(a, c, k)``, summing to 1."""
+        grid, fit, loss, shape = self.config.grid, curve.fit, curve.loss, self.shape_prior
+        level = max(abs(float(loss.mean())), float(loss.std()), _TINY)
+        slope = np.maximum(grid.alphas[:, None, None] * fit.slope / level, _MIN_SLOPE)
+        floor = np.minimum(fit.offset / level, 0.0) * grid.negative_floor_penalty if loss.min() > 0 else 0.0
+        score = self._log_prior + log_slope_prior(slope, shape.slope, shape.slope_spread) + floor
+        score = score - 0.5 * curve.evidence_points * np.log(fit.sse / fit.sse.min())
+        weight: NDArray[np.float64] = np.exp(score - score.max())
+        weight /= weight.sum()
+        return weight
 
     def _trust(self, step: int, progress: Progress, path: PredictivePath, top: float) -> tuple[Trust, str]:
-        plan = self.plan
+        plan, config = self.plan, self.config.error
         if plan.total_steps is None or plan.total_steps < step:
             reason = plan.why if plan.total_steps is None and plan.why else "the run has no planned end ahead"
             return "low", f"{reason}; the forecast is for twice the present progress"
@@ -338,38 +359,18 @@ class Forecaster:
         if step <= plan.warmup_end and alone:
             return "none", "the warm-up is not over"
         final, scale = (float(values[0]) for values in path(np.array([progress.horizon])))
-        unsure = scale / max(abs(final), _OF_FALLEN * (top - final), 1e-300)
-        if not self.run_prior.annealed and unsure > _SURE_UNSEEN and progress.unseen(step):
-            return "low", (
-                f"the learning rate has hardly begun to fall: what its decay gains is taken from {self.prior.source}"
+        relative = scale / max(abs(final), config.fallen_share * (top - final), _TINY)
+        unseen = not self.run_prior.annealed and progress.unseen(step)
+        if unseen and relative > config.max_relative_scale_before_decay:
+            source = self.shape_prior.source
+            return "low", f"the learning rate has hardly begun to fall: what its decay gains is taken from {source}"
+        if relative > config.max_relative_scale:
+            past = "" if alone else f", even with {self.run_prior.source or self.shape_prior.source}"
+            return (
+                "low",
+                f"the 90% interval still reaches {config.interval_half_width * relative:.1%} to either side{past}",
             )
-        if unsure > _SURE:
-            taught = "" if alone else f", even with what {self.run_prior.source or self.prior.source} teach"
-            return "low", f"the 90% interval still reaches {_HALF * unsure:.1%} to either side{taught}"
         return "ok", ""
 
 
-def isolated_outliers(loss: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Isolated outliers by Hampel's rule: far from the running median, by the running spread and by 1 % of the loss.
-
-    Three bins in a row are no outliers: what lasts is part of the curve.
-    """
-    if loss.size < _HAMPEL:
-        return np.zeros(loss.shape, dtype=bool)
-    distance = np.abs(loss - median_filter(loss, _HAMPEL, mode="reflect"))
-    spread = 1.4826 * float(np.median(distance[-64:]))
-    outlying: NDArray[np.bool_] = distance > np.maximum(_SPIKE * spread, 0.01 * np.abs(loss))
-    outlying[: _HAMPEL // 2] = False  # the steep beginning has no neighbours on its left to be compared with
-    return outlying
-
-
-def _precision(
-    count: NDArray[np.float64], spread: NDArray[np.float64], loss: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Inverse variance of a bin's mean, up to a factor: noise over its count, plus what no law follows."""
-    known = spread[np.isfinite(spread)]
-    if known.size == 0:
-        return np.ones_like(count)
-    noise = float(np.median(known[-64:])) ** 2
-    law = (5e-4 * float(np.median(np.abs(loss)))) ** 2
-    return 1.0 / (noise / count + law + 1e-300)
+_MIN_SLOPE = 1e-9  # relative; a rising curve gets the density of this slope

@@ -1,4 +1,4 @@
-"""What is believed about the shape of a curve before it is seen."""
+"""Priors over the shape of a loss curve."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.forecast.config import DEFAULT, PriorConfig
 from lightning_scaling.forecast.result import PredictivePath
 from lightning_scaling.runs.curve import Points
 from lightning_scaling.schedule.plan import Plan
 
-_CONFLICT = 3.0
-_SMALL = 0.3
-_FLATTENING = 0.5
-_LEAST_SLOPE, _MOST_SLOPE = 0.005, 0.2
-
 
 @dataclass(frozen=True)
 class ShapePrior:
-    """Log-normal beliefs about the dimensionless shape of a loss curve.
+    """Log-normal prior of the dimensionless shape of a loss curve.
 
     The shape is free of units, so that it carries over between recipes: progress is relative to the whole plan, rates
     to the peak rate, and the gain of annealing to the slope of the loss.
@@ -34,7 +30,7 @@ class ShapePrior:
         kappa_spread: Standard deviation of its logarithm.
         slope: Median of that slope over the loss level.
         slope_spread: Standard deviation of its logarithm.
-        source: Where the beliefs come from.
+        source: Where the prior comes from.
         steps: Length in steps of the runs that :attr:`slope` speaks of, if it is to be carried over to others: a run
             of more steps ends on a flatter curve, by the root of the ratio. ``None`` if it is meant for this run.
     """
@@ -49,27 +45,28 @@ class ShapePrior:
     steps: float | None = None
 
     def with_batch_size(self, tokens_per_step: float) -> ShapePrior:
-        """The same beliefs whatever the batch."""
+        """Itself: the prior is the same whatever the batch."""
         return self
 
-    def for_plan(self, plan: Plan) -> RunPrior:
-        """These beliefs, the slope carried over to the length of the plan, and none about where the run will land."""
+    def for_plan(self, plan: Plan, config: PriorConfig = DEFAULT.prior) -> RunPrior:
+        """This prior, the slope carried over to the length of the plan, and none of the final loss."""
         if self.steps is None or plan.total_steps is None:
             return RunPrior(self)
-        slope = self.slope * (plan.total_steps / self.steps) ** -_FLATTENING
-        return RunPrior(replace(self, slope=min(max(slope, _LEAST_SLOPE), _MOST_SLOPE), steps=None))
+        slope = self.slope * (plan.total_steps / self.steps) ** -config.slope_length_power
+        least, most = config.slope_range
+        return RunPrior(replace(self, slope=min(max(slope, least), most), steps=None))
 
 
 @dataclass(frozen=True)
 class Correction:
-    """How forecasts made at parts of a run are set right, as learnt from those of relatives; all of shape ``(f,)``.
+    """Correction of forecasts made at parts of a run, learned from those of past runs; all of shape ``(f,)``.
 
     Args:
         fractions: The parts of the run.
         shift: By how much the logarithm of a forecast is to be raised.
         spread: Standard deviation of that.
         trusted: Factor on the scale of the forecast's own error.
-        shared: Correlation of its error with that of the landing told by the relatives' landings.
+        shared: Correlation of its error with that of the final loss predicted from past final losses.
     """
 
     fractions: NDArray[np.float64]
@@ -78,8 +75,8 @@ class Correction:
     trusted: NDArray[np.float64]
     shared: NDArray[np.float64]
 
-    def of(self, fraction: float, log: float, error: float) -> tuple[float, float, float]:
-        """Logarithm of a forecast and its relative error anew, and the correlation of that error."""
+    def apply(self, fraction: float, log: float, error: float) -> tuple[float, float, float]:
+        """The corrected log forecast, its relative error, and the correlation of that error."""
         fade = min((1 - fraction) / (1 - float(self.fractions[-1])), 1.0)
         shift, spread, trusted, shared = (
             float(np.interp(fraction, self.fractions, values))
@@ -89,24 +86,24 @@ class Correction:
 
 
 class PeerCurves(Protocol):
-    """Tells by the curves of relatives how a run goes on."""
+    """Predicts the rest of a curve from the curves of past runs."""
 
     def path(self, points: Points, step: int, total_steps: int) -> PredictivePath | None:
-        """How a run goes on after a step, from its losses up to there; ``None`` where that cannot be told."""
+        """The path after a step, from the losses up to it; ``None`` where it cannot be predicted."""
 
 
 @dataclass(frozen=True)
 class RunPrior:
-    """What is believed of one run under its plan.
+    """The prior of one run under its plan.
 
     Args:
         shape: The shape of its curve.
-        landing: Logarithm of the final loss as the relatives' tell it, and the scale of its error; ``None`` without
-            relatives that have landed.
-        correction: How its forecasts are set right; ``None`` where nothing was learnt.
-        annealed: Whether relatives have shown what annealing gains.
+        log_final_loss: Logarithm of the final loss predicted from past final losses, and the scale of its error;
+            ``None`` without finished past runs.
+        correction: Correction of its forecasts; ``None`` where nothing was learned.
+        annealed: Whether past runs have shown what annealing gains.
         source: Where it comes from; left out, where the shape does.
-        guide: Relatives under the same schedule, whose curves the run's is held against; ``None`` without enough.
+        peer_curves: Past runs under the same schedule, to compare the curve with; ``None`` without enough of them.
     """
 
     shape: ShapePrior
@@ -117,7 +114,7 @@ class RunPrior:
     peer_curves: PeerCurves | None = None
 
     def correct(self, fraction: float, final: float, scale: float) -> tuple[float, float]:
-        """A forecast of the final loss made at a fraction of the run, set right by what relatives taught.
+        """A forecast of the final loss made at a fraction of the run, combined with the prior.
 
         Args:
             fraction: How much of the run has been seen.
@@ -125,11 +122,11 @@ class RunPrior:
             scale: Scale of its error.
 
         Returns:
-            Both anew; unchanged where nothing was learnt.
+            Median and scale; unchanged where nothing was learned.
         """
         shared = 0.0
-        if self.correction is not None and final > 0 and scale < _SMALL * final:
-            log, error, shared = self.correction.of(fraction, math.log(final), scale / final)
+        if self.correction is not None and final > 0 and scale < DEFAULT.prior.max_correctable_scale * final:
+            log, error, shared = self.correction.apply(fraction, math.log(final), scale / final)
             final, scale = math.exp(log), math.exp(log) * error
         if self.log_final_loss is not None:
             end = math.exp(self.log_final_loss[0])
@@ -137,14 +134,14 @@ class RunPrior:
         return final, scale
 
 
-def _combined(curve: tuple[float, float], log_final_loss: tuple[float, float], shared: float) -> tuple[float, float]:
-    """The best weighted mean of two forecasts with correlated errors; where they clash the curve is believed."""
-    clash = abs(curve[0] - log_final_loss[0]) / math.hypot(curve[1], log_final_loss[1])
-    one, other = curve[1], log_final_loss[1] * max(clash / _CONFLICT, 1.0) ** 2
+def _combined(curve: tuple[float, float], prior: tuple[float, float], shared: float) -> tuple[float, float]:
+    """The best weighted mean of two forecasts with correlated errors; in a prior-data conflict the curve prevails."""
+    conflict = abs(curve[0] - prior[0]) / math.hypot(curve[1], prior[1])
+    one, other = curve[1], prior[1] * max(conflict / DEFAULT.prior.conflict_threshold, 1.0) ** 2
     joint = shared * one * other
     weight = min(max((one**2 - joint) / (one**2 + other**2 - 2 * joint), 0.0), 1.0)
     variance = ((1 - weight) * one) ** 2 + (weight * other) ** 2 + 2 * weight * (1 - weight) * joint
-    return curve[0] + weight * (log_final_loss[0] - curve[0]), math.sqrt(variance)
+    return curve[0] + weight * (prior[0] - curve[0]), math.sqrt(variance)
 
 
 PUBLISHED = ShapePrior(
@@ -160,7 +157,7 @@ PUBLISHED = ShapePrior(
 """What language models have in common. Exponents of .43 to .51 and annealing gains of 1.1 to 1.6 times the log slope
 are those of Luo et al. 2025 (arXiv 2503.12811, fitted parameters); that the slope at the end falls with the root of the
 number of steps was found on runs of 1,400 to 72,000 steps at 25 million to 1.3 billion parameters, and
-``benchmarks/forecast.py`` shows what the forecasts are worth."""
+``benchmarks/forecast.py`` shows the errors of the forecasts."""
 
 
 def log_density(value: float, median: float, spread: float) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from lightning_scaling.forecast.forecaster import isolated_outliers
+from lightning_scaling.forecast.law_grid import isolated_outliers
 from lightning_scaling.forecast.priors.gaussian_process import RunFeatures
 from lightning_scaling.forecast.priors.past_run import PastRun
 from lightning_scaling.runs.curve import Points

@@ -1,4 +1,4 @@
-"""A path from beliefs alone: for a run that has shown a level, or nothing at all."""
+"""Prior-predictive paths, used before enough losses have been observed."""
 
 from __future__ import annotations
 
@@ -9,50 +9,52 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling._utils.stats import robust_std
+from lightning_scaling.forecast.config import DEFAULT, PriorConfig
 from lightning_scaling.forecast.priors.base import ShapePrior
 from lightning_scaling.runs.curve import Points
 from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
 
 # Nodes and weights of a normal distribution's third-order Gauss-Hermite rule.
 _NODES = ((-math.sqrt(3), 1 / 6), (0.0, 2 / 3), (math.sqrt(3), 1 / 6))
-_SPEED = ANNEAL_RATES.index(0.01)
-_EARLIEST = 0.02
-_LAST = 5
-_UNSURE = 0.02
 
 
 @dataclass(frozen=True)
 class ObservedLevel:
-    """What a presumed path goes through: a level of the loss, at a step, and the scale of its error."""
+    """A level of the loss at a step, and the scale of its error, that a prior path goes through."""
 
     step: float
     level: float
     scale: float
 
     @classmethod
-    def of(cls, points: Points) -> ObservedLevel | None:
+    def of(cls, points: Points, config: PriorConfig = DEFAULT.prior) -> ObservedLevel | None:
         """The level that the last few points show; ``None`` without a finite one."""
-        finite = np.flatnonzero(np.isfinite(points.loss))[-_LAST:]
+        finite = np.flatnonzero(np.isfinite(points.loss))[-config.level_points :]
         if not finite.size:
             return None
         loss = points.loss[finite]
         level = float(np.median(loss))
-        spread = 1.4826 * float(np.median(np.abs(loss - level)))
-        return cls(float(np.median(points.step[finite])), level, max(spread, _UNSURE * abs(level)))
+        return cls(
+            float(np.median(points.step[finite])), level, max(robust_std(loss), config.min_level_error * abs(level))
+        )
 
 
 class PriorPath:
-    """Curves of all the shapes a prior believes in, through one anchor, weighted by that belief.
+    """Curves of the shapes of a prior through one observed level, weighted by prior density.
 
     Args:
         progress: What the plan contributes.
-        prior: Beliefs about the shape.
-        anchor: Where the curves go through.
+        prior: Prior of the shape.
+        anchor: Level that the curves go through.
+        config: The tuned numbers.
     """
 
-    def __init__(self, progress: Progress, prior: ShapePrior, anchor: ObservedLevel) -> None:
+    def __init__(self, progress: Progress, prior: ShapePrior, anchor: ObservedLevel, config: PriorConfig) -> None:
         self._progress = progress
         self._anchor = anchor
+        self._min_progress = config.min_progress
+        self._speed = ANNEAL_RATES.index(config.anneal_rate)
         spreads = (prior.alpha_spread, prior.kappa_spread, prior.slope_spread)
         medians = (prior.alpha, prior.kappa, prior.slope)
         nodes = list(product(_NODES, repeat=3))
@@ -67,9 +69,9 @@ class PriorPath:
 
     def _f(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Shape of the curve above its end, ``(shapes, n)``."""
-        log = np.log(np.maximum(self._progress.progress(steps), _EARLIEST))
-        gain = self._progress.annealing(steps)[_SPEED]
-        end = self._progress.annealing([self._progress.horizon])[_SPEED]
+        log = np.log(np.maximum(self._progress.progress(steps), self._min_progress))
+        gain = self._progress.annealing(steps)[self._speed]
+        end = self._progress.annealing([self._progress.horizon])[self._speed]
         share = (self._kappa * self._alpha)[:, None]
         above: NDArray[np.float64] = np.exp(-self._alpha[:, None] * log) - 1 + share * (end - gain)
         return above

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from lightning_scaling import Run, RunHistory, replay
+from lightning_scaling.forecast.law_grid import before
 from lightning_scaling.forecast.priors.gaussian_process import RunFeatures
 from lightning_scaling.forecast.priors.normalized_curves import NormalizedCurves
-from lightning_scaling.forecast.priors.past_run import PastRun, before
+from lightning_scaling.forecast.priors.past_run import PastRun
 from lightning_scaling.runs.curve import Curve
 
 NOW, TOTAL = 1600, 4000
