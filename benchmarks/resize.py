@@ -125,9 +125,9 @@ def judged(every: bool, quick: bool) -> list[dict]:
     return rows
 
 
-def told(quick: bool) -> dict[str, list[bool]]:
-    """For every run of the largest budgets, whether it is told to resize, by how far off its size truly is."""
-    heard: dict[str, list[bool]] = {"within x1.5": [], "x1.5 to x3": [], "beyond x3": [], "beyond x3, right side": []}
+def advised(quick: bool) -> dict[str, list[bool]]:
+    """For every run of the largest budgets, whether the advice is to resize, by how far off its size truly is."""
+    resized: dict[str, list[bool]] = {"within x1.5": [], "x1.5 to x3": [], "beyond x3": [], "beyond x3, right side": []}
     for ladder in list(isoflops())[: 3 if quick else None]:
         for log_flops, _, cheap, (at, _, _) in questions(ladder, every=False):
             few = np.zeros(int(cheap.sum()))
@@ -142,10 +142,10 @@ def told(quick: bool) -> dict[str, list[bool]]:
                 where = (
                     "within x1.5" if abs(off) < np.log(1.5) else "beyond x3" if abs(off) > np.log(3) else "x1.5 to x3"
                 )
-                heard[where].append(advice.action == "resize")
+                resized[where].append(bool(advice.action == "resize"))
                 if where == "beyond x3" and advice.action == "resize":
-                    heard["beyond x3, right side"].append((advice.evidence["factor"] > 1) == (off > 0))
-    return heard
+                    resized["beyond x3, right side"].append(bool((advice.evidence["factor"] > 1) == (off > 0)))
+    return resized
 
 
 def show(rows: list[dict]) -> None:
@@ -188,12 +188,12 @@ def main() -> None:
     warnings.simplefilter("ignore")
     rows = judged(options.every, options.quick)
     if options.json:
-        print(json.dumps({"sizes": rows, "told": told(options.quick)}))
+        print(json.dumps({"sizes": rows, "advised": advised(options.quick)}))
         return
     show(rows)
-    print("\nruns of the largest budgets told to resize, by how far their size truly is off:")
-    for where, heard in told(options.quick).items():
-        print(f"  {where:24s}{sum(heard):4d} of {len(heard)}")
+    print("\nruns of the largest budgets advised to resize, by how far their size truly is off:")
+    for where, resized in advised(options.quick).items():
+        print(f"  {where:24s}{sum(resized):4d} of {len(resized)}")
 
 
 if __name__ == "__main__":

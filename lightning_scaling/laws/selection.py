@@ -1,4 +1,4 @@
-"""Which law forecasts best: every law judged on points beyond those it was fitted to."""
+"""Selection among laws by rolling-origin evaluation."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ class Comparison:
             if _LACKS not in reason:
                 lines += textwrap.wrap(f"{name}: {reason}", 100, initial_indent="  ", subsequent_indent="    ")
         if lacking:
-            told = f"for lack of inputs: {', '.join(lacking)}"
-            lines += textwrap.wrap(told, 100, initial_indent="  ", subsequent_indent="    ")
+            missing = f"for lack of inputs: {', '.join(lacking)}"
+            lines += textwrap.wrap(missing, 100, initial_indent="  ", subsequent_indent="    ")
         return "\n".join(lines)
 
 
@@ -124,26 +124,17 @@ def compare(
         **options: For :meth:`Law.fit`, such as ``objective="least_squares"``.
 
     Returns:
-        The ranking. Laws without inputs in `data`, or that cannot be fitted at every origin, are named in `skipped`.
+        The ranking. Laws with too many parameters for the first origins are scored at the later ones and rank after
+            those scored at all. Laws without inputs in `data`, or that cannot be fitted, are named in `skipped`.
 
     Raises:
         TypeError: `data` has no columns.
         ValueError: A column is missing, an origin or the metric is not one of those, or too few points are left.
         KeyError: A name is not in the catalogue.
     """
-    if isinstance(metric, str) and metric not in ("rmsle", "median_error"):
-        raise ValueError(f"`metric` must be 'rmsle', 'median_error' or a function, but got {metric!r}.")
-    if not len(origins) or not all(0 < q < 1 for q in origins):
-        raise ValueError(f"`origins` must hold shares of the points between 0 and 1, but got {tuple(origins)!r}.")
+    _check_arguments(origins, metric)
     have = _Table(data, loss, dict(columns or {}))
-    skipped: dict[str, str] = {}
-    chosen: dict[str, Candidate] = {}
-    for label, candidate in _candidates(names, have, by):
-        missing = [] if candidate is None else [name for name in candidate.inputs if not have.has(name)]
-        if candidate is None or missing:
-            skipped[label] = f"{_LACKS}{', '.join(missing)}" if missing else "it needs options: give it as an object"
-        else:
-            chosen[label] = candidate
+    chosen, skipped = _choose(names, have, by)
     used = list(dict.fromkeys(name for candidate in chosen.values() for name in candidate.inputs))
     order, by = have.order(by, used)
     rows = {name: have.column(name) for name in used} | {loss: have.column(loss)}
@@ -155,13 +146,41 @@ def compare(
     found: list[dict[str, Any]] = []
     for label, candidate in chosen.items():
         try:
-            found.append(_judged(label, candidate, rows, loss, order, edges, metric, options))
+            found.append(_evaluated(label, candidate, rows, loss, order, edges, metric, options))
         except (ValueError, np.linalg.LinAlgError) as error:
             skipped[label] = str(error)
-    found.sort(key=lambda row: (math.inf if math.isnan(row["score"]) else row["score"], row["law"]))
+    found.sort(key=lambda row: (-len(row["origins"]), _finite_first(row["score"]), row["law"]))
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", "a function")
     splits = tuple((edge, int(np.sum(order <= edge)), int(np.sum(order > edge))) for edge in edges)
     return Comparison(found, skipped, {row["law"]: chosen[row["law"]] for row in found}, by, name, splits)
+
+
+def _check_arguments(origins: Sequence[float], metric: str | Metric) -> None:
+    if isinstance(metric, str) and metric not in ("rmsle", "median_error"):
+        raise ValueError(f"`metric` must be 'rmsle', 'median_error' or a function, but got {metric!r}.")
+    if not len(origins) or not all(0 < q < 1 for q in origins):
+        raise ValueError(f"`origins` must hold shares of the points between 0 and 1, but got {tuple(origins)!r}.")
+
+
+def _choose(
+    names: Iterable[str | Law | Combination] | None, have: _Table, by: str | None
+) -> tuple[dict[str, Candidate], dict[str, str]]:
+    """The candidates whose inputs the data have, and why the others are left out."""
+    chosen: dict[str, Candidate] = {}
+    skipped: dict[str, str] = {}
+    for label, candidate in _candidates(names, have, by):
+        missing = [] if candidate is None else [name for name in candidate.inputs if not have.has(name)]
+        if candidate is None:
+            skipped[label] = "it needs options: give it as an object"
+        elif missing:
+            skipped[label] = f"{_LACKS}{', '.join(missing)}"
+        else:
+            chosen[label] = candidate
+    return chosen, skipped
+
+
+def _finite_first(score: float) -> float:
+    return math.inf if math.isnan(score) else score
 
 
 class _Table:
@@ -203,7 +222,7 @@ class _Table:
         raise ValueError("`data` has no input of any law to order the points by; name a column in `by` or `columns`.")
 
     def quantity(self, by: str | None, law: Law) -> str | None:
-        """What a law of any one quantity may be of here."""
+        """The input to use for a law that takes any single quantity."""
         usual = law.inputs[0]
         candidates = [name for name in (usual, by, "flops", "steps", "tokens", *UNITS) if name is not None]
         return next((name for name in candidates if (name in UNITS or name == usual) and self.has(name)), None)
@@ -256,7 +275,7 @@ def _edges(order: Array, origins: Sequence[float], by: str) -> list[float]:
     return edges
 
 
-def _judged(
+def _evaluated(
     label: str,
     candidate: Candidate,
     rows: Mapping[str, Array],
@@ -266,33 +285,40 @@ def _judged(
     metric: str | Metric,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
+    """Scores of one candidate at every origin from the first at which it can be fitted.
+
+    Raises:
+        ValueError: It cannot be fitted at the last origin, or at a later one than one at which it can.
+    """
     parts: list[dict[str, Any]] = []
-    fit: Fit | CombinedFit
     for edge in edges:
         seen = {name: values[order <= edge] for name, values in rows.items()}
         later = {name: values[order > edge] for name, values in rows.items()}
         try:
-            fit = (
-                candidate.fit(seen, loss)
-                if isinstance(candidate, Combination)
-                else candidate.fit(seen, loss, **options)
-            )
+            fit = _fit(candidate, seen, loss, options)
         except ValueError as error:
+            if not parts and edge != edges[-1]:
+                continue
             raise ValueError(f"with {len(seen[loss])} points: {error}") from None
         parts.append({"edge": edge} | _scores(fit, {n: later[n] for n in candidate.inputs}, later[loss], metric))
     covered = [part["coverage"] for part in parts if part["coverage"] is not None]
+    means = {name: float(np.mean([part[name] for part in parts])) for name in ("score", "rmsle", "median_error")}
+    if isinstance(fit, CombinedFit):
+        parameters, status = sum(len(member.params) for member in fit.members.values()), "ok"
+    else:
+        parameters, status = len(fit.names), str(fit.status)
     return {
         "law": label,
-        "score": float(np.mean([part["score"] for part in parts])),
-        "rmsle": float(np.mean([part["rmsle"] for part in parts])),
-        "median_error": float(np.mean([part["median_error"] for part in parts])),
+        **means,
         "coverage": float(np.mean(covered)) if covered else None,
-        "parameters": sum(len(m.params) for m in fit.members.values())
-        if isinstance(fit, CombinedFit)
-        else len(fit.names),
-        "status": "ok" if isinstance(fit, CombinedFit) else fit.status,
+        "parameters": parameters,
+        "status": status,
         "origins": parts,
     }
+
+
+def _fit(candidate: Candidate, seen: Mapping[str, Array], loss: str, options: Mapping[str, Any]) -> Fit | CombinedFit:
+    return candidate.fit(seen, loss) if isinstance(candidate, Combination) else candidate.fit(seen, loss, **options)
 
 
 def _scores(

@@ -1,4 +1,4 @@
-"""Many small nonlinear fits at once, by damped Newton steps."""
+"""Damped Newton steps (Levenberg-Marquardt) for many small nonlinear fits at once."""
 
 from __future__ import annotations
 
@@ -71,88 +71,108 @@ def minimize(
         penalty: ``penalty(u)`` gives what is added to the objective ``(r,)``, its gradient and its (diagonal) curvature
             ``(r, p)`` at coordinates `u` ``(r, p)``.
         steps: Most steps per problem.
-        tolerance: Relative change of the objective that no longer counts.
+        tolerance: Relative change of the objective that is treated as none.
         reach: Longest step of each coordinate, in its own units, shape ``(p,)`` or one number.
 
     Returns:
         The minimum of each problem.
     """
-    count, size = start.shape
     lower = np.broadcast_to(lower, start.shape)
     upper = np.broadcast_to(upper, start.shape)
     u = np.clip(start, lower, upper)
-    best = np.full(count, np.inf)
-    done = np.zeros(count, dtype=bool)
-    tried = np.zeros(count, dtype=np.int64)
-    rows = np.arange(count)
-
-    def weighted(index: Ints) -> Array:
-        return weights if weights.ndim == 1 else weights[index]
-
-    r, jac = model(u, rows)
-    value = _total(objective, r, weighted(rows))
-    if penalty is not None:
-        value = _finite(value + penalty(u)[0])
-    best[:] = value
-    gone = ~np.isfinite(value)
-    keep = ~gone
-    rows, x, r, jac, value = rows[keep], u[keep], r[keep], jac[keep], value[keep]
-    damping = np.full(len(rows), 1e-2)
-    calm = np.zeros(len(rows), dtype=int)
-    fresh = np.ones(len(rows), dtype=bool)
-    gradient = np.zeros((len(rows), size))
-    newton = np.zeros((len(rows), size, size))
-    steady = np.zeros((len(rows), size, size))
-    eye = np.eye(size)
+    done = np.zeros(len(u), dtype=bool)
+    tried = np.zeros(len(u), dtype=np.int64)
+    active = _Active(model, objective, weights, penalty, u)
+    best = active.value.copy()
+    active.keep(np.isfinite(best))
     for _ in range(steps):
-        if not len(rows):
+        if not len(active.rows):
             break
-        if fresh.any():
-            every = bool(fresh.all())
-            part: slice | NDArray[np.bool_] = slice(None) if every else fresh
-            w = weighted(rows if every else rows[fresh])
-            gradient[part], newton[part], steady[part] = _curvature(objective, r[part], jac[part], w)
-            if penalty is not None:
-                _, slope, bend = penalty(x[part])
-                gradient[part] += slope
-                newton[part] += eye * bend[:, None, :]
-                if steady is not newton:
-                    steady[part] += eye * bend[:, None, :]
-        low, high = lower[rows], upper[rows]
+        active.update_curvature()
+        low, high = lower[active.rows], upper[active.rows]
+        x, gradient = active.x, active.gradient
         held = ((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0)) | (low >= high)
-        step = _step(gradient, newton, steady, damping, held, eye)
-        step = np.clip(step, -reach, reach)
-        trial = np.clip(x + step, low, high)
-        expected = -np.einsum("bp,bp->b", gradient, trial - x)
-        r_new, jac_new = model(trial, rows)
-        value_new = _total(objective, r_new, weighted(rows))
-        if penalty is not None:
-            value_new = _finite(value_new + penalty(trial)[0])
-        tried[rows] += 1
-        better = value_new < value
-        gain = np.where(better, value - value_new, 0.0)
-        small = np.where(better, gain, np.abs(expected)) <= tolerance * np.abs(value)
-        calm = np.where(small, calm + 1, np.where(better, 0, calm))
-        good = better & (gain > 0.1 * expected)
-        damping = np.where(good, damping * 0.2, np.where(better, damping, damping * 5.0))
-        damping = np.maximum(damping, 1e-12)
-        if better.all():
-            x, r, jac, value = trial, r_new, jac_new, value_new
-        else:
-            x[better], r[better], jac[better] = trial[better], r_new[better], jac_new[better]
-            value = np.where(better, value_new, value)
-        fresh = better
-        finished = (calm >= _PATIENCE) | (value <= _LEAST) | (damping > _LOOSEST) | held.all(axis=1)
+        step = _step(gradient, active.newton, active.steady, active.damping, held, active.eye)
+        tried[active.rows] += 1
+        active.take(np.clip(x + np.clip(step, -reach, reach), low, high), tolerance)
+        finished = (
+            (active.calm >= _PATIENCE) | (active.value <= _LEAST) | (active.damping > _LOOSEST) | held.all(axis=1)
+        )
         if finished.any():
-            left = rows[finished]
-            u[left], best[left] = x[finished], value[finished]
+            left = active.rows[finished]
+            u[left], best[left] = active.x[finished], active.value[finished]
             done[left] = True
-            stay = ~finished
-            rows, x, r, jac, value = rows[stay], x[stay], r[stay], jac[stay], value[stay]
-            damping, calm, fresh = damping[stay], calm[stay], fresh[stay]
-            gradient, newton, steady = gradient[stay], newton[stay], steady[stay]
-    u[rows], best[rows] = x, value
+            active.keep(~finished)
+    u[active.rows], best[active.rows] = active.x, active.value
     return Minimum(u, best, done, tried)
+
+
+class _Active:
+    """The problems that have not come to rest, with coordinates, residuals, curvature and damping of each."""
+
+    _ARRAYS = ("rows", "x", "r", "jac", "value", "damping", "calm", "fresh", "gradient", "newton", "steady")
+
+    def __init__(self, model: Model, objective: Objective, weights: Array, penalty: Penalty | None, u: Array) -> None:
+        self.model, self.objective, self.weights, self.penalty = model, objective, weights, penalty
+        count, size = u.shape
+        self.rows = np.arange(count)
+        self.x = u
+        self.r, self.jac, self.value = self._evaluate(u)
+        self.damping = np.full(count, 1e-2)
+        self.calm = np.zeros(count, dtype=int)
+        self.fresh = np.ones(count, dtype=bool)
+        self.gradient = np.zeros((count, size))
+        self.newton = np.zeros((count, size, size))
+        self.steady = np.zeros((count, size, size))
+        self.eye = np.eye(size)
+
+    def _weights(self, rows: Ints) -> Array:
+        return self.weights if self.weights.ndim == 1 else self.weights[rows]
+
+    def _evaluate(self, x: Array) -> tuple[Array, Array, Array]:
+        r, jac = self.model(x, self.rows)
+        value = _total(self.objective, r, self._weights(self.rows))
+        if self.penalty is not None:
+            value = _finite(value + self.penalty(x)[0])
+        return r, jac, value
+
+    def keep(self, stay: NDArray[np.bool_]) -> None:
+        """Drop the other problems."""
+        for name in self._ARRAYS:
+            setattr(self, name, getattr(self, name)[stay])
+
+    def update_curvature(self) -> None:
+        """Gradient and curvature of the problems whose last step was taken."""
+        if not self.fresh.any():
+            return
+        every = bool(self.fresh.all())
+        part: slice | NDArray[np.bool_] = slice(None) if every else self.fresh
+        w = self._weights(self.rows if every else self.rows[self.fresh])
+        found = _curvature(self.objective, self.r[part], self.jac[part], w)
+        self.gradient[part], self.newton[part], self.steady[part] = found
+        if self.penalty is not None:
+            _, slope, bend = self.penalty(self.x[part])
+            self.gradient[part] += slope
+            self.newton[part] += self.eye * bend[:, None, :]
+            self.steady[part] += self.eye * bend[:, None, :]
+
+    def take(self, trial: Array, tolerance: float) -> None:
+        """Move to where the objective is lower, and adapt the damping."""
+        expected = -np.einsum("bp,bp->b", self.gradient, trial - self.x)
+        r, jac, value = self._evaluate(trial)
+        better = value < self.value
+        gain = np.where(better, self.value - value, 0.0)
+        small = np.where(better, gain, np.abs(expected)) <= tolerance * np.abs(self.value)
+        self.calm = np.where(small, self.calm + 1, np.where(better, 0, self.calm))
+        good = better & (gain > 0.1 * expected)
+        damping = np.where(good, self.damping * 0.2, np.where(better, self.damping, self.damping * 5.0))
+        self.damping = np.maximum(damping, 1e-12)
+        if better.all():
+            self.x, self.r, self.jac, self.value = trial, r, jac, value
+        else:
+            self.x[better], self.r[better], self.jac[better] = trial[better], r[better], jac[better]
+            self.value = np.where(better, value, self.value)
+        self.fresh = better
 
 
 def _total(objective: Objective, r: Array, weights: Array) -> Array:
