@@ -112,13 +112,7 @@ def allocate(
         >>> f"{best.params / 1e9:.2f}B parameters, {best.tokens / 1e9:.0f}B tokens"
         '2.78B parameters, 60B tokens'
     """
-    if not hasattr(fit, "draws") or not hasattr(fit, "law"):
-        raise TypeError(
-            "`fit` must be a fitted law, such as law.fit(data), laws.load(path) or law.known('name') for published "
-            f"constants, but got {type(fit).__name__}."
-        )
-    if minima is not None and not isinstance(minima, IsoflopMinima):
-        raise TypeError(f"`minima` must come from isoflop_minima, but is of type {type(minima).__name__}.")
+    _check_types(fit, minima)
     request = _request(flops, params, tokens, target)
     level = probability("level", level)
     tasks = _tasks(
@@ -146,23 +140,14 @@ def allocate(
     if there and len(request.names) == 2 and budget is not None:
         point = {name: value[:1] for name, value in rows.items()}
         choice = weigh(task, point, _chosen_size(task, request, budget), budget, limits)
-
-    def value(array: Array) -> float:
-        return float(array[0]) if there else math.nan
-
     return Allocation(
-        params=value(best.size),
-        tokens=value(best.tokens),
-        flops=value(best.flops) if budget is None else budget,
-        loss=value(best.loss),
-        exponent=value(best.exponent),
+        **_values(task, best, budget, there),
+        extrapolation=extrapolation if there else math.nan,
         status=status,
         message=message,
         law=fit.law.name,
         size=task.size,
         level=level,
-        extrapolation=extrapolation if there else math.nan,
-        training_flops=value(task.training_flops(best.size[:1], best.tokens[:1])),
         inference_tokens=task.inference_tokens,
         unique_tokens=task.unique_tokens,
         given=dict(task.extras),
@@ -175,6 +160,30 @@ def allocate(
         _bounds=limits,
         _fixed=("flops",) if budget is not None else ("loss",) if request.target is not None else request.names,
     )
+
+
+def _check_types(fit: Any, minima: Any) -> None:
+    if not hasattr(fit, "draws") or not hasattr(fit, "law"):
+        raise TypeError(
+            "`fit` must be a fitted law, such as law.fit(data), laws.load(path) or law.known('name') for published "
+            f"constants, but got {type(fit).__name__}."
+        )
+    if minima is not None and not isinstance(minima, IsoflopMinima):
+        raise TypeError(f"`minima` must come from isoflop_minima, but is of type {type(minima).__name__}.")
+
+
+def _values(task: Task, best: Optimum, budget: float | None, there: bool) -> dict[str, float]:
+    """The numbers of the optimum; nan where there is none."""
+    found = {
+        "params": best.size,
+        "tokens": best.tokens,
+        "flops": best.flops,
+        "loss": best.loss,
+        "exponent": best.exponent,
+        "training_flops": task.training_flops(best.size[:1], best.tokens[:1]),
+    }
+    values = {name: float(array[0]) if there else math.nan for name, array in found.items()}
+    return values if budget is None else values | {"flops": budget}
 
 
 def _request(flops: Any, params: Any, tokens: Any, target: Any) -> _Request:

@@ -1,4 +1,4 @@
-"""A way of spending a budget, held against the best one."""
+"""Cost of a choice of size against the optimum of the same budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The best split of a budget for one law, for its estimates and all their draws at once."""
+"""Optimal split of a budget under one law, for its estimates and all their draws at once."""
 
 from __future__ import annotations
 

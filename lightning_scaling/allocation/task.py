@@ -1,4 +1,4 @@
-"""What allocation asks of a law: its inputs and its cost, given the size of the model and the tokens seen."""
+"""Inputs and cost of a law as functions of model size and tokens."""
 
 from __future__ import annotations
 

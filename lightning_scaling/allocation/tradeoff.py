@@ -68,7 +68,7 @@ class Tradeoff:
 
     Two estimates of the best size of a budget are joined: the frontier of all runs
     (:class:`~lightning_scaling.allocation.frontier.Frontier`), and the minima of those that share budgets
-    (:func:`~lightning_scaling.allocation.isoflop_minima`), where at least one shows a minimum. Each counts by its
+    (:func:`~lightning_scaling.allocation.isoflop_minima`), where at least one shows a minimum. Each is weighted by its
     inverse variance; the interval holds both their errors and their disagreement.
 
     Attributes:
@@ -202,7 +202,7 @@ class Tradeoff:
 
 
 def effective_tokens(tokens: ArrayLike, unique_tokens: float | None) -> Array:
-    """New tokens that tokens with repeats are worth: ``U + U R (1 - exp(-(tokens/U - 1)/R))`` with ``R`` 15.39.
+    """Number of new tokens with the same effect as tokens with repeats: ``U + U R (1 - exp(-(tokens/U - 1)/R))`` with ``R`` 15.39.
 
     Muennighoff et al. 2023 (arXiv 2305.16264), equation 5; that their law devalues parameters too is left out.
 
@@ -231,8 +231,8 @@ def fit_tradeoff(params: Any, tokens: Any, loss: Any, *, flops: Any = None, erro
         The tradeoff.
 
     Raises:
-        ValueError: A column is not of positive finite numbers, lengths differ, or the runs are too few or too alike to
-            tell a best size, with the reason.
+        ValueError: A column is not of positive finite numbers, lengths differ, or the runs are too few or too similar to
+            determine a best size, with the reason.
     """
     table = columns(params=params, tokens=tokens, loss=loss)
     if flops is not None:
@@ -244,11 +244,11 @@ def fit_tradeoff(params: Any, tokens: Any, loss: Any, *, flops: Any = None, erro
     compute = table.get("flops", 6 * size * data)
     sizes = _distinct(size)
     if sizes == 1:
-        raise ValueError(f"All {len(y)} runs have about one size, and one size cannot tell which is best.")
+        raise ValueError(f"All {len(y)} runs have about one size, and one size cannot show which is best.")
     if sizes < FEWEST_SIZES or len(y) < FEWEST_RUNS:
         raise ValueError(
             f"There are {len(y)} runs of {sizes} sizes; at least {FEWEST_RUNS} runs of {FEWEST_SIZES} sizes are needed "
-            "to tell which size is best."
+            "to determine which size is best."
         )
     minima = None
     try:

@@ -90,7 +90,7 @@ class Estimate:
 
     @property
     def standard_errors(self) -> dict[str, float]:
-        """Standard error of every parameter; 0 for given ones, nan where it cannot be told."""
+        """Standard error of every parameter; 0 for given ones, nan where it is not determined."""
         errors = dict.fromkeys(self.params, 0.0)
         if self.replicates is not None:
             scale = self.small_sample_factor * np.std(self.replicates, axis=0, ddof=1)

@@ -1,4 +1,4 @@
-"""A law and points as a minimisation: coordinates, residuals, their derivatives, and where to start."""
+"""Minimisation problem of a law and points: coordinates, residuals and derivatives."""
 
 from __future__ import annotations
 

@@ -175,9 +175,9 @@ def _verdict(
     lost = [str(name) for name in found["unidentified"]]  # type: ignore[attr-defined]
     if lost or distinct < len(values) - len(bounds):
         status = FitStatus.UNIDENTIFIED
-        why = f"{distinct} distinct points" if distinct < len(values) else "these points"
+        which = f"{distinct} distinct points" if distinct < len(values) else "these points"
         sentences.append(
-            f"{why[0].upper()}{why[1:]} do not tell {', '.join(lost or values)} apart; spread the "
+            f"{which[0].upper()}{which[1:]} do not determine {', '.join(lost or values)} separately; spread the "
             f"{' and '.join(law.inputs)} wider, or give some parameters in `fixed`."
         )
     if dof <= 0:

@@ -108,7 +108,7 @@ class Fit(Estimate):
                 there are refits, else the profile.
 
         Returns:
-            Lower and upper end by name; both equal the value of a given parameter; nan where it cannot be told.
+            Lower and upper end by name; both equal the value of a given parameter; nan where it is not determined.
 
         Raises:
             ValueError: `level` or `method` is not one of those, or there are no refits.

@@ -1,4 +1,4 @@
-"""The law of live runs, fitted to one run as a whole."""
+"""Fit of the forecasting law to one recorded run as a whole."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_scaling.laws.catalogue.schedules.relative_multi_power import RelativeMultiPower
+from lightning_scaling.laws.extrapolation import RECENCY
 from lightning_scaling.laws.results import Fit
 from lightning_scaling.schedule.plan import Plan
 from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
 
 _BURN_IN = 0.04
-_RECENCY = 3.0
-_SHOWN = 0.05
-_KAPPA = 1.2
+_LEAST_DECAY = 0.05
+_KAPPA = next(p.prior[0] for p in RelativeMultiPower.parameters if p.name == "kappa" and p.prior)
 
 
 class RecordedCurve(Protocol):
-    """What is asked of a run, so that laws need not know the records: see :class:`~lightning_scaling.Run`."""
+    """Attributes of a run that are used here, so that laws do not depend on the records: see :class:`~lightning_scaling.Run`."""
 
     @property
     def step(self) -> NDArray[np.int64]:
@@ -46,8 +46,8 @@ def fit_run(run: RecordedCurve) -> Fit:
     """Fit ``relative_multi_power`` to a recorded run under its plan.
 
     The end of the run counts most and its warm-up not at all, as in the monitor's forecasts; of the four speeds of
-    annealing the best is kept. A run whose rate has not fallen does not tell the gain of annealing: ``kappa`` is then
-    given the value 1.2 of published runs.
+    annealing the best is kept. A run whose rate has not fallen does not determine the gain of annealing: ``kappa`` is
+    then fixed at the centre of its prior.
 
     Args:
         run: The run.
@@ -66,11 +66,11 @@ def fit_run(run: RecordedCurve) -> Fit:
     if not used.any():
         raise ValueError(f"Run {run.name or ''} has no losses after its warm-up.".replace("  ", " "))
     reach = progress.progress(table["steps"])
-    fixed = {"kappa": _KAPPA} if progress.fallen(float(table["steps"][-1])) < _SHOWN else None
+    fixed = {"kappa": _KAPPA} if progress.fallen(float(table["steps"][-1])) < _LEAST_DECAY else None
     space = "log" if np.all(table["loss"] > 0) else "linear"
     fits = [
         RelativeMultiPower(plan, speed).fit(
-            table, delta="auto", weights=(reach / reach[-1]) ** _RECENCY, priors="default", fixed=fixed, space=space
+            table, delta="auto", weights=(reach / reach[-1]) ** RECENCY, priors="default", fixed=fixed, space=space
         )
         for speed in ANNEAL_RATES
     ]

@@ -1,4 +1,4 @@
-"""What is minimised: a sum over points of a function of the residual."""
+"""Objective functions: sums over points of a function of the residual."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Objective:
         return weight * r, weight, np.asarray(inside * side, dtype=np.float64)
 
     def unit(self, r: Array, weights: Array, free: int) -> float:
-        """What half a squared standard score is worth in the summed objective.
+        """Weight of half a squared standard score in the summed objective.
 
         For least squares the residual variance; else the scale of the drop-in-dispersion test (Schrader and
         Hettmansperger, Biometrika 67(1), 1980).
@@ -87,9 +87,9 @@ class Objective:
         used = weights > 0
         r, w = r[used], weights[used]
         n = len(r)
-        spare = max(n - free, 1)
+        dof = max(n - free, 1)
         psi = self.slopes(r)[0]
-        spread = float(np.sum(w * psi**2)) / spare
+        spread = float(np.sum(w * psi**2)) / dof
         if self.kind == "least_squares":
             return spread
         size = np.sort(np.abs(r))[min(free, n - 1) :]

@@ -1,4 +1,4 @@
-"""Where to start: linear parameters solved exactly over a deterministic cover of the shape parameters."""
+"""Deterministic covers of a box, and exact least squares with non-negative coefficients."""
 
 from __future__ import annotations
 

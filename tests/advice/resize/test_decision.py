@@ -105,7 +105,7 @@ def test_one_size_cannot_tell():
     advice = Resizing(present(1e8, 5e9, unit="samples"), runs).advise()
     assert advice.action == "continue"
     assert advice.reason == (
-        "No advice on size: all 7 runs have about one size, and one size cannot tell which is best."
+        "No advice on size: all 7 runs have about one size, and one size cannot show which is best."
     )
     grown = Resizing(present(1e8, 5e9, unit="samples"), runs).when_data_grows(2)
     assert grown.reason == advice.reason
