@@ -3,125 +3,117 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.forecast.result import Forecast
+from lightning_scaling.detection.base import MAX_EXPONENT, Array, Block, ReferenceForecast
+from lightning_scaling.detection.config import DEFAULT, PathConfig
 
-Array = NDArray[np.float64]
-
-CLIP = 4.0
-HEAVIER = 1.2
-EARLY = 0.25
-_JUMPS = (0.015, 0.08, 0.4)
-_DRIFT = 0.2
-_FILTERS = len(_JUMPS) + 3
-_MOST_A_BLOCK = 6.0
-_PARTS = 100
-_REACH = 0.25
-_LEAST_REACH = 0.04
-_GRID = 24
+_TINY_VARIANCE = 1e-30
 _ROWS = ("share", "_begin", "_end", "_median", "_scale", "_state", "_cov", "_log_e", "_variance", "_at")
 
 
-@dataclass(frozen=True)
-class Block:
-    """The losses between two updates.
-
-    Attributes:
-        step: Mean step.
-        loss: Mean loss, outliers reined in.
-        sd: Standard deviation of that mean.
-    """
-
-    step: float
-    loss: float
-    sd: float
-
-
 class FrozenForecasts:
-    """Frozen forecasts, each with filters that follow the run's distance from it, and a stake to be shared by them.
+    """Frozen forecasts, each with filters that follow the run's distance from it, and an alpha budget shared by them.
 
     The first filter lets the distance grow as the forecast's own uncertainty says. The others add a jump right after
-    the anchor (of about 1.5, 8 or 40 % of the loss) or a steady drift since (20 % of the loss over the whole run), or
-    expect the loss to stay where it was instead of falling. The ratios of their likelihoods are the evidence; a single
-    block adds at most a factor ``exp(6)`` to it, so that one bad block never decides. All anchors are updated at once.
-
-    Forecasts from the first quarter of a run are taken to be less sure, by a factor from 2 to 1.
+    the forecast (of about 1.5, 8 or 40 % of the loss) or a steady drift since (20 % of the loss over the whole run), or
+    expect the loss to stay where it was instead of falling. The ratios of their likelihoods are the evidence. All
+    forecasts are updated at once.
 
     Args:
-        stake: What the e-processes of all its anchors are worth together at the beginning.
-        one_sided: Whether they say nothing of a loss that is too good, as forecasts made early never do.
+        budget: Share of the alpha budget that the e-processes of all its forecasts have together at the beginning.
+        one_sided: Whether a loss below the forecasts is no evidence, as for forecasts made early in a run.
+        config: Tuned numbers.
+
+    Attributes:
+        unused: Budget not yet given to a forecast.
+        settled: Value of the e-processes that have ended.
+        forecasts: The frozen forecasts, oldest first.
+        share: Budget of each, shape ``(a,)``.
     """
 
-    def __init__(self, stake: float, *, one_sided: bool = False) -> None:
-        self.unused = stake
+    def __init__(self, budget: float, *, one_sided: bool = False, config: PathConfig = DEFAULT.path) -> None:
+        self._config = config
         self._one_sided = one_sided
+        self._filters = len(config.jumps) + 3  # as forecast, one for each jump, the drift, no further fall
+        self.unused = budget
         self.settled = 0.0
-        self.forecasts: list[Forecast] = []
+        self._spent = 0.0
+        self._part = budget / config.forecasts_per_run
+        self._clear()
+
+    def _clear(self) -> None:
+        grid, filters = self._config.grid_points, self._filters
+        self.forecasts: list[ReferenceForecast] = []
         self.share: Array = np.empty(0)
-        self._part = stake / _PARTS
         self._begin: Array = np.empty(0)
         self._end: Array = np.empty(0)
-        self._median: Array = np.empty((0, _GRID))
-        self._scale: Array = np.empty((0, _GRID))
-        self._state: Array = np.empty((0, _FILTERS, 2))
-        self._cov: Array = np.empty((0, _FILTERS, 2, 2))
-        self._log_e: Array = np.empty((0, _FILTERS - 1))
+        self._median: Array = np.empty((0, grid))
+        self._scale: Array = np.empty((0, grid))
+        self._state: Array = np.empty((0, filters, 2))
+        self._cov: Array = np.empty((0, filters, 2, 2))
+        self._log_e: Array = np.empty((0, filters - 1))
         self._variance: Array = np.empty(0)
         self._at: Array = np.empty(0)
 
     def __len__(self) -> int:
         return len(self.forecasts)
 
-    def parted(self) -> FrozenForecasts:
-        """Give half of the stake not yet used to other anchors, one-sided and without any so far."""
+    def split(self) -> FrozenForecasts:
+        """Give half of the unused budget to other forecasts, one-sided and without any so far."""
         self.unused, self._part = self.unused / 2, self._part / 2
-        other = FrozenForecasts(self.unused, one_sided=True)
+        other = FrozenForecasts(self.unused, one_sided=True, config=self._config)
         other._part = self._part
         return other
 
-    @staticmethod
-    def reach(forecast: Forecast) -> float:
-        """The last step the run is held to a forecast; 4 % of the plan at least, lest it end before it can tell."""
+    def tested_until(self, forecast: ReferenceForecast) -> float:
+        """Last step at which a forecast is tested."""
         if forecast.valid_until <= forecast.step:
             return float(forecast.step)
-        known = max(forecast.valid_until, forecast.step + _LEAST_REACH * forecast.horizon)
-        return min(forecast.step + _REACH * forecast.horizon, known)
+        config = self._config
+        known = max(forecast.valid_until, forecast.step + config.min_horizon_share * forecast.horizon)
+        return min(forecast.step + config.horizon_share * forecast.horizon, known)
 
-    def add(self, forecast: Forecast, level: float) -> None:
-        """Freeze a forecast, unless the stake is used up.
+    def add(self, forecast: ReferenceForecast, level: float) -> None:
+        """Freeze a forecast, unless the budget is used up.
 
-        A planned run stakes equal parts; without a planned end the parts are a geometric series.
+        Args:
+            forecast: The forecast.
+            level: Present loss, without sign.
         """
-        share = min(self._part if forecast.at_plan_end else 0.1 * self.unused, self.unused)
+        config = self._config
+        share = min(self._part if forecast.at_plan_end else config.open_share * self.unused, self.unused)
         if share <= 0:
             return
         self.unused -= share
-        end = self.reach(forecast)
-        median, scale = forecast.curve(np.minimum(np.linspace(forecast.step, end, _GRID), forecast.horizon))
-        # The beginning of a run has bends of its own that neither a law of its rest nor relatives foresee.
-        scale = scale * (1 + max(1 - forecast.step / (EARLY * forecast.horizon), 0.0))
-        cov = np.zeros((_FILTERS, 2, 2))
-        cov[1 : len(_JUMPS) + 1, 0, 0] = (np.array(_JUMPS) * level) ** 2
-        cov[-2, 1, 1] = (_DRIFT * level / forecast.horizon) ** 2
+        self._spent += share
+        end = self.tested_until(forecast)
+        grid = np.linspace(forecast.step, end, config.grid_points)
+        median, scale = forecast.curve(np.minimum(grid, forecast.horizon))
+        # The beginning of a run has bends of its own that neither a law of its rest nor past runs foresee.
+        scale = scale * (1 + max(1 - forecast.step / (config.early_share * forecast.horizon), 0.0))
+        cov = np.zeros((self._filters, 2, 2))
+        cov[1 : len(config.jumps) + 1, 0, 0] = (np.array(config.jumps) * level) ** 2
+        cov[-2, 1, 1] = (config.drift * level / forecast.horizon) ** 2
         self.forecasts = [*self.forecasts, forecast]
         self.share = np.append(self.share, share)
         self._begin = np.append(self._begin, float(forecast.step))
         self._end = np.append(self._end, end)
         self._median = np.concatenate([self._median, median[None]])
         self._scale = np.concatenate([self._scale, scale[None]])
-        self._state = np.concatenate([self._state, np.zeros((1, _FILTERS, 2))])
+        self._state = np.concatenate([self._state, np.zeros((1, self._filters, 2))])
         self._cov = np.concatenate([self._cov, cov[None]])
-        self._log_e = np.concatenate([self._log_e, np.zeros((1, _FILTERS - 1))])
+        self._log_e = np.concatenate([self._log_e, np.zeros((1, self._filters - 1))])
         self._variance = np.append(self._variance, 0.0)
         self._at = np.append(self._at, float(forecast.step))
 
-    def seen(self, block: Block) -> FrozenForecasts:
-        """The anchors after a block of losses: those that reach no further dropped, the others with their evidence."""
+    def after(self, block: Block) -> FrozenForecasts:
+        """A copy after a block of losses: forecasts that end before it dropped, the others with their evidence."""
         after = copy(self)
         after._retire(block.step)
         if len(after):
@@ -132,7 +124,8 @@ class FrozenForecasts:
         done = self._end < step
         if not done.any():
             return
-        most = np.where(self.deaf[done], 0.0, 600.0)  # what these knew of a loss that is too good was not used
+        # Evidence of one-sided forecasts was not used where the loss was too good: they settle at their budget at most.
+        most = np.where(self.one_sided[done], 0.0, MAX_EXPONENT)
         self.settled += float(np.sum(self.share[done] * np.exp(np.minimum(self.evidence[done], most))))
         self.forecasts = [forecast for forecast, over in zip(self.forecasts, done, strict=True) if not over]
         for name in _ROWS:
@@ -140,8 +133,9 @@ class FrozenForecasts:
 
     def expected(self, step: float) -> tuple[Array, Array]:
         """Median and scale of every frozen forecast at a step, shape ``(a,)`` each."""
-        place = np.clip((step - self._begin) / (self._end - self._begin), 0, 1) * (_GRID - 1)
-        left = np.minimum(place.astype(int), _GRID - 2)
+        last = self._config.grid_points - 1
+        place = np.clip((step - self._begin) / (self._end - self._begin), 0, 1) * last
+        left = np.minimum(place.astype(int), last - 1)
         part = place - left
         rows = np.arange(len(self))
         return (
@@ -150,9 +144,10 @@ class FrozenForecasts:
         )
 
     def _update(self, block: Block) -> None:
+        config = self._config
         expected, scale = self.expected(block.step)
         elapsed = np.maximum(block.step - self._at, 0.0)
-        variance = np.maximum((HEAVIER * scale) ** 2, self._variance)
+        variance = np.maximum((config.scale_factor * scale) ** 2, self._variance)
         growth = variance - self._variance
         self._variance, self._at = variance, np.maximum(self._at, block.step)
         move = np.zeros((len(self), 1, 2, 2))
@@ -161,49 +156,67 @@ class FrozenForecasts:
         self._state = (move @ self._state[..., None])[..., 0]
         self._cov = move @ self._cov @ move.swapaxes(-1, -2)
         self._cov[:, :, 0, 0] += growth[:, None]
-        total = self._cov[:, :, 0, 0] + block.sd**2 + 1e-30
+        total = self._cov[:, :, 0, 0] + block.sd**2 + _TINY_VARIANCE
         innovation = block.loss - expected[:, None] - self._state[:, :, 0]
         innovation[:, -1] += expected - self._median[:, 0]
         log_likelihood = -0.5 * (innovation**2 / total + np.log(total))
-        self._log_e = self._log_e + np.minimum(log_likelihood[:, 1:] - log_likelihood[:, :1], _MOST_A_BLOCK)
-        limit = CLIP * np.sqrt(total)
+        self._log_e = self._log_e + np.minimum(log_likelihood[:, 1:] - log_likelihood[:, :1], config.max_log_factor)
+        limit = config.outlier_stds * np.sqrt(total)
         innovation = np.clip(innovation, -limit, limit)
         gain = self._cov[:, :, :, 0] / total[..., None]
         self._state = self._state + gain * innovation[..., None]
         self._cov = self._cov - gain[..., :, None] * self._cov[:, :, None, 0, :]
 
     @property
-    def deaf(self) -> NDArray[np.bool_]:
-        """Which forecasts say nothing of a loss that is too good, shape ``(a,)``: those made early in the run, or all.
-
-        Early ones are often too high where a run gathers speed late.
-        """
+    def one_sided(self) -> NDArray[np.bool_]:
+        """Forecasts against which a loss below them is no evidence, shape ``(a,)``: early ones, or all."""
         horizons = np.array([forecast.horizon for forecast in self.forecasts])
-        deaf: NDArray[np.bool_] = (self._begin < EARLY * horizons) | self._one_sided
-        return deaf
+        found: NDArray[np.bool_] = (self._begin < self._config.early_share * horizons) | self._one_sided
+        return found
 
     @property
     def evidence(self) -> Array:
-        """Logarithm of the mean of each anchor's e-values, shape ``(a,)``."""
-        mean: Array = np.logaddexp.reduce(self._log_e, axis=1) - math.log(_FILTERS - 1)
+        """Logarithm of the mean of each forecast's e-values, shape ``(a,)``."""
+        mean: Array = np.logaddexp.reduce(self._log_e, axis=1) - math.log(self._filters - 1)
         return mean
 
-    def worth(self, excess: Array) -> Array:
-        """Logarithm of what each anchor adds to the evidence, shape ``(a,)``.
+    def log_wealth(self, excess: Array) -> Array:
+        """Logarithm of what each forecast adds to the e-value, shape ``(a,)``.
 
         Args:
             excess: Loss minus the loss expected by each, shape ``(a,)``.
         """
-        told: Array = np.where((excess < 0) & self.deaf, -math.inf, np.log(self.share) + self.evidence)
-        return told
+        found: Array = np.where((excess < 0) & self.one_sided, -math.inf, np.log(self.share) + self.evidence)
+        return found
 
-    def surprised(self, block: Block) -> bool:
-        """Whether the block is far off the last frozen forecast: a forecast that has just seen it is no yardstick."""
+    def is_outlier(self, block: Block) -> bool:
+        """Whether a block deviates from the last frozen forecast; a forecast fitted to it is then no reference."""
         if not len(self):
             return False
+        config = self._config
         expected, scale = self.expected(block.step)
-        return abs(block.loss - float(expected[-1])) > CLIP * math.hypot(HEAVIER * float(scale[-1]), block.sd)
+        sd = math.hypot(config.scale_factor * float(scale[-1]), block.sd)
+        return abs(block.loss - float(expected[-1])) > config.outlier_stds * sd
 
-    def jumped(self, anchor: int) -> bool:
-        """Whether a jump explains best how the run has left one of the anchors."""
-        return int(np.argmax(self._log_e[anchor])) < len(_JUMPS)
+    def jumped(self, row: int) -> bool:
+        """Whether a jump is the best explanation of how the run has left one of the forecasts."""
+        return int(np.argmax(self._log_e[row])) < len(self._config.jumps)
+
+    def _closed(self) -> float:
+        running = float(np.sum(self.share * np.exp(np.minimum(self.evidence, 0.0)))) if len(self) else 0.0
+        return min(self.settled + running, self._spent)
+
+    def restart(self) -> None:
+        """Drop all forecasts; what was spent on them is worth what it was, or less, from now on."""
+        self.settled = self._closed()
+        self._clear()
+
+    def state_dict(self) -> dict[str, float]:
+        """What is left of the budget, as builtins."""
+        return {"unused": self.unused, "settled": self._closed(), "spent": self._spent, "part": self._part}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with what was left of the budget, and without a forecast."""
+        self._clear()
+        self.unused, self.settled = float(state["unused"]), float(state["settled"])
+        self._spent, self._part = float(state["spent"]), float(state["part"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lightning_scaling._utils.enums import StrEnum
@@ -39,12 +40,12 @@ class Deviation:
             ``1 / alpha`` at any time of the run with probability at most ``alpha``.
         direction: ``"above"`` or ``"below"`` the forecast; ``None`` without an alarm or where only the noise has grown.
         since_step: The forecast made at this step is the one the run has left; ``None`` without an alarm.
-        verdict: ``"on track"``, ``"deviating"``, or ``"undecidable"`` while there is no forecast to hold the run to.
+        verdict: ``"on track"``, ``"deviating"``, or ``"undecidable"`` while there is no forecast to test against.
         excess: Loss now minus the loss forecast for now; ``nan`` where there is no forecast.
         expected: The loss forecast for now; ``nan`` where there is no forecast.
-        kind: What the departure looks most like; ``None`` without an alarm.
+        kind: Form of the deviation; ``None`` without an alarm.
         noise_ratio: Noise of the last losses over the usual noise; ``nan`` where it is not known.
-        basis: What the run has left: its own forecast, or the path that the curves of its relatives tell.
+        basis: Where the forecast came from that the run has left: its own losses, or the curves of past runs.
     """
 
     alarm: bool
@@ -58,17 +59,22 @@ class Deviation:
     noise_ratio: float = math.nan
     basis: DeviationBasis = DeviationBasis.OWN
 
+    def __repr__(self) -> str:
+        if not self.alarm:
+            return f"Deviation({self.verdict}, e={self.e_value:.3g})"
+        place = "" if self.direction is None else f", {abs(self.excess):.3g} {self.direction} {self.expected:.4g}"
+        return f"Deviation({self.verdict}, {self.kind}{place}, since step {self.since_step:,}, e={self.e_value:.3g})"
+
     def to_dict(self) -> dict[str, Any]:
-        """The verdict as builtins."""
-        return {
-            "alarm": self.alarm,
-            "e_value": self.e_value,
-            "direction": self.direction,
-            "since_step": self.since_step,
-            "verdict": self.verdict,
-            "excess": self.excess,
-            "expected": self.expected,
-            "kind": None if self.kind is None else str(self.kind),
-            "noise_ratio": self.noise_ratio,
-            "basis": str(self.basis),
-        }
+        """The verdict as builtins, under the names of its attributes; ``kind`` and ``basis`` are plain strings."""
+        return {**asdict(self), "kind": None if self.kind is None else str(self.kind), "basis": str(self.basis)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Deviation:
+        """The verdict from what :meth:`to_dict` returned."""
+        kind = data["kind"]
+        fields = {**data, "kind": None if kind is None else DeviationKind(kind), "basis": DeviationBasis(data["basis"])}
+        return cls(**fields)
+
+
+UNDECIDABLE = Deviation(False, 1.0, None, None, "undecidable")

@@ -1,128 +1,176 @@
-"""Has the noise of the losses grown?"""
+"""Test of whether the noise of the losses has grown."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import gammaln
 
-_GROWN = np.log(np.array([1.8, 3.0, 6.0]))
-_WARMING = 12
-_REFERENCE = 24
-_REACH = 12
-_EVERY = 2
-_SHARE = 0.02
-_LEAST_SPREAD = 0.25
-_MOST_A_BLOCK = 2.0
-_LEAST_RATIO = 1.8
-_RAISED = 1.1
+from lightning_scaling._utils.stats import robust_std
+from lightning_scaling.detection.base import MAX_EXPONENT, Array, Block, Detector, Evidence, References
+from lightning_scaling.detection.config import DEFAULT, VarianceConfig
+from lightning_scaling.detection.result import DeviationKind
+
+_SECOND_DIFFERENCE_LOSSES = 3
+_BETS = ("_center", "_spread", "_dof", "_log_wealth")
 
 
-class VarianceDetector:
+class VarianceDetector(Detector):
     """Evidence that the losses have become noisier, by an e-process.
 
     The noise of a block is its mean absolute second difference, which a straight fall does not enter. Its logarithm is
-    held against that of the last 24 blocks before a bet was begun, whose middle and spread give a Student t for it: the
-    bet is on the same distribution about 1.8, 3 or 6 times higher. A bet is begun at every second block and kept for
-    twelve hundredths of a run; the bets share the stake equally, so that their weighted sum is an e-process. One block
+    compared with that of the last 24 blocks before a bet was begun, whose median and spread give a Student t for it:
+    the bet is on the same distribution about 1.8, 3 or 6 times higher. A bet is begun at every second block and kept
+    for twelve blocks; the bets share the budget equally, so that their weighted sum is an e-process. One block
     multiplies a bet by ``exp(2)`` at most: it takes several noisy ones, whatever their distribution. A learning rate
-    that rises brings noise with it: what was seen before is then no measure.
+    that rises brings noise with it: bets and reference are then given up.
+
+    Args:
+        config: Tuned numbers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: VarianceConfig = DEFAULT.variance) -> None:
+        self._config = config
+        self._log_ratios = np.log(np.array(config.ratios))
+        self.alpha_share = config.alpha_share
         self.reset()
 
     def reset(self) -> None:
         """Forget all blocks."""
         self._settled = 0.0
         self._unused = 1.0
+        self.held = False
+        self._begin_segment()
+
+    def restart(self) -> None:
+        """Give up all bets; none of them is worth more than was spent on it from then on."""
+        self._settled = self._closed()
+        self.held = False
+        self._begin_segment()
+
+    def _begin_segment(self) -> None:
         self._rate = math.inf
+        self._calm_blocks = 0
         self._forget()
 
     def _forget(self) -> None:
-        self._tail: NDArray[np.float64] = np.empty(0)
+        self._tail: Array = np.empty(0)
         self._seen: list[float] = []
         self._count = 0
-        self._middle: NDArray[np.float64] = np.empty(0)
-        self._spread: NDArray[np.float64] = np.empty(0)
-        self._freedom: NDArray[np.float64] = np.empty(0)
-        self._wealth: NDArray[np.float64] = np.empty(0)
+        self._center: Array = np.empty(0)
+        self._spread: Array = np.empty(0)
+        self._dof: Array = np.empty(0)
+        self._log_wealth: Array = np.empty(0)
         self._recent: list[float] = []
 
-    def update(self, losses: NDArray[np.float64], rate: float = math.nan) -> None:
-        """Take the losses of the next block.
+    def update(self, block: Block | None, forecast: References) -> Evidence:
+        """Judge the losses of a block, once the start of the run is over."""
+        if block is not None and forecast.settled and block.losses.size:
+            self._take(block)
+        return self._evidence()
 
-        Args:
-            losses: The losses in order, shape ``(n,)``; those not finite are left out.
-            rate: Learning rate planned at its end.
-        """
-        if rate > _RAISED * self._rate:
-            self._settled += _SHARE * float(np.sum(np.exp(np.minimum(self._wealth, 600.0))))
+    def _take(self, block: Block) -> None:
+        config = self._config
+        if block.rate > config.rate_rise * self._rate:
+            self._settled += config.bet_share * float(np.sum(np.exp(np.minimum(self._log_wealth, MAX_EXPONENT))))
             self._forget()
-        self._rate = rate
-        joined = np.concatenate([self._tail, losses[np.isfinite(losses)]])
-        self._tail = joined[-2:]
-        if joined.size < 3:
+        self._rate = block.rate
+        joined = np.concatenate([self._tail, block.losses])
+        self._tail = joined[-(_SECOND_DIFFERENCE_LOSSES - 1) :]
+        if joined.size < _SECOND_DIFFERENCE_LOSSES:
             return
         noise = float(np.abs(joined[1:-1] - (joined[2:] + joined[:-2]) / 2).mean())
-        self._recent = [*self._recent, noise][-3:]
+        self._recent = [*self._recent, noise][-config.recent_blocks :]
         if noise <= 0:
             return
         log = math.log(noise)
-        if self._wealth.size:
-            away = (log - self._middle) / self._spread
-            shifted = away[:, None] - _GROWN / self._spread[:, None]
-            told = _log_t(shifted, self._freedom[:, None]) - _log_t(away, self._freedom)[:, None]
-            ratio = np.logaddexp.reduce(told, axis=1) - math.log(_GROWN.size)
-            self._wealth = self._wealth + np.minimum(ratio, _MOST_A_BLOCK)
-        self._seen = [*self._seen, log][-_REFERENCE:]
+        if self._log_wealth.size:
+            away = (log - self._center) / self._spread
+            shifted = away[:, None] - self._log_ratios / self._spread[:, None]
+            gains = _log_t(shifted, self._dof[:, None]) - _log_t(away, self._dof)[:, None]
+            ratio = np.logaddexp.reduce(gains, axis=1) - math.log(self._log_ratios.size)
+            self._log_wealth = self._log_wealth + np.minimum(ratio, config.max_log_factor)
+        self._seen = [*self._seen, log][-config.reference_blocks :]
         self._count += 1
-        if self._count >= _WARMING and self._count % _EVERY == 0 and self._unused >= _SHARE:
+        due = self._count >= config.warmup_blocks and self._count % config.blocks_per_bet == 0
+        if due and self._unused >= config.bet_share:
             self._begin()
 
     def _begin(self) -> None:
-        seen = np.array(self._seen)
-        middle = float(np.median(seen))
-        spread = max(1.4826 * float(np.median(np.abs(seen - middle))), _LEAST_SPREAD) * math.sqrt(1 + 1 / seen.size)
-        self._middle = np.append(self._middle, middle)
+        config, seen = self._config, np.array(self._seen)
+        center = float(np.median(seen))
+        spread = max(robust_std(seen, center), config.min_log_spread) * math.sqrt(1 + 1 / seen.size)
+        self._center = np.append(self._center, center)
         self._spread = np.append(self._spread, spread)
-        self._freedom = np.append(self._freedom, seen.size - 1.0)
-        self._wealth = np.append(self._wealth, 0.0)
-        self._unused -= _SHARE
-        while self._wealth.size > _REACH // _EVERY:
-            self._settled += _SHARE * math.exp(min(float(self._wealth[0]), 600.0))
-            for name in ("_middle", "_spread", "_freedom", "_wealth"):
+        self._dof = np.append(self._dof, seen.size - 1.0)
+        self._log_wealth = np.append(self._log_wealth, 0.0)
+        self._unused -= config.bet_share
+        while self._log_wealth.size > config.bet_blocks // config.blocks_per_bet:
+            self._settled += config.bet_share * math.exp(min(float(self._log_wealth[0]), MAX_EXPONENT))
+            for name in _BETS:
                 setattr(self, name, getattr(self, name)[1:])
+
+    def _evidence(self) -> Evidence:
+        grown = self.ratio >= self._config.min_ratio
+        return Evidence(
+            math.log(self.alpha_share) + self.log_e,
+            DeviationKind.VARIANCE_INCREASE if grown else None,
+            noise_ratio=self.ratio,
+        )
+
+    def peek(self, block: Block) -> Evidence:
+        """The evidence of the last update: losses of half a block do not give a noise."""
+        return self._evidence()
+
+    def hold(self, alarm: Evidence) -> None:
+        """An alarm has been raised."""
+        self.held = True
+        self._calm_blocks = 0
+
+    def recovered(self, block: Block) -> bool:
+        """Whether four blocks in a row were calm."""
+        self._calm_blocks = self._calm_blocks + 1 if self.ratio <= self._config.recovered_ratio else 0
+        return self._calm_blocks >= self._config.recovery_blocks
 
     @property
     def log_e(self) -> float:
-        """Logarithm of the evidence that the noise has grown; below zero while there is none."""
-        running = float(np.logaddexp.reduce(self._wealth)) + math.log(_SHARE) if self._wealth.size else -math.inf
+        """Logarithm of the e-value of "the noise has grown"; below zero while there is no evidence."""
+        wealth, share = self._log_wealth, self._config.bet_share
+        running = float(np.logaddexp.reduce(wealth)) + math.log(share) if wealth.size else -math.inf
         rest = self._settled + self._unused
         return float(np.logaddexp(running, math.log(rest))) if rest > 0 else running
 
     @property
     def usual(self) -> float:
-        """The usual noise before the most telling bet was begun; ``nan`` while there is no bet."""
-        if not self._wealth.size:
+        """The usual noise before the bet with the most evidence was begun; ``nan`` while there is no bet."""
+        if not self._log_wealth.size:
             return math.nan
-        return math.exp(float(self._middle[int(np.argmax(self._wealth))]))
+        return math.exp(float(self._center[int(np.argmax(self._log_wealth))]))
 
     @property
     def ratio(self) -> float:
         """Noise of the last three blocks over the usual one."""
         return float(np.median(self._recent)) / self.usual if self.usual > 0 else math.nan
 
-    @property
-    def grown(self) -> bool:
-        """Whether it has grown by enough to matter."""
-        return self.ratio >= _LEAST_RATIO
+    def _closed(self) -> float:
+        running = float(np.sum(np.exp(np.minimum(self._log_wealth, MAX_EXPONENT))))
+        return min(self._settled + self._config.bet_share * running, 1.0 - self._unused)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is left of the budget, as builtins."""
+        return {"unused": self._unused, "settled": self._closed()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with what was left of the budget, and without a reference."""
+        self.reset()
+        self._unused, self._settled = float(state["unused"]), float(state["settled"])
 
 
-def _log_t(value: NDArray[np.float64], freedom: NDArray[np.float64]) -> NDArray[np.float64]:
+def _log_t(value: Array, dof: Array) -> Array:
     """Logarithm of the density of Student's t."""
-    constant = gammaln((freedom + 1) / 2) - gammaln(freedom / 2) - 0.5 * np.log(freedom * math.pi)
-    density: NDArray[np.float64] = constant - (freedom + 1) / 2 * np.log1p(value**2 / freedom)
+    constant = gammaln((dof + 1) / 2) - gammaln(dof / 2) - 0.5 * np.log(dof * math.pi)
+    density: Array = constant - (dof + 1) / 2 * np.log1p(value**2 / dof)
     return density

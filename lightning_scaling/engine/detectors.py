@@ -1,4 +1,4 @@
-"""Holds each block of losses against what was forecast, and against what the run had gained."""
+"""Detectors on the scale of the law, for a metric in its own units."""
 
 from __future__ import annotations
 
@@ -9,87 +9,90 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.detection import Block, Deviation, Divergence, DivergenceDetector, PathDetector
-from lightning_scaling.detection.path import block_of
+from lightning_scaling.detection import (
+    Block,
+    DetectionConfig,
+    Deviation,
+    Divergence,
+    References,
+    RunDetectors,
+    default_detectors,
+)
+from lightning_scaling.detection.result import UNDECIDABLE
 from lightning_scaling.engine.buffer import LossBuffer
 from lightning_scaling.engine.metric import FollowedMetric
 from lightning_scaling.forecast import Forecast
 
-_NOISE_MEMORY = 20
-_UNDECIDABLE = Deviation(False, 1.0, None, None, "undecidable")
 
-
-class RunDetectors:
-    """The tests of one run: its path against earlier forecasts, its noise, and blow-ups.
+class MetricDetectors:
+    """Summarizes the losses between updates, tests them on the scale of the law, and reports in units of the metric.
 
     Args:
         alpha: Probability of a false alarm over the whole run.
-        measure: The metric that is followed.
+        metric: The metric that is followed.
+        config: Tuned numbers.
 
     Attributes:
         deviation: The latest verdict, in the units of the metric.
-        divergence: A blow-up under way.
+        divergence: A blow-up under way, in the units of the metric.
     """
 
-    def __init__(self, alpha: float, measure: FollowedMetric) -> None:
-        self._measure = measure
-        self._detector = PathDetector(alpha)
-        self._watch = DivergenceDetector()
+    def __init__(self, alpha: float, metric: FollowedMetric, config: DetectionConfig) -> None:
+        self._metric = metric
+        self._config = config
+        self._detectors = RunDetectors(alpha, default_detectors(config), config)
         self._noise: list[float] = []
-        self.deviation = _UNDECIDABLE
+        self.deviation = UNDECIDABLE
         self.divergence: Divergence | None = None
 
     @property
     def limit(self) -> float:
-        """A loss so high that an update is not waited for; infinite while a blow-up is under way already."""
-        if not self._measure.plain or not self._noise:
+        """A loss so high that an update is made at once; infinite while a blow-up is under way already."""
+        if not self._metric.plain or not self._noise:
             return math.inf
-        return self._watch.limit(float(np.median(self._noise)))
+        return self._detectors.limit(float(np.median(self._noise)))
 
-    def look(
+    def update(
         self, pending: LossBuffer, forecast: Forecast, *, settled: bool, blown: bool, rate: float = math.nan
     ) -> Block | None:
         """Judge the losses since the last update.
 
         Args:
             pending: Those losses.
-            forecast: What was forecast after them, on the scale of the law.
-            settled: Whether the run may be held to that forecast from now on.
+            forecast: The forecast made after them, on the scale of the law.
+            settled: Whether the run may be tested against that forecast from now on.
             blown: Whether the last of them was above :attr:`limit`.
             rate: Learning rate planned for the present step.
 
         Returns:
-            The losses summed up, ``None`` when none was finite.
+            Their summary in the units of the metric, ``None`` when none was finite.
         """
-        block = self._block(pending)
-        on_law = self._measure.block(block)
+        block = self._block(pending, rate=rate, blown=blown)
         if "noise" in forecast.params and not self.deviation.alarm:
             # Kept per single loss; bins and blocks hold different numbers of them.
             per_loss = forecast.params["noise"] * math.sqrt(forecast.params["losses_per_point"])
-            self._noise = [*self._noise, per_loss][-_NOISE_MEMORY:]
-        held_to = forecast if forecast.own_path is None else replace(forecast, path=forecast.own_path)
-        beside = None
-        if forecast.peer_path is not None:
-            beside = replace(forecast, path=forecast.peer_path, valid_until=math.inf)
-        verdict = self._detector.update(
-            on_law, held_to, settled=settled, relatives=beside, losses=pending.means[1], rate=rate
-        )
-        self.deviation = self._measure.deviation(verdict, block)
-        self.divergence = self._measure.divergence(self._watch.update(on_law, blown=blown))
+            self._noise = [*self._noise, per_loss][-self._config.block.noise_memory :]
+        own = forecast if forecast.own is None else replace(forecast, path=forecast.own)
+        past_runs = None
+        if forecast.relatives is not None:
+            past_runs = replace(forecast, path=forecast.relatives, valid_until=math.inf)
+        verdict = self._detectors.update(self._metric.block(block), References(own, past_runs, settled))
+        self.deviation = self._metric.deviation(verdict, block)
+        self.divergence = self._metric.divergence(self._detectors.divergence)
         return block
 
-    def _block(self, pending: LossBuffer) -> Block | None:
-        # The noise of fits made before this block, and their median: a fault must not raise the bar it is held to.
+    def _block(self, pending: LossBuffer, *, rate: float = math.nan, blown: bool = False) -> Block | None:
+        # The median noise of fits made before this block: a fault must not widen the interval it is judged by.
         noise = float(np.median(self._noise)) / math.sqrt(max(len(pending), 1)) if self._noise else 0.0
         steps, losses = pending.means
-        if noise and not self._measure.plain and len(pending):
-            noise = self._measure.noise(float(np.mean(losses)), noise)
-        return block_of(steps, losses, noise)
+        if noise and not self._metric.plain and len(pending):
+            noise = self._metric.noise(float(np.mean(losses)), noise)
+        return Block.of(steps, losses, noise, rate=rate, blown=blown, config=self._config.block)
 
     @property
     def suspicious(self) -> bool:
-        """Whether the next losses should be looked at before the next update falls due."""
-        return self._detector.suspicious
+        """Whether the next losses should be looked at before the next update is due."""
+        return self._detectors.suspicious
 
     def peek(self, pending: LossBuffer) -> bool:
         """Whether an update made now would raise an alarm.
@@ -97,29 +100,30 @@ class RunDetectors:
         Args:
             pending: The losses since the last update.
         """
-        block = self._measure.block(self._block(pending))
-        return block is not None and self._detector.peek(block)
+        block = self._metric.block(self._block(pending))
+        return block is not None and self._detectors.peek(block)
 
-    def begin_anew(self) -> None:
-        """Forget all forecasts, as after an announced change."""
-        self._detector.reset()
-        self.deviation = _UNDECIDABLE
+    def restart(self, *, keep_verdict: bool = False) -> None:
+        """Forget all forecasts, as after an announced change; the alpha budget spent so far stays spent.
 
-    def replanned(self) -> None:
-        """Forecasts were made under another plan; what was found under it stays found until the next look."""
-        self._detector.reset()
+        Args:
+            keep_verdict: Whether the present verdict stays until the next update, as after a change of the plan.
+        """
+        self._detectors.restart()
+        if not keep_verdict:
+            self.deviation = UNDECIDABLE
 
     def rescaled(self) -> None:
-        """Forget everything: it was made out on another scale."""
+        """Forget everything: it was measured on another scale."""
         self._noise = []
-        self._watch = DivergenceDetector()
-        self.begin_anew()
+        self._detectors.reset()
+        self.deviation = UNDECIDABLE
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, as builtins: frozen forecasts are not carried over."""
-        return {"watch": self._watch.state_dict(), "noise": list(self._noise)}
+        """What a resumed run needs, as builtins: frozen forecasts are not kept, the budget spent on them is."""
+        return {"detectors": self._detectors.state_dict(), "noise": list(self._noise)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned."""
-        self._watch.load_state_dict(state["watch"])
+        self._detectors.load_state_dict(state["detectors"])
         self._noise = list(state["noise"])
