@@ -29,7 +29,6 @@ class LossBuffer:
         self._loss = np.zeros(_CHUNKS)
         self._count = np.zeros(_CHUNKS)
         self.nonfinite = 0
-        self.rates: list[float] = []
 
     def __len__(self) -> int:
         return self._seen

@@ -72,10 +72,10 @@ class MetricDetectors:
             # Kept per single loss; bins and blocks hold different numbers of them.
             per_loss = forecast.params["noise"] * math.sqrt(forecast.params["losses_per_point"])
             self._noise = [*self._noise, per_loss][-self._config.block.noise_memory :]
-        own = forecast if forecast.own is None else replace(forecast, path=forecast.own)
+        own = forecast if forecast.own_path is None else replace(forecast, path=forecast.own_path)
         past_runs = None
-        if forecast.relatives is not None:
-            past_runs = replace(forecast, path=forecast.relatives, valid_until=math.inf)
+        if forecast.peer_path is not None:
+            past_runs = replace(forecast, path=forecast.peer_path, valid_until=math.inf)
         verdict = self._detectors.update(self._metric.block(block), References(own, past_runs, settled))
         self.deviation = self._metric.deviation(verdict, block)
         self.divergence = self._metric.divergence(self._detectors.divergence)

@@ -3,142 +3,149 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from lightning_scaling.advice import Advice, Adviser, RunState
+from lightning_scaling.advice import Advice, Adviser, Situation
 from lightning_scaling.advice.context import AdviceContext
 from lightning_scaling.advice.repeats import Repeats
 from lightning_scaling.detection import Deviation, Divergence
 from lightning_scaling.engine.buffer import LossBuffer
-from lightning_scaling.engine.detectors import RunDetectors
+from lightning_scaling.engine.config import MonitorConfig
+from lightning_scaling.engine.detectors import MetricDetectors
 from lightning_scaling.engine.forecast_log import forecast_log_row, settle
+from lightning_scaling.engine.learning_rates import RateComparison, differs, plan_of_used_rates
 from lightning_scaling.engine.metric import FollowedMetric
 from lightning_scaling.engine.prior import PriorProvider
+from lightning_scaling.engine.record import record_of
 from lightning_scaling.engine.update import Update
-from lightning_scaling.engine.update_schedule import MIN_GAP, NONFINITE_ALARM, count_until_update, next_update_after
+from lightning_scaling.engine.update_schedule import MIN_GAP, NONFINITE_ALARM, UpdateSchedule, count_until_update
 from lightning_scaling.forecast import Forecast, Forecaster, WhatIf, what_if, what_ifs
 from lightning_scaling.forecast.calibrated import applied
 from lightning_scaling.forecast.forecaster import PriorSource
-from lightning_scaling.forecast.law_grid import before
+from lightning_scaling.forecast.priors.past_run import before
 from lightning_scaling.runs.curve import Curve
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
-__all__ = ["LAWS", "Monitor", "Update"]
+__all__ = ["Monitor", "Update"]
 
-_START = 0.06
-_ENOUGH_POINTS = 8
-_MAX_LOG = 1000
-_LOOKS = 4
+_STATE_VERSION = 1
+_START_SHARE = 0.06
+"""Fraction of the plan before which no forecast is tested: early curves bend in ways of their own."""
+_WARMUPS = 1.25
+"""Multiple of the warm-up before which no forecast is tested."""
+_MIN_POINTS = 8
+"""Points of the curve on which a forecast that is tested must rest."""
+_MAX_ADVICE_LOG = 1000
 _OTHER_RATES = "the learning rate used is not the planned one"
-LAWS = ("auto", "relative_multi_power")
 
 
 class Monitor:
     """Follows one run: capture, forecast, test, advise. Knows neither Lightning nor MLflow.
 
-    Updates fall due at fixed steps, every 1 % of the plan (every 5 % of the present progress when the plan has no end),
+    Updates are due at fixed steps, every 1 % of the plan (every 5 % of the present progress when the plan has no end),
     so what is said does not depend on how the losses are cut into blocks.
 
     Args:
         plan: What the run intends to do; ``None`` when nothing is known of it.
-        alpha: Probability of a false alarm over the whole run, in ``(0, 1)``.
-        target: Loss the user wants to reach, or ``None``.
-        law: Law of the curve: ``"auto"`` or ``"relative_multi_power"``.
-        history: Finished runs of the same family; their shapes replace the published prior, and their calibration sets
-            the intervals right.
-        params: Number of parameters, for the record.
-        monitor: Name of the metric followed; ``None`` is the training loss.
-        mode: Whether it is to be low (``"min"``) or high (``"max"``); ``"auto"`` goes by its name.
-        bounds: Its lowest and highest value, ``None`` for none; left out, see
-            :func:`~lightning_scaling.forecast.metric_scale.scales_for`.
-        skip: Asked with the step before each update; ``True`` leaves that update out.
-        unique_tokens: Distinct tokens (or samples) there are to train on; ``None`` works them out from the fact
-            ``epoch_steps`` and the tokens of a step.
+        config: Its settings; left out, they are made of the keyword arguments.
+        skip: Called with the step before each update; ``True`` leaves that update out.
+        **settings: Attributes of :class:`~lightning_scaling.engine.config.MonitorConfig`, in place of those of
+            ``config``.
+
+    Attributes:
+        plan: The plan in force.
+        config: The settings.
+        metric: The metric followed.
+        curve: All losses so far, in bounded memory.
+        forecast: The latest forecast.
+        advice: The latest advice.
+        advice_log: Advice in the order in which it changed.
+        forecast_log: Every forecast made, as rows of builtins.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If a setting is out of its range.
+        TypeError: If there is no such setting.
 
     Example:
         >>> monitor = Monitor(Plan.constant(total_steps=1000))
         >>> updates = monitor.observe(range(1, 501), [5 * s ** -0.1 for s in range(1, 501)])
         >>> updates[-1].forecast.trust
-        'ok'
+        'low'
     """
 
     def __init__(
         self,
         plan: Plan | None,
+        config: MonitorConfig | None = None,
         *,
-        alpha: float = 0.01,
-        target: float | None = None,
-        law: str = "auto",
-        history: RunHistory | None = None,
-        params: int | None = None,
-        monitor: str | None = None,
-        mode: str = "auto",
-        bounds: Sequence[float | None] | None = None,
         skip: Callable[[int], bool] | None = None,
-        unique_tokens: float | None = None,
+        **settings: Any,
     ) -> None:
-        if not (isinstance(alpha, float | int) and 0 < alpha < 1):
-            raise ValueError(f"`alpha` is a probability and must lie strictly between 0 and 1, but got {alpha!r}.")
-        if target is not None and not math.isfinite(target):
-            raise ValueError(f"`target` must be a finite loss or None, but got {target!r}.")
-        if law not in LAWS:
-            raise ValueError(f"`law` must be one of {', '.join(map(repr, LAWS))}, but got {law!r}.")
+        self.config = config = replace(config or MonitorConfig(), **settings)
         self.plan = plan or Plan.constant(known=False, why="no plan is known")
-        self.alpha = float(alpha)
-        self.target = target
-        self.params = params
-        self.unique_tokens = unique_tokens
-        self.metric = FollowedMetric(monitor, mode, bounds)
-        rising = self.metric.scale.mode == "max"
-        self._background = AdviceContext(self.plan, params, unique_tokens, metric=monitor, rising=rising)
-        self._background.use(history or ())
-        self._teaching = PriorProvider(self.metric, params, history)
+        self.metric = FollowedMetric(config.monitor, config.mode, config.bounds)
+        self._context = AdviceContext(
+            self.plan,
+            config.params,
+            config.unique_tokens,
+            metric=config.monitor,
+            rising=self.metric.scale.mode == "max",
+        )
+        self._context.teach(config.history or ())
+        self._prior = PriorProvider(self.metric, config.params, config.history)
         self._skip = skip
-        self._forecaster = Forecaster(self.plan, self._teaching.source)
-        self._watching = RunDetectors(self.alpha, self.metric)
+        self._forecaster = Forecaster(self.plan, self._prior.source)
+        self._detectors = MetricDetectors(config.alpha, self.metric, config.detection)
         self._adviser = Adviser()
         self._pending = LossBuffer()
-        self._follows = False
+        self._rates = RateComparison()
+        self._schedule = UpdateSchedule(self.plan)
         self._blown = False
-        self._next_look = self._between_looks = math.inf
         self._loss = math.nan
         self.curve = Curve(self.plan)
         self.forecast = self.metric.forecast(self._forecaster.before())
         self.advice = Advice("continue", "No losses have been seen yet.")
-        self.state: RunState | None = None
         self.advice_log: list[Advice] = []
         self.forecast_log: list[dict[str, Any]] = []
-        self.next_update = next_update_after(self.plan, 0)
+
+    def __repr__(self) -> str:
+        return f"Monitor(step={max(self.curve.last_step, 0):,}, {self.forecast!r}, advice={self.advice.action})"
 
     @property
     def deviation(self) -> Deviation:
         """The verdict against the forecasts made before."""
-        return self._watching.deviation
+        return self._detectors.deviation
 
     @property
     def divergence(self) -> Divergence | None:
         """A blow-up under way."""
-        return self._watching.divergence
+        return self._detectors.divergence
+
+    @property
+    def next_update(self) -> int:
+        """Step at which the next update is due."""
+        return self._schedule.next_update
+
+    @next_update.setter
+    def next_update(self, step: int) -> None:
+        self._schedule.next_update = step
 
     @property
     def next_look(self) -> int:
         """The step by which losses should come in: that of the next update, or earlier where the last looked wrong."""
-        return int(min(self.next_update, math.ceil(min(self._next_look, self.next_update))))
+        return self._schedule.next_look
 
     @property
     def repeats(self) -> Repeats | None:
-        """Where the run was in its data at the last update; ``None`` where that cannot be told."""
-        return self._background.repeats
+        """Where the run was in its data at the last update; ``None`` where that is not known."""
+        return self._context.repeats
 
     def observe(
         self,
@@ -161,7 +168,7 @@ class Monitor:
             seconds: Cumulative seconds of training, shape ``(n,)``.
 
         Returns:
-            The updates that fell due, in order.
+            The updates that were due, in order.
 
         Raises:
             ValueError: If the steps do not increase or the shapes differ.
@@ -169,51 +176,37 @@ class Monitor:
         steps = np.atleast_1d(np.asarray(step, dtype=np.float64))
         losses = np.atleast_1d(np.asarray(loss, dtype=np.float64))
         others = {
-            name: None if values is None else np.atleast_1d(np.asarray(values, dtype=np.float64))
+            name: np.atleast_1d(np.asarray(values, dtype=np.float64))
             for name, values in (("lr", lr), ("tokens", tokens), ("flops", flops), ("seconds", seconds))
+            if values is not None
         }
         updates: list[Update] = []
         start = 0
         while start < steps.size:
-            end = start + count_until_update(
-                steps[start:],
-                losses[start:],
-                min(self.next_update, self._next_look),
-                limit=self._watching.limit,
-                nonfinite_tail=self.curve.nonfinite_tail,
-            )
+            limit, tail = self._detectors.limit, self.curve.nonfinite_tail
+            due = self._schedule.due
+            end = start + count_until_update(steps[start:], losses[start:], due, limit=limit, nonfinite_tail=tail)
             part = slice(start, end)
-            self.curve.add(
-                steps[part],
-                losses[part],
-                **{name: None if values is None else values[part] for name, values in others.items()},
-            )
+            self.curve.add(steps[part], losses[part], **{name: values[part] for name, values in others.items()})
             self._pending.add(steps[part], losses[part])
             self.metric.see(losses[part])
-            self._compare_rates(steps[part], others["lr"], part)
+            if "lr" in others:
+                self._rates.add(self.plan, steps[part], others["lr"][part])
+            self._blown = bool(limit < losses[end - 1] < math.inf)
+            updates += self._update_if_due(int(steps[end - 1]))
             start = end
-            now = int(steps[end - 1])
-            self._blown = bool(self._watching.limit < losses[end - 1] < math.inf)
-            alarm = self._blown or self.curve.nonfinite_tail == NONFINITE_ALARM
-            if self._next_look <= now < self.next_update and not alarm:
-                alarm = self._watching.peek(self._pending)
-                self._next_look = now + self._between_looks
-            if now >= self.next_update or alarm:
-                self.next_update = next_update_after(self.plan, now)
-                if alarm or self._skip is None or not self._skip(now):
-                    updates.append(self.update(now))
-                self._between_looks = (self.next_update - now) / _LOOKS if self._watching.suspicious else math.inf
-                self._next_look = now + self._between_looks
         return updates
 
-    def _compare_rates(self, steps: NDArray[np.float64], lr: NDArray[np.float64] | None, part: slice) -> None:
-        if lr is None:
-            return
-        planned = self.plan.at(steps)
-        used = lr[part]
-        sound = np.isfinite(used) & (planned > 0.01 * self.plan.peak)
-        if sound.any():
-            self._pending.rates.append(float(np.median(used[sound] / planned[sound])))
+    def _update_if_due(self, now: int) -> list[Update]:
+        urgent = self._blown or self.curve.nonfinite_tail == NONFINITE_ALARM
+        if not urgent and self._schedule.look_due(now):
+            urgent = self._detectors.peek(self._pending)
+        if now < self.next_update and not urgent:
+            return []
+        self._schedule.replan(self.plan, now)
+        made = [self.update(now)] if urgent or self._skip is None or not self._skip(now) else []
+        self._schedule.look_until_next(now, suspicious=self._detectors.suspicious)
+        return made
 
     def update(self, step: int | None = None) -> Update:
         """Refit, test and advise now, whether or not an update is due.
@@ -222,101 +215,89 @@ class Monitor:
             step: The present step, if it is beyond the last loss.
 
         Returns:
-            The update, also kept in :attr:`forecast`, :attr:`deviation`, :attr:`advice` and :attr:`ledger`.
+            The update, also kept in :attr:`forecast`, :attr:`deviation`, :attr:`advice` and :attr:`forecast_log`.
         """
         now = max(self.curve.last_step, 0) if step is None else step
+        points = self.curve.points
         if self.metric.settle():
             self._rescale()
-        if self._teaching.size(self.curve.points):
-            self._forecaster = Forecaster(self.plan, self._teaching.source)
-        ratio = float(np.median(self._pending.rates)) if self._pending.rates else math.nan
-        if math.isfinite(ratio) and abs(ratio - 1) > 0.05 and not self._binding:
-            self._follow_rates()
+        if self._prior.size(points):
+            self._forecaster = Forecaster(self.plan, self._prior.source)
+        ratio = self._rates.ratio
+        if differs(ratio) and not self._rates.is_binding(self.plan):
+            used = plan_of_used_rates(self.plan, points)
+            if used is not None:
+                self.replan(used)
+                points = self.curve.points
             ratio = math.nan
-        forecast = self._forecaster.fit(self.metric.points(self.curve.points), now)
-        settled = self._settled(now, forecast)
-        rate = float(self.plan.at(np.array([max(now, 1)]))[0])
-        block = self._watching.look(self._pending, forecast, settled=settled, blown=self._blown, rate=rate)
-        self.forecast = self._doubt(self.metric.forecast(forecast, known=self.plan.known), ratio)
-        if block is not None:
-            self._loss = block.loss
-        elif self._pending.nonfinite:
-            self._loss = math.nan
-        self.state = self._background.state(
-            self.curve,
+        on_law = self._forecaster.fit(self.metric.points(points), now)
+        block = self._detectors.update(
+            self._pending,
+            on_law,
+            settled=self._settled(now, on_law),
+            blown=self._blown,
+            rate=float(self.plan.at(np.array([max(now, 1)]))[0]),
+        )
+        self.forecast = self._lower_trust(self.metric.forecast(on_law, known=self.plan.known), ratio)
+        if block is not None or self._pending.nonfinite:
+            self._loss = math.nan if block is None else block.loss
+        situation = self._situation(now, ratio)
+        self._advise(situation)
+        self._pending.clear()
+        self._rates.clear()
+        self._blown = False
+        update = Update(now, situation.fraction, situation.loss, self.forecast, self.deviation, self.advice)
+        self.forecast_log.append(forecast_log_row(update, *applied(self._forecaster.run_prior, on_law)))
+        return update
+
+    def _situation(self, now: int, ratio: float) -> Situation:
+        return Situation(
             step=now,
-            fraction=self._fraction(now),
+            fraction=None if self.plan.total_steps is None else now / self.plan.total_steps,
             loss=self._loss,
             forecast=self.forecast,
             deviation=self.deviation,
             divergence=self.divergence,
+            nonfinite_tail=self.curve.nonfinite_tail,
             nonfinite=self._pending.nonfinite,
             rate_ratio=ratio,
-            target=self.target,
+            target=self.config.target,
             metric=self.metric.name,
             mode=self.metric.scale.mode,
+            **self._context.told(now, self._loss, self.curve, self.deviation, self.divergence),
         )
-        before = self.advice
-        self.advice = self._adviser.advise(self.state)
-        if not self.advice_log or before.topic != self.advice.topic:
-            self.advice_log = [*self.advice_log, self.advice][-_MAX_LOG:]
-        self._pending.clear()
-        self._blown = False
-        update = Update(now, self.state.fraction, self.state.loss, self.forecast, self.deviation, self.advice)
-        self.forecast_log.append(
-            forecast_log_row(
-                now,
-                update.fraction,
-                update.loss,
-                self.forecast,
-                self.deviation,
-                self.advice.action,
-                *applied(self._forecaster.run_prior, forecast),
-            )
-        )
-        return update
+
+    def _advise(self, situation: Situation) -> None:
+        topic = self.advice.topic
+        self.advice = self._adviser.advise(situation)
+        if not self.advice_log or topic != self.advice.topic:
+            self.advice_log = [*self.advice_log, self.advice][-_MAX_ADVICE_LOG:]
 
     def _rescale(self) -> None:
-        """A value beyond the bounds taken so far: what was made out on the scale before is void."""
-        self._teaching.again()
-        self._forecaster = Forecaster(self.plan, self._teaching.source)
-        self._watching.rescaled()
+        """Refit from scratch: a value outside the inferred bounds changed the scale of the metric."""
+        self._prior.again()
+        self._forecaster = Forecaster(self.plan, self._prior.source)
+        self._detectors.rescaled()
 
-    @property
-    def _binding(self) -> bool:
-        """Whether the plan says what the rates will be, so that other rates are news."""
-        return self.plan.known and self.plan.source != "constant" and not self._follows
-
-    def _follow_rates(self) -> None:
-        """Without a schedule the rate used is the plan: what it was, and constant from here."""
-        points = self.curve.points
-        known = np.isfinite(points.lr)
-        if not known.any():
-            return
-        why = "the learning rate is set by hand or by what happens, so its future is not known"
-        total = self.plan.total_steps
-        self.replan(Plan(points.last[known], points.lr[known], total_steps=total, known=False, why=why))
-
-    def _doubt(self, forecast: Forecast, ratio: float) -> Forecast:
+    def _lower_trust(self, forecast: Forecast, ratio: float) -> Forecast:
         if forecast.trust == "none":
             return forecast
-        if math.isfinite(ratio) and abs(ratio - 1) > 0.05:
+        if differs(ratio):
             return replace(forecast, trust="low", why=_OTHER_RATES)
         if self.deviation.alarm:
-            why = f"the run has left the path forecast at step {self.deviation.since_step:,}"
-            return replace(forecast, trust="low", why=why)
+            reason = f"the run has left the path forecast at step {self.deviation.since_step:,}"
+            return replace(forecast, trust="low", why=reason)
         return forecast
 
     def _settled(self, step: int, forecast: Forecast) -> bool:
-        """Whether the run may be held to a forecast: the start is over, and it rests on enough points of a fall."""
-        start = max(_START * (self.plan.total_steps or 0), 1.25 * self.plan.warmup_end, 10 * MIN_GAP)
-        return step >= start and forecast.is_falling and forecast.params.get("points", 0) >= _ENOUGH_POINTS
-
-    def _fraction(self, step: int) -> float | None:
-        return None if self.plan.total_steps is None else step / self.plan.total_steps
+        """Whether the run may be tested against a forecast: the start is over, and it rests on points of a fall."""
+        start = max(_START_SHARE * (self.plan.total_steps or 0), _WARMUPS * self.plan.warmup_end, 10 * MIN_GAP)
+        return step >= start and forecast.is_falling and forecast.params.get("points", 0) >= _MIN_POINTS
 
     def mark(self, reason: str, *, follow_rates: bool = False) -> None:
         """Announce a change, such as a resume or new data: the test against earlier forecasts begins anew.
+
+        The alpha budget that was spent on them stays spent.
 
         Args:
             reason: What has changed.
@@ -324,12 +305,12 @@ class Monitor:
                 constant from the present.
         """
         self.curve.mark(reason)
-        self._background.mark(reason)
-        self._follows = self._follows or follow_rates
-        self._watching.begin_anew()
+        self._context.mark(reason)
+        self._rates.follows = self._rates.follows or follow_rates
+        self._detectors.restart()
 
     def note(self, facts: Mapping[str, Any]) -> None:
-        """Take facts that were seen beside the losses; they only serve to name what to check first.
+        """Take diagnostics seen in addition to the losses; they only serve to name what to check first.
 
         Args:
             facts: By name, as builtins; ``None`` takes one back. ``idle`` (parameter tensors that have lost their
@@ -337,16 +318,16 @@ class Monitor:
                 resume without the optimizer's state); ``precision``; ``unit`` of what is counted; ``epoch_steps``;
                 ``batch`` with ``noise_scale``, ``noise_low``, ``noise_high``, the gradient-noise scale in its unit.
         """
-        self._background.note(facts, max(self.curve.last_step, 0))
+        self._context.note(facts, max(self.curve.last_step, 0))
 
     def replan(self, plan: Plan) -> None:
         """Take a new plan from here on."""
         self.plan = plan
         self.curve.replan(plan)
-        self._background.replan(plan)
-        self._forecaster = Forecaster(plan, self._teaching.source)
-        self._watching.replanned()
-        self.next_update = next_update_after(plan, max(self.curve.last_step, 0))
+        self._context.replan(plan)
+        self._forecaster = Forecaster(plan, self._prior.source)
+        self._detectors.restart(keep_verdict=True)
+        self._schedule.replan(plan, max(self.curve.last_step, 0))
 
     def learn(self, history: RunHistory, *, prior: PriorSource | None = None) -> None:
         """Take a history that arrived after the start: its shapes are the prior of all forecasts from here on.
@@ -355,15 +336,15 @@ class Monitor:
             history: Finished runs of the same family.
             prior: What :func:`~lightning_scaling.forecast.family_prior` makes of them, where it is known already.
         """
-        self._background.use(history)
-        if self._teaching.learn(history, prior):
-            self._watching.rescaled()
-        self._forecaster = Forecaster(self.plan, self._teaching.source)
+        self._context.teach(history)
+        if self._prior.learn(history, prior):
+            self._detectors.rescaled()
+        self._forecaster = Forecaster(self.plan, self._prior.source)
         if not self.forecast_log:
             self.forecast = self.metric.forecast(self._forecaster.before())
 
     def what_if(self, change: str | Plan, **options: Any) -> WhatIf:
-        """Where the run would land if its plan were another one from the step of the latest forecast on.
+        """The final loss if the plan were another one from the step of the latest forecast on.
 
         Args:
             change: ``"stop"``, ``"decay"``, ``"longer"``, ``"wsd"`` or another plan.
@@ -380,7 +361,7 @@ class Monitor:
             >>> stopped.total_steps, stopped.extra_compute, stopped.final > monitor.forecast.final
             (500, -0.5, True)
         """
-        return what_if(self.forecast, self.plan, change, **self._told(), **options)
+        return what_if(self.forecast, self.plan, change, **self._what_if_context(), **options)
 
     def what_ifs(self, changes: Iterable[str | Plan | tuple[str, Mapping[str, Any]]] | None = None) -> list[WhatIf]:
         """Carrying on, then several changes.
@@ -392,12 +373,12 @@ class Monitor:
             ValueError: As :meth:`what_if`.
             TypeError: As :meth:`what_if`.
         """
-        return what_ifs(self.forecast, self.plan, changes, **self._told())
+        return what_ifs(self.forecast, self.plan, changes, **self._what_if_context())
 
-    def _told(self) -> dict[str, Any]:
+    def _what_if_context(self) -> dict[str, Any]:
         points = self.metric.points(before(self.curve.points, self.forecast.step))
         doubtful = self.deviation.alarm or self.forecast.why == _OTHER_RATES
-        return {"points": points, "prior": self._teaching.source, "doubt": self.forecast.why if doubtful else ""}
+        return {"points": points, "prior": self._prior.source, "doubt": self.forecast.why if doubtful else ""}
 
     def finish(self) -> list[Update]:
         """Close the run: a last update if losses came since the one before, and the outcomes of all forecasts.
@@ -418,35 +399,21 @@ class Monitor:
         Raises:
             ValueError: If no finite loss has been seen yet.
         """
-        points = self.curve.points
-        steps = np.maximum(np.rint(points.step), 1)
-        keep = np.concatenate([np.diff(steps) > 0, [True]]) if steps.size else np.empty(0, dtype=bool)
-        lr = points.lr[keep]
-        settings: dict[str, Any] = {
-            "total_steps": self.plan.total_steps or max(self.curve.last_step, 1),
-            "planned_lr": (self.plan.steps, self.plan.lr),
-            "params": self.params,
-        }
-        settings.update(known)
-        followed = dict(self.metric.settings)
-        name = followed.pop("monitor")
-        if name is not None or not self.metric.plain:
-            settings["meta"] = {**(settings.get("meta") or {}), "metric": name, **followed}
-        return Run(steps[keep], points.loss[keep], lr if np.isfinite(lr).all() and lr.size else None, **settings)
+        return record_of(self.curve, self.plan, self.metric, {"params": self.config.params, **known})
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, as builtins."""
         return {
-            "version": 1,
+            "version": _STATE_VERSION,
             "plan": self.plan.to_dict(),
             "curve": self.curve.state_dict(),
             "pending": self._pending.state_dict(),
-            **self._watching.state_dict(),
+            "detection": self._detectors.state_dict(),
             "adviser": self._adviser.state_dict(),
-            "background": self._background.state_dict(),
-            "follows": self._follows,
-            "ledger": [dict(row) for row in self.forecast_log],
-            "measure": self.metric.state_dict(),
+            "context": self._context.state_dict(),
+            "follows": self._rates.follows,
+            "forecast_log": [dict(row) for row in self.forecast_log],
+            "metric": self.metric.state_dict(),
             "advice_log": [advice.to_dict() for advice in self.advice_log],
             "next_update": self.next_update,
         }
@@ -457,19 +424,19 @@ class Monitor:
         Raises:
             ValueError: If the state was written by a later, incompatible version.
         """
-        if state.get("version") != 1:
-            raise ValueError(f"The saved monitor state has version {state.get('version')!r}; this version reads 1.")
+        version = state.get("version")
+        if version != _STATE_VERSION:
+            raise ValueError(f"The saved monitor state has version {version!r}; this version reads {_STATE_VERSION}.")
         self.curve.load_state_dict(state["curve"])
         self._pending.load_state_dict(state["pending"])
-        if self.metric.load_state_dict(state.get("measure")):
-            self._watching.load_state_dict(state)
+        if self.metric.load_state_dict(state["metric"]):
+            self._detectors.load_state_dict(state["detection"])
         self._adviser.load_state_dict(state["adviser"])
-        if "background" in state:
-            self._background.load_state_dict(state["background"])
+        self._context.load_state_dict(state["context"])
         if not self.metric.plain:
-            self._teaching.again()
-        self._follows = bool(state["follows"])
-        self.forecast_log = [dict(row) for row in state["ledger"]]
+            self._prior.again()
+        self._rates.follows = bool(state["follows"])
+        self.forecast_log = [dict(row) for row in state["forecast_log"]]
         self.advice_log = [Advice(**advice) for advice in state["advice_log"]]
         self.replan(Plan.from_dict(state["plan"]).then(self.plan, self.curve.last_step))
         if state["plan"]["total_steps"] == self.plan.total_steps:
