@@ -56,7 +56,7 @@ class PastRuns:
             run_id=None if own is None else own.run_id,
             tracking_uri=None if own is None else own.tracking_uri,
             metric=self._settings.monitor,
-            params=engine.params,
+            params=engine.config.params,
         ).start()
 
     def introduce(self, engine: Monitor, record: RunLogger) -> None:

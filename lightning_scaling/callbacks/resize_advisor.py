@@ -224,14 +224,14 @@ class ResizeAdvisor(CallbackBase):
         engine, known = session.engine, session.known()
         assert engine is not None
         total, each, flops = engine.plan.total_steps, known["tokens_per_step"], known["flops_per_step"]
-        if not (total and each and engine.params):
+        if not (total and each and engine.config.params):
             return None
         measure, forecast = engine.metric, engine.forecast
         shape = self._shape or self._module_shape
         counts = session.counts
         final = float(forecast.final) if forecast.trust == "ok" else None
         return Present(
-            params=float(engine.params),
+            params=float(engine.config.params),
             tokens=float(total * each),
             flops=None if flops is None else float(flops * total),
             plan=engine.plan,

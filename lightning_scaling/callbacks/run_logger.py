@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from lightning_scaling.schedule import Plan
 
 _NOTE_EVERY = 0.05
-_ENGINE = ("alpha", "target", "params", "unique_tokens", "next_update")
 _WRITE_SECONDS = 10.0
 _ENOUGH_TO_FIT = 20
 _PACKAGES = ("lightning-scaling", "lightning", "pytorch-lightning", "torch", "numpy", "scipy")
@@ -121,8 +120,9 @@ class RunLogger:
             "step": capture.steps,
             "settings": {key: value for key, value in params.items() if value is not None},
             "engine": {
-                **{name: getattr(engine, name) for name in _ENGINE},
+                **engine.config.to_dict(),
                 **engine.metric.settings,
+                "next_update": engine.next_update,
             },
             **self._past(),
         }

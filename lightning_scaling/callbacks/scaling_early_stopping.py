@@ -205,7 +205,7 @@ class ScalingEarlyStopping(CallbackBase):
             return before if self._updates >= 0 else None
         self._updates = state.step
         if self._given_target is None:
-            self._rule.target = engine.target
+            self._rule.target = engine.config.target
         if self._compares and self._rivals is None:
             self._rivals = Competitors(session, reading=True, share=session.share)
         standings = None if self._rivals is None else self._rivals.look()

@@ -94,17 +94,7 @@ class Session:
             self.gradients.load_state_dict(state.get("gradients", {}))
         counted = None if self._counts is None else self._counts.total
         engine = Monitor(
-            self._plan(),
-            alpha=settings.alpha,
-            target=settings.target,
-            law=settings.law,
-            history=settings.past_runs,
-            params=settings.params or counted,
-            monitor=settings.monitor,
-            mode=settings.mode,
-            bounds=settings.bounds,
-            skip=None if settings.max_overhead >= 1 else _Budget(self),
-            unique_tokens=settings.unique_tokens,
+            self._plan(), settings.for_engine(counted), skip=None if settings.max_overhead >= 1 else _Budget(self)
         )
         if state is not None:
             engine.load_state_dict(state["engine"])

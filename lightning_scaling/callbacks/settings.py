@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_scaling.engine.monitor import LAWS
+from lightning_scaling.engine.config import MonitorConfig
 from lightning_scaling.forecast.metric_scale import scales_for
 from lightning_scaling.history.reader_thread import AUTO, MLFLOW
 from lightning_scaling.runs.history import RunHistory
 
 _ON_ADVICE = ("warn", "log", "ignore")
+_LAWS = ("auto", "relative_multi_power")
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Settings:
                 raise ValueError(f"`{what}` must not be empty; leave it out or give a name.")
         scales_for(self.monitor, self.mode, self.bounds)
         self._check_history()
-        if self.law not in LAWS:
-            raise ValueError(f"`law` must be one of {', '.join(map(repr, LAWS))}, but got {self.law!r}.")
+        if self.law not in _LAWS:
+            raise ValueError(f"`law` must be one of {', '.join(map(repr, _LAWS))}, but got {self.law!r}.")
         if self.target is not None and not _is_number(self.target):
             raise TypeError(f"`target` must be a finite loss or None, but got {self.target!r}.")
         self._check_share("alpha", self.alpha, "the chance of a false alarm over the whole run")
@@ -88,6 +89,23 @@ class Settings:
                 f"`history` is {os.fspath(history)!r}, which is no folder; give a folder of CSV files, or an MLflow "
                 'experiment as "mlflow:EXPERIMENT".'
             )
+
+    def for_engine(self, counted_params: int | None) -> MonitorConfig:
+        """The settings of the engine.
+
+        Args:
+            counted_params: Number of parameters of the module, where ``params`` is not given.
+        """
+        return MonitorConfig(
+            alpha=self.alpha,
+            target=self.target,
+            history=self.past_runs,
+            params=self.params or counted_params,
+            monitor=self.monitor,
+            mode=self.mode,
+            bounds=self.bounds,
+            unique_tokens=self.unique_tokens,
+        )
 
     @property
     def past_runs(self) -> RunHistory | None:

@@ -87,7 +87,7 @@ class VarianceConfig:
     min_log_spread: float = 0.25
     """Smallest standard deviation of the log noise of a block: short references are too even by chance."""
     max_log_factor: float = 2.0
-    """Logarithm of the most that one block multiplies a bet by: it takes several noisy blocks, however heavy the tail."""
+    """Logarithm of the most that one block multiplies a bet by: an alarm takes several noisy blocks."""
     min_ratio: float = 1.8
     """Noise ratio below which there is no alarm."""
     recent_blocks: int = 3

@@ -12,7 +12,6 @@ import numpy as np
 from lightning_scaling.detection import (
     Block,
     DetectionConfig,
-    Deviation,
     Divergence,
     References,
     RunDetectors,

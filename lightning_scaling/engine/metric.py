@@ -1,4 +1,4 @@
-"""What a run is measured by: from the units of its metric to the scale of the law, and back."""
+"""The followed metric: between its units and the scale of the law."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 
 LOSS = "loss"
-_SURE = 0.01
+RANGE_TOLERANCE = 0.01
+"""Fraction of the range of a bounded metric that is taken for its noise, and for an interval narrow enough."""
 
 
 class FollowedMetric:
-    """The metric that a run is followed by; of a loss everything passes through as it is.
+    """The metric that a run is followed by; for a loss nothing is converted.
 
-    The bounds, where they are not given, follow from the values seen, the history's included: they can only widen.
+    Bounds that are not given are inferred from the values seen, the history's included: they can only widen.
 
     Args:
         monitor: Name of the metric; ``None`` is the training loss.
@@ -57,7 +58,7 @@ class FollowedMetric:
 
     @property
     def sentence(self) -> str:
-        """What is taken for granted of the metric, for the first line of a run; empty for a loss."""
+        """The assumptions about the metric, for the first line of a run; empty for a loss."""
         if self.plain:
             return ""
         guess = "" if len(self._scales) == 1 else " unless its values say otherwise"
@@ -99,33 +100,33 @@ class FollowedMetric:
         return noise if self.plain else float(self.scale.spread_from_law(self.scale.to_law(value), noise))
 
     def block(self, block: Block | None) -> Block | None:
-        """A block of values on the scale of the law; those between two bounds wander by 1 % of the range unasked."""
+        """A block on the scale of the law; metrics between two bounds have noise of at least 1 % of the range."""
         if self.plain or block is None:
             return block
-        wander = _SURE * (self.scale.high - self.scale.low)
-        sd = math.hypot(block.sd, wander if math.isfinite(wander) else 0.0)
+        least = RANGE_TOLERANCE * (self.scale.high - self.scale.low)
+        sd = math.hypot(block.sd, least if math.isfinite(least) else 0.0)
         loss, sd = self.scale.to_law(block.loss), float(self.scale.spread_to_law(block.loss, sd))
         return replace(block, loss=float(loss), sd=sd)
 
     def forecast(self, forecast: Forecast, *, known: bool = True) -> Forecast:
-        """A forecast made on the scale of the law, so that it speaks in the units of the metric.
+        """A forecast made on the scale of the law, in the units of the metric.
 
         Where the rates ahead are ``known`` and their fall has begun to show, the trust hangs on nothing but how well
         the end is told, and between two bounds that is judged in these units: to within 1 % of the range.
         """
         if self.plain:
             return forecast
-        spoken = replace(forecast, scale=self.scale)
+        converted = replace(forecast, scale=self.scale)
         if self.scale.mode == "max":
-            spoken = replace(spoken, why=forecast.why.replace("curve is not falling", "curve is not rising"))
-        near = _SURE * (self.scale.high - self.scale.low)
+            converted = replace(converted, why=forecast.why.replace("curve is not falling", "curve is not rising"))
+        near = RANGE_TOLERANCE * (self.scale.high - self.scale.low)
         whole = forecast.is_falling and forecast.at_plan_end and forecast.valid_until >= forecast.horizon
         if forecast.trust == "none" or not (whole and known and math.isfinite(near)):
-            return spoken
-        lower, upper = spoken.interval(0.9)
+            return converted
+        lower, upper = converted.interval(0.9)
         if upper - lower <= 2 * near:
-            return replace(spoken, trust="ok", why="")
-        return replace(spoken, trust="low", why=f"the 90% interval is wider than {near:.2g} to either side")
+            return replace(converted, trust="ok", why="")
+        return replace(converted, trust="low", why=f"the 90% interval is wider than {near:.2g} to either side")
 
     def deviation(self, deviation: Deviation, block: Block | None) -> Deviation:
         """A verdict reached on the scale of the law in the units of the metric, where ``block`` is."""
@@ -145,14 +146,12 @@ class FollowedMetric:
         return replace(divergence, best=float(self.scale.from_law(divergence.best)))
 
     def state_dict(self) -> dict[str, Any]:
-        """The measure as builtins."""
+        """The scale and the values seen, as builtins."""
         seen = [self._low, self._high] if self._low <= self._high else None
         return {**self.scale.to_dict(), "seen": seen}
 
-    def load_state_dict(self, state: Mapping[str, Any] | None) -> bool:
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Continue from what :meth:`state_dict` returned; returns whether the scale is what it was then."""
-        if state is None:
-            return self.plain
         if state["seen"] is not None:
             self.see(np.array(state["seen"]))
         self.settle()

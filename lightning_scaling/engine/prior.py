@@ -1,4 +1,4 @@
-"""What teaches the forecasts of a run: the published prior, or past runs, on the scale of its metric."""
+"""The prior of a run's forecasts: published, or from past runs, on the scale of its metric."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lightning_scaling.runs.history import RunHistory
 
 
 class PriorProvider:
-    """Holds the teacher of a run's forecasts and keeps it up to date.
+    """Holds the source of priors of a run's forecasts and keeps it up to date.
 
     Args:
-        measure: The metric that is followed.
+        metric: The metric that is followed.
         params: Number of parameters of the run.
         history: Past runs of its family.
     """
 
-    def __init__(self, measure: FollowedMetric, params: int | None, history: RunHistory | None) -> None:
-        self._measure = measure
+    def __init__(self, metric: FollowedMetric, params: int | None, history: RunHistory | None) -> None:
+        self._metric = metric
         self._params = params
         self._history = history
         self._sized = False
@@ -30,37 +30,37 @@ class PriorProvider:
         self.again()
 
     def again(self) -> None:
-        """Let the history say what it has to, on the scale of the law, which has to hold its values too."""
-        for run in () if self._measure.plain else self._history or ():
-            self._measure.see(run.loss)
-        self._measure.settle()
+        """Rebuild the prior from the history on the scale of the law, which must hold its values too."""
+        for run in () if self._metric.plain else self._history or ():
+            self._metric.see(run.loss)
+        self._metric.settle()
         self._sized = False
-        self._take(family_prior(self._measure.history(self._history), self._params), self._history)
+        self._take(family_prior(self._metric.history(self._history), self._params), self._history)
 
     def learn(self, history: RunHistory, prior: PriorSource | None) -> bool:
         """Take a history that has arrived.
 
         Args:
             history: The past runs.
-            prior: What they teach of a loss, where that is known already.
+            prior: The prior made of them for a loss, where it is known already.
 
         Returns:
             Whether the scale of the metric has changed with it.
         """
-        scale = self._measure.scale
+        scale = self._metric.scale
         self._sized = False
-        if prior is not None and self._measure.plain:
+        if prior is not None and self._metric.plain:
             self._take(prior, history)
         else:
             self._history = history
             self.again()
-        return self._measure.scale != scale
+        return self._metric.scale != scale
 
     def size(self, points: Points) -> bool:
-        """Liken relatives by the size of their steps, too, which is known once something has been counted.
+        """Compare past runs by the tokens of their steps, too, known once something has been counted.
 
         Returns:
-            Whether that makes for another teacher.
+            Whether that changes the source of priors.
         """
         known = np.flatnonzero(np.isfinite(points.tokens) & (points.tokens > 0))
         if self._sized or not known.size:
@@ -71,7 +71,7 @@ class PriorProvider:
         return self.source is not before
 
     def _take(self, source: PriorSource, history: RunHistory | None) -> None:
-        """The intervals are set right by the history's calibration, which is one of losses."""
+        """Correct the intervals by the history's calibration, which is one of losses."""
         self.source = with_calibration(
-            source, None if history is None or not self._measure.plain else history.calibration
+            source, None if history is None or not self._metric.plain else history.calibration
         )

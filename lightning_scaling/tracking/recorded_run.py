@@ -202,7 +202,7 @@ def _told(header: Mapping[str, Any]) -> dict[str, Any]:
         "monitor": settings.get("monitor"),
     }
     told = {**old, **{name: engine[name] for name in (*old, "mode", "bounds", "unique_tokens") if name in engine}}
-    return {"law": settings.get("law", "auto"), **told}
+    return told
 
 
 def _columns(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_scaling.detection import Block, DivergenceDetector, PathDetector
+from lightning_scaling.detection import Block, References, RunDetectors
 from lightning_scaling.forecast import Forecast
 
 TOTAL = 1000
@@ -21,9 +21,9 @@ def forecast(step):
 
 def judged(losses, alpha=0.01):
     """Verdicts on block losses, one block per 1 % of the run."""
-    detector = PathDetector(alpha)
+    detector = RunDetectors(alpha)
     return [
-        detector.update(Block(step, loss, NOISE), forecast(step))
+        detector.update(Block(step, loss, NOISE), References(forecast(step)))
         for step, loss in zip(range(10, TOTAL + 1, 10), losses, strict=True)
     ]
 
@@ -69,7 +69,7 @@ def test_a_loss_that_stops_falling_is_called_a_plateau():
     assert not any(v.alarm for v in verdicts[:50])
 
 
-def test_a_single_bad_block_is_no_alarm_and_no_yardstick():
+def test_a_single_bad_block_is_no_alarm_and_no_reference():
     losses = healthy(3)
     losses[50] *= 1.5
     assert not any(v.alarm for v in judged(losses))
@@ -90,55 +90,17 @@ def test_an_effect_too_small_to_matter_is_no_alarm():
 
 
 def test_without_a_forecast_nothing_can_be_decided():
-    detector = PathDetector()
+    detector = RunDetectors()
     nothing = Forecast(10, TOTAL, "relative_multi_power", "none", "too early")
-    assert detector.update(Block(10, 3.0, NOISE), nothing).verdict == "undecidable"
-    assert detector.update(None, nothing).verdict == "undecidable"
+    assert detector.update(Block(10, 3.0, NOISE), References(nothing)).verdict == "undecidable"
+    assert detector.update(None, References(nothing)).verdict == "undecidable"
 
 
-def test_forecasts_are_not_held_beyond_what_they_know():
-    detector = PathDetector()
+def test_forecasts_are_not_tested_beyond_their_validity():
+    detector = RunDetectors()
     limited = Forecast(100, TOTAL, "relative_multi_power", "low", "decay ahead", path=path, valid_until=150)
-    detector.update(Block(100, 2.95, NOISE), limited)
+    detector.update(Block(100, 2.95, NOISE), References(limited))
     for step in range(160, 300, 10):
-        verdict = detector.update(Block(step, 2.0, NOISE), Forecast(step, TOTAL, "relative_multi_power", "none", ""))
+        nothing = Forecast(step, TOTAL, "relative_multi_power", "none", "")
+        verdict = detector.update(Block(step, 2.0, NOISE), References(nothing))
     assert verdict.verdict == "undecidable"
-
-
-def watched(losses):
-    watch = DivergenceDetector()
-    return [watch.update(Block(10 * i, loss, 0.02)) for i, loss in enumerate(losses, 1)]
-
-
-def test_a_blow_up_is_told_from_a_bad_block_and_from_one_that_lasts():
-    fall = [10 - 6 * i / 20 for i in range(20)]
-    assert not any(watched([*fall, 8.0, 4.0, 4.0]))
-    short = watched([*fall, 8.0, 8.0, 6.0, 4.1, 4.0])
-    assert short[21].lost == pytest.approx((8 - 4.3) / 5.7, rel=0.01)
-    assert short[21].since_step == 210
-    assert not any(d.lasting for d in short if d)
-    assert short[-1] is None
-    assert not watched([*fall, *[8.0] * 7])[-1].lasting
-    lasting = watched([*fall, *[8.0] * 8])
-    assert lasting[-1].lasting
-
-
-def test_the_watch_survives_a_round_trip():
-    first, second = DivergenceDetector(), DivergenceDetector()
-    for loss in [10.0, 5.0, 4.0, 8.0]:
-        first.update(Block(1, loss, 0.02))
-    second.load_state_dict(first.state_dict())
-    assert second.update(Block(2, 8.0, 0.02)) == first.update(Block(2, 8.0, 0.02))
-
-
-def test_one_loss_far_beyond_all_that_was_gained_is_said_at_once():
-    watch = DivergenceDetector()
-    assert watch.limit(0.02) == float("inf"), "nothing has been gained yet"
-    for loss in [10.0, 5.0, 4.0]:
-        watch.update(Block(1, loss, 0.02))
-    assert watch.limit(0.02) == pytest.approx(4 + 2 * 6)
-    assert watch.limit(5.0) == pytest.approx(4 + 10 * 5.0)
-    found = watch.update(Block(2, 30.0, 20.0), blown=True)
-    assert found.lost == pytest.approx(26 / 6)
-    assert not found.lasting
-    assert watch.limit(0.02) == float("inf"), "one blow-up is said once"

@@ -5,20 +5,24 @@ import math
 import numpy as np
 import pytest
 
-from lightning_scaling.detection import Block, PathDetector
-from lightning_scaling.detection.variance import VarianceDetector
+from lightning_scaling.detection import Block, References, RunDetectors, VarianceDetector
 from lightning_scaling.forecast import Forecast
 
 BLOCKS = 100
+NOTHING = References(Forecast(1, 1000, "law", "none", ""))
+
+
+def block_of(losses, rate=math.nan):
+    return Block(1, float(np.mean(losses)), 0.01, np.asarray(losses), rate)
 
 
 def watched(noise, seed, *, heavy=False):
     """Log evidence after every block of five losses around a falling line, whose noise is ``noise(block)``."""
-    random, watch, seen = np.random.default_rng(seed), VarianceDetector(), []
+    random, detector, seen = np.random.default_rng(seed), VarianceDetector(), []
     for block in range(BLOCKS):
         draws = random.standard_t(3, 5) if heavy else random.normal(size=5)
-        watch.update(3 - 0.005 * (block + np.arange(5) / 5) + noise(block) * draws)
-        seen.append((watch.log_e, watch.ratio))
+        detector.update(block_of(3 - 0.005 * (block + np.arange(5) / 5) + noise(block) * draws), NOTHING)
+        seen.append((detector.log_e, detector.ratio))
     return seen
 
 
@@ -42,11 +46,11 @@ def test_threefold_noise_is_found_within_a_tenth_of_the_run():
 
 def test_noise_that_comes_with_a_higher_learning_rate_is_no_evidence():
     for seed in range(5):
-        random, watch = np.random.default_rng(seed), VarianceDetector()
+        random, detector = np.random.default_rng(seed), VarianceDetector()
         for block in range(BLOCKS):
             rate = 1e-3 * (1 - 0.9 * (block % 50) / 50)
-            watch.update(3 - 0.005 * block + 50 * rate * random.normal(size=5), rate)
-            assert watch.log_e < math.log(100)
+            detector.update(block_of(3 - 0.005 * block + 50 * rate * random.normal(size=5), rate), NOTHING)
+            assert detector.log_e < math.log(100)
 
 
 def test_the_verdict_names_the_noise_and_no_direction_and_is_taken_back_when_it_calms():
@@ -56,12 +60,12 @@ def test_the_verdict_names_the_noise_and_no_direction_and_is_taken_back_when_it_
         steps = np.asarray(steps, dtype=float)
         return 3 - 0.5 * steps / 1000, np.full(steps.shape, 0.004)
 
-    detector, verdicts = PathDetector(0.01), []
+    detectors, verdicts = RunDetectors(0.01), []
     for step in range(10, 1001, 10):
         noise = 0.06 if 500 < step <= 700 else 0.02
         losses = path(np.arange(step - 9, step + 1))[0] + random.normal(0, noise, 10)
-        block = Block(step - 4.5, float(losses.mean()), 0.02 / math.sqrt(10) * 1.2)
-        verdicts.append(detector.update(block, Forecast(step, 1000, "law", "ok", "", path=path), losses=losses))
+        block = Block(step - 4.5, float(losses.mean()), 0.02 / math.sqrt(10) * 1.2, losses)
+        verdicts.append(detectors.update(block, References(Forecast(step, 1000, "law", "ok", "", path=path))))
     assert not any(v.alarm for v in verdicts[:50])
     found = verdicts[62]
     assert found.alarm
