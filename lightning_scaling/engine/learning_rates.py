@@ -7,11 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.advice.config import LEARNING_RATE_TOLERANCE
 from lightning_scaling.runs.curve import Points
 from lightning_scaling.schedule.plan import Plan
 
-RATE_TOLERANCE = 0.05
-"""Fraction by which the rate used may differ from the planned one; logged rates lag by a step or are rounded."""
 _MIN_SHARE_OF_PEAK = 0.01
 """Planned rates below this fraction of the peak are not compared: near zero any ratio is possible."""
 
@@ -50,7 +49,7 @@ class RateComparison:
 
 def differs(ratio: float) -> bool:
     """Whether a ratio of used to planned rates is known and not 1."""
-    return math.isfinite(ratio) and abs(ratio - 1) > RATE_TOLERANCE
+    return math.isfinite(ratio) and abs(ratio - 1) > LEARNING_RATE_TOLERANCE
 
 
 def plan_of_used_rates(plan: Plan, points: Points) -> Plan | None:

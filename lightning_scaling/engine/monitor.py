@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lightning_scaling.advice import Advice, Adviser, Situation
+from lightning_scaling.advice import Advice, Adviser, RunState
+from lightning_scaling.advice.config import NONFINITE_LOSSES
 from lightning_scaling.advice.context import AdviceContext
 from lightning_scaling.advice.repeats import Repeats
 from lightning_scaling.detection import Deviation, Divergence
@@ -23,11 +24,11 @@ from lightning_scaling.engine.metric import FollowedMetric
 from lightning_scaling.engine.prior import PriorProvider
 from lightning_scaling.engine.record import record_of
 from lightning_scaling.engine.update import Update
-from lightning_scaling.engine.update_schedule import MIN_GAP, NONFINITE_ALARM, UpdateSchedule, count_until_update
+from lightning_scaling.engine.update_schedule import MIN_GAP, UpdateSchedule, count_until_update
 from lightning_scaling.forecast import Forecast, Forecaster, WhatIf, what_if, what_ifs
 from lightning_scaling.forecast.calibrated import applied
 from lightning_scaling.forecast.forecaster import PriorSource
-from lightning_scaling.forecast.priors.past_run import before
+from lightning_scaling.forecast.law_grid import before
 from lightning_scaling.runs.curve import Curve
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
@@ -66,6 +67,7 @@ class Monitor:
         curve: All losses so far, in bounded memory.
         forecast: The latest forecast.
         advice: The latest advice.
+        state: What the latest advice rests on; ``None`` before the first update.
         advice_log: Advice in the order in which it changed.
         forecast_log: Every forecast made, as rows of builtins.
 
@@ -98,7 +100,7 @@ class Monitor:
             metric=config.monitor,
             rising=self.metric.scale.mode == "max",
         )
-        self._context.teach(config.history or ())
+        self._context.use(config.history or ())
         self._prior = PriorProvider(self.metric, config.params, config.history)
         self._skip = skip
         self._forecaster = Forecaster(self.plan, self._prior.source)
@@ -112,6 +114,7 @@ class Monitor:
         self.curve = Curve(self.plan)
         self.forecast = self.metric.forecast(self._forecaster.before())
         self.advice = Advice("continue", "No losses have been seen yet.")
+        self.state: RunState | None = None
         self.advice_log: list[Advice] = []
         self.forecast_log: list[dict[str, Any]] = []
 
@@ -198,7 +201,7 @@ class Monitor:
         return updates
 
     def _update_if_due(self, now: int) -> list[Update]:
-        urgent = self._blown or self.curve.nonfinite_tail == NONFINITE_ALARM
+        urgent = self._blown or self.curve.nonfinite_tail == NONFINITE_LOSSES
         if not urgent and self._schedule.look_due(now):
             urgent = self._detectors.peek(self._pending)
         if now < self.next_update and not urgent:
@@ -241,35 +244,34 @@ class Monitor:
         self.forecast = self._lower_trust(self.metric.forecast(on_law, known=self.plan.known), ratio)
         if block is not None or self._pending.nonfinite:
             self._loss = math.nan if block is None else block.loss
-        situation = self._situation(now, ratio)
-        self._advise(situation)
+        self.state = self._state(now, ratio)
+        self._advise(self.state)
         self._pending.clear()
         self._rates.clear()
         self._blown = False
-        update = Update(now, situation.fraction, situation.loss, self.forecast, self.deviation, self.advice)
+        update = Update(now, self.state.fraction, self.state.loss, self.forecast, self.deviation, self.advice)
         self.forecast_log.append(forecast_log_row(update, *applied(self._forecaster.run_prior, on_law)))
         return update
 
-    def _situation(self, now: int, ratio: float) -> Situation:
-        return Situation(
+    def _state(self, now: int, ratio: float) -> RunState:
+        return self._context.state(
+            self.curve,
             step=now,
             fraction=None if self.plan.total_steps is None else now / self.plan.total_steps,
             loss=self._loss,
             forecast=self.forecast,
             deviation=self.deviation,
             divergence=self.divergence,
-            nonfinite_tail=self.curve.nonfinite_tail,
             nonfinite=self._pending.nonfinite,
             rate_ratio=ratio,
             target=self.config.target,
             metric=self.metric.name,
             mode=self.metric.scale.mode,
-            **self._context.told(now, self._loss, self.curve, self.deviation, self.divergence),
         )
 
-    def _advise(self, situation: Situation) -> None:
+    def _advise(self, state: RunState) -> None:
         topic = self.advice.topic
-        self.advice = self._adviser.advise(situation)
+        self.advice = self._adviser.advise(state)
         if not self.advice_log or topic != self.advice.topic:
             self.advice_log = [*self.advice_log, self.advice][-_MAX_ADVICE_LOG:]
 
@@ -336,7 +338,7 @@ class Monitor:
             history: Finished runs of the same family.
             prior: What :func:`~lightning_scaling.forecast.family_prior` makes of them, where it is known already.
         """
-        self._context.teach(history)
+        self._context.use(history)
         if self._prior.learn(history, prior):
             self._detectors.rescaled()
         self._forecaster = Forecaster(self.plan, self._prior.source)

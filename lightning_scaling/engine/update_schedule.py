@@ -7,12 +7,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.advice.config import NONFINITE_LOSSES
 from lightning_scaling.schedule.plan import Plan
 
 MIN_GAP = 4
 """Fewest steps between two updates of a planned run."""
-NONFINITE_ALARM = 20
-"""Losses in a row that are not finite, after which an update is made at once."""
 
 _UPDATES_PER_RUN = 100
 _OPEN_GROWTH = 1.05
@@ -55,7 +54,7 @@ def count_until_update(
     tail = nonfinite_tail
     for offset, good in enumerate(finite):
         tail = 0 if good else tail + 1
-        if tail == NONFINITE_ALARM:
+        if tail == NONFINITE_LOSSES:
             return offset + 1
     return end
 
