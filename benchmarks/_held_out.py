@@ -1,4 +1,4 @@
-"""The held-out part of the benchmark of laws: fit the cheap runs of a ladder, predict the dear ones."""
+"""The held-out part of the benchmark of laws: fit the cheap runs of a ladder, predict the expensive ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_scaling import laws
 
 LEAST_FITTED, LEAST_HELD = 8, 3
 BAND = (88.0, 98.0)
-LEAST_TOLD = 9
+LEAST_HELD = 9
 
 
 def rows_of(ladder: Ladder, factor: float, level: float = 0.95) -> dict | None:
@@ -74,12 +74,12 @@ def by_source(table: pd.DataFrame) -> pd.DataFrame:
 def bands(table: pd.DataFrame, column: str) -> dict[str, int]:
     """How many sets hold too few, the right share, or too many of their runs, and how many are too small to tell."""
     low, high = BAND
-    told, share = table.held >= LEAST_TOLD, table[column]
+    enough, share = table.held >= LEAST_HELD, table[column]
     return {
-        "under": int((told & (share < low)).sum()),
-        "within": int((told & share.between(low, high)).sum()),
-        "over": int((told & (share > high)).sum()),
-        "small": int((~told).sum()),
+        "under": int((enough & (share < low)).sum()),
+        "within": int((enough & share.between(low, high)).sum()),
+        "over": int((enough & (share > high)).sum()),
+        "small": int((~enough).sum()),
     }
 
 

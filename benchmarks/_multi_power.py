@@ -25,8 +25,8 @@ class Recipe:
     burn_in: float
 
     def __str__(self) -> str:
-        told = "Huber .001" if self.objective == "huber" else "least squares"
-        return f"{told}, {f'first {self.burn_in:.0%}' if self.burn_in else 'warm-up'} left out"
+        name = "Huber .001" if self.objective == "huber" else "least squares"
+        return f"{name}, {f'first {self.burn_in:.0%}' if self.burn_in else 'warm-up'} left out"
 
 
 RECIPES = tuple(Recipe(objective, burn_in) for objective in ("huber", "least_squares") for burn_in in (0.0, 0.1))

@@ -1,4 +1,4 @@
-"""Do confidence intervals hold what they promise? Planted parameters, simulated noise, every law of the catalogue.
+"""Coverage of confidence intervals: planted parameters, simulated noise, every law of the catalogue.
 
 For every law with a planted case in ``tests/laws``, many noisy tables are drawn and the 90 % interval of every
 parameter is asked whether it holds the planted value: by the profile of all tables at once; for fewer tables through
@@ -52,8 +52,8 @@ def profiled(case: Case, draws: int, seed: int) -> np.ndarray:
     problem = Problem(law, case.inputs, y, np.ones(len(clean)), Objective("least_squares"), law.space, {}, {})
     truth = problem.to_coordinates(np.array([case.truth[p.name] for p in problem.free]))
     ends = problem.descend(np.tile(truth, (draws, 1)))
-    spare = problem.size - len(truth)
-    allowed = student.ppf((1 + LEVEL) / 2, spare) ** 2 * ends.value / spare
+    dof = problem.size - len(truth)
+    allowed = student.ppf((1 + LEVEL) / 2, dof) ** 2 * ends.value / dof
     held = np.empty((draws, len(truth)), dtype=bool)
     for j in range(len(truth)):
         lower, upper = np.tile(problem.lower, (draws, 1)), np.tile(problem.upper, (draws, 1))

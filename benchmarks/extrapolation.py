@@ -1,10 +1,10 @@
-"""Where does a single curve go, with no schedule known? Laws and their combination on 92 public learning curves.
+"""Extrapolation of single curves without a known schedule: laws and their median on 92 public learning curves.
 
 The curves are those of Alabdulmohsin et al. 2022 (arXiv 2209.06640). Each law is fitted to the training part of a
 curve, to its first half and to its first quarter (by examples seen), and scored by the root mean square error of the
 logarithm on the test points, which lie about 1.6, 3.5 and 6.9 times beyond the last point fitted (geometric mean).
-Rivals: the forms M1 to M4 and BNSL with one break by least squares on the logarithm, and the median of M2, M3, M4 and
-BNSL. A curve counts where at least seven points are left; the five of language models always.
+Baselines: the forms M1 to M4 and BNSL with one break by least squares on the logarithm, and the median of M2, M3,
+M4 and BNSL. A curve counts where at least seven points are left; the five of language models always.
 
     python benchmarks/extrapolation.py [--json] [--quick]
 """

@@ -1,8 +1,8 @@
-"""Do the laws reproduce the literature, how fast, and how far can they be trusted beyond what they were fitted on?
+"""Laws: reproduction of the literature, speed, and accuracy beyond the range fitted on.
 
 Every line is one figure with its target. The held-out part fits the runs of each recorded ladder up to a tenth of its
 greatest compute and predicts the rest, next to a plain least-squares Chinchilla fit with its own nominal interval.
-Times are CPU times of one thread, ours and the rivals' alternating (more threads slow scipy's L-BFGS-B several times
+Times are CPU times of one thread, ours and the baselines' alternating (more threads slow scipy's L-BFGS-B several times
 over and leave ours as they are).
 
     python benchmarks/laws.py [--part NAME ...] [--factor 10] [--json] [--quick]
@@ -90,9 +90,9 @@ def epoch(quick: bool) -> list[Row]:
     rows.append(most(part, "1,000 bootstrap refits, s", float(np.median(refits)), 2.0))
     for name, end in best.items():
         ratio = float(np.median(times[name])) / mine
-        told = f"{STARTS} starts {name}: times a fit ({np.median(times[name]):.2f} s;"
-        told += f" objective {end.objective:.11f}, from {end.reached:.0%} of the starts)"
-        rows.append(Row(part, told, ratio, ">= 50", ratio >= 50))
+        text = f"{STARTS} starts {name}: times a fit ({np.median(times[name]):.2f} s;"
+        text += f" objective {end.objective:.11f}, from {end.reached:.0%} of the starts)"
+        rows.append(Row(part, text, ratio, ">= 50", ratio >= 50))
     rival = vpnls(data["params"], data["tokens"], data["loss"])
     if rival is None:
         rows.append(Row(part, "vpnls (measured elsewhere: 1 to 86 ms for 128 points)", "not installed"))
@@ -157,9 +157,9 @@ def extrapolation(table: pd.DataFrame) -> list[Row]:
         for who, column in (("plain, nominal", "plain_held"), ("fit_ladder", "covered")):
             what = f"{name}: sets with 88-98 % of their runs in it (9 runs or more): {who}"
             found = bands(sets, column)
-            told = f"{found['within']} of {count - found['small']}, {found['under']} under, {found['over']} over"
+            text = f"{found['within']} of {count - found['small']}, {found['under']} under, {found['over']} over"
             goal = ("all", found["under"] + found["over"] == 0) if column == "covered" else ("", None)
-            rows.append(Row(part, what, told, *goal))
+            rows.append(Row(part, what, text, *goal))
             rows.append(Row(part, f"{name}: held-out runs in the 95 % interval, %: {who}", pooled(sets, column)))
     sources = by_source(table).loc["mean over sources"]
     what = "held by the 95 % interval, %, mean over sources:"
@@ -168,8 +168,8 @@ def extrapolation(table: pd.DataFrame) -> list[Row]:
     rows.append(Row(part, "held by peers' nominal 95 % bands on five ladders, %", "84, 41, 11, 24, 24"))
     isoflop = table[table.isoflop].error
     for limit in (0.8, 1.7):
-        told = f"{int((isoflop <= limit).sum())} of {len(isoflop)}"
-        rows.append(Row(part, f"isoFLOP sets with an error of at most {limit} % (peers: .8 to 1.7 %)", told))
+        text = f"{int((isoflop <= limit).sum())} of {len(isoflop)}"
+        rows.append(Row(part, f"isoFLOP sets with an error of at most {limit} % (peers: .8 to 1.7 %)", text))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""B7: is the advice on size right? Fit on the cheap budgets of isoFLOP sets, advise for the largest one.
+"""B7: accuracy of the advice on size, fitted on the cheap budgets of isoFLOP sets and scored on the largest.
 
 The truth is the minimum of a parabola in ln N through the near-optimal runs of the largest budget: those within 3 % of
 the least loss there, and at least the five best. The loss given up is what that parabola loses at the advised size.

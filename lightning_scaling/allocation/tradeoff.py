@@ -202,8 +202,9 @@ class Tradeoff:
 
 
 def effective_tokens(tokens: ArrayLike, unique_tokens: float | None) -> Array:
-    """Number of new tokens with the same effect as tokens with repeats: ``U + U R (1 - exp(-(tokens/U - 1)/R))`` with ``R`` 15.39.
+    """Number of new tokens with the same effect as tokens with repeats.
 
+    ``U + U R (1 - exp(-(tokens/U - 1)/R))`` with ``R`` 15.39:
     Muennighoff et al. 2023 (arXiv 2305.16264), equation 5; that their law devalues parameters too is left out.
 
     Args:
@@ -231,8 +232,8 @@ def fit_tradeoff(params: Any, tokens: Any, loss: Any, *, flops: Any = None, erro
         The tradeoff.
 
     Raises:
-        ValueError: A column is not of positive finite numbers, lengths differ, or the runs are too few or too similar to
-            determine a best size, with the reason.
+        ValueError: A column is not of positive finite numbers, lengths differ, or the runs are too few or too similar
+            to determine a best size, with the reason.
     """
     table = columns(params=params, tokens=tokens, loss=loss)
     if flops is not None:

@@ -19,7 +19,7 @@ _KAPPA = next(p.prior[0] for p in RelativeMultiPower.parameters if p.name == "ka
 
 
 class RecordedCurve(Protocol):
-    """Attributes of a run that are used here, so that laws do not depend on the records: see :class:`~lightning_scaling.Run`."""
+    """Attributes of a :class:`~lightning_scaling.Run` that are used here; laws do not depend on the records."""
 
     @property
     def step(self) -> NDArray[np.int64]:

@@ -155,7 +155,7 @@ def test_inference_is_paid_for_out_of_the_budget(besiroglu):
     assert "tokens, " in best.summary()
 
 
-def test_inference_that_leaves_no_tokens_is_told(besiroglu):
+def test_inference_that_leaves_no_tokens_is_reported(besiroglu):
     best = allocate(besiroglu, 1e21, inference_tokens=1e12)
     lost = best.off_by(3)
     assert lost.tokens == 0
@@ -229,13 +229,13 @@ def test_a_law_without_a_minimum_says_so(tmp_path):
     assert allocate(fit, params=1e9).status == "no optimum"
 
 
-def test_a_loss_out_of_reach_is_told(besiroglu):
+def test_a_loss_out_of_reach_is_reported(besiroglu):
     none = allocate(besiroglu, target=1.5)
     assert none.status == "no optimum"
     assert "never reaches a loss of 1.5" in none.message
 
 
-def test_bounds_on_the_size_are_kept_and_told(besiroglu):
+def test_bounds_on_the_size_are_kept_and_reported(besiroglu):
     best = allocate(besiroglu, 1e21, bounds=(1e8, 1e9))
     assert best.status == "at bounds"
     assert best.params == pytest.approx(1e9)
@@ -326,12 +326,12 @@ def test_inputs_that_follow_from_the_size_are_given_as_functions():
         ({"flops": 1e20, "draws": 0}, "`draws` must be"),
     ],
 )
-def test_bad_arguments_are_told_in_a_sentence(besiroglu, arguments, expected):
+def test_bad_arguments_are_reported_in_a_sentence(besiroglu, arguments, expected):
     with pytest.raises(ValueError, match=expected):
         allocate(besiroglu, **arguments)
 
 
-def test_bad_fits_and_laws_are_told_in_a_sentence():
+def test_bad_fits_and_laws_are_reported_in_a_sentence():
     with pytest.raises(TypeError, match="must be a fitted law"):
         allocate(laws.get("chinchilla"), 1e20)
     with pytest.raises(TypeError, match="must come from isoflop_minima"):
@@ -394,7 +394,7 @@ def test_unknown_errors_are_not_taken_for_certainty():
     assert "how uncertain this is, is unknown" in exact.message
 
 
-def test_extrapolation_is_told_and_beyond_tenfold_changes_the_status(fitted):
+def test_extrapolation_is_reported_and_beyond_tenfold_changes_the_status(fitted):
     inside = allocate(fitted, 1e19)
     assert inside.extrapolation == 1
     assert "outside" not in inside.message

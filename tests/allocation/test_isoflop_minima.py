@@ -37,7 +37,7 @@ def test_intervals_hold_the_truth_and_widen_with_the_distance(make_runs, best_si
     assert low < minima.exponent < high
 
 
-def test_grids_beside_the_optimum_lean_on_the_shape_of_the_others(make_runs, best_size):
+def test_grids_next_to_the_optimum_lean_on_the_shape_of_the_others(make_runs, best_size):
     centred, beside = make_runs(budgets=[1e18, 1e19]), make_runs(budgets=[3e18, 3e19], shift=2.5, span=3.0, seed=1)
     runs = {name: np.concatenate([centred[name], beside[name]]) for name in centred}
     minima = minima_of(runs)
@@ -45,7 +45,7 @@ def test_grids_beside_the_optimum_lean_on_the_shape_of_the_others(make_runs, bes
     assert minima.params == pytest.approx(best_size(minima.flops), rel=0.2)
 
 
-def test_runs_high_up_the_walls_do_not_move_the_minimum(make_runs):
+def test_runs_far_above_the_minimum_do_not_move_the_minimum(make_runs):
     runs = make_runs(noise=0.0, span=30.0, sizes=14)
     plain = minima_of(runs)
     least = np.repeat([runs["loss"][runs["flops"] == c].min() for c in np.unique(runs["flops"])], 14)
@@ -63,7 +63,7 @@ def test_one_bad_run_does_not_move_the_power_law(make_runs):
     assert float(bad.params_at(1e21)) == pytest.approx(float(good.params_at(1e21)), rel=0.1)
 
 
-def test_budgets_without_a_minimum_inside_are_told_and_left_out(make_runs, best_size):
+def test_budgets_without_a_minimum_inside_are_reported_and_left_out(make_runs, best_size):
     inner = make_runs(budgets=[1e18, 3e18, 1e19])
     outer = make_runs(budgets=[1e20], shift=8.0, span=2.0)
     runs = {name: np.concatenate([inner[name], outer[name]]) for name in inner}
@@ -114,7 +114,7 @@ def test_compute_may_scatter_within_a_budget(make_runs, best_size):
     assert minima.params == pytest.approx(best_size(minima.flops), rel=0.05)
 
 
-def test_runs_without_a_common_budget_are_left_out_and_told(make_runs):
+def test_runs_without_a_common_budget_are_left_out_and_reported(make_runs):
     runs = make_runs()
     stray = {"params": [1e8, 2e8], "tokens": [1e9, 1e9], "flops": [3e21, 3e21], "loss": [3.0, 2.9]}
     found = minima_of({name: np.concatenate([runs[name], stray[name]]) for name in runs})
@@ -153,7 +153,7 @@ def test_a_change_of_exponent_is_followed(make_runs):
         ({"width": 0}, "`width` must be a positive"),
     ],
 )
-def test_bad_input_is_told_in_a_sentence(change, expected):
+def test_bad_input_is_reported_in_a_sentence(change, expected):
     good = {"params": np.geomspace(1e7, 1e9, 6), "loss": [3.2, 3.0, 2.9, 2.9, 3.0, 3.2], "flops": [1e18] * 6}
     with pytest.raises(ValueError, match=expected):
         isoflop_minima(**(good | change))

@@ -96,7 +96,7 @@ def test_order_and_many_points_do_not_matter():
     assert forward.ranges == {"steps": (50.0, 20_000.0)}
 
 
-def test_four_points_are_enough_for_an_honest_guess():
+def test_four_points_are_enough_for_an_extrapolation():
     x = np.array([1e3, 2e3, 4e3, 8e3])
     fit = combine().fit({"steps": x, "loss": floor(x)})
     lower, upper = fit.interval(0.9, steps=1.6e4)

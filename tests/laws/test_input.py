@@ -17,7 +17,7 @@ def table():
     return CASE.seen(noise=0.002, seed=5)
 
 
-def test_rows_that_cannot_be_used_are_left_out_counted_and_told(table):
+def test_rows_that_cannot_be_used_are_left_out_counted_and_reported(table):
     clean = LAW.fit(table)
     spoilt = {name: np.concatenate([values, [np.nan, 1e9, 1e9, 1e9]]) for name, values in table.items()}
     spoilt["loss"][-3:] = [0.0, -1.0, np.inf]
@@ -206,7 +206,7 @@ def test_the_unit_of_the_output_does_not_matter(name, unit):
 
 @pytest.mark.parametrize("name", ["farseer", "abnar", "wang_moe", "over_training_error", "m4", "bnsl"])
 @pytest.mark.parametrize("kind", ["noise", "constant", "outlier"])
-def test_nonsense_gets_an_honest_status_and_no_warning(name, kind):
+def test_nonsense_gets_an_adequate_status_and_no_warning(name, kind):
     case = CASES[name]
     data = case.seen(noise=0.01, seed=1)
     count = len(data["loss"])
