@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 _DRAWS = 4000
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Chain:
     """``second(first(inputs))``: the output of one law as the input of the next.
 
@@ -73,6 +73,18 @@ class Chain:
         after = after * np.exp(noise) if self.second.settings.space == "log" else after + noise
         low, high = np.quantile(after, [(1 - level) / 2, (1 + level) / 2], axis=0)
         return low.reshape(middle.shape), high.reshape(middle.shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The two fits as builtins: keys ``first`` and ``second``, each as in :meth:`Fit.to_dict`."""
+        return {"first": self.first.to_dict(), "second": self.second.to_dict()}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Chain:
+        """The chain that :meth:`to_dict` described."""
+        return cls(Fit.from_dict(state["first"]), Fit.from_dict(state["second"]))
+
+    def __repr__(self) -> str:
+        return f"Chain({self.first!r} -> {self.second!r})"
 
 
 def chain(first: Fit, second: Fit) -> Chain:

@@ -40,7 +40,7 @@ def test_domains_are_checked(domains, error, message):
         laws.get("ye_mixing", domains=domains)
 
 
-def test_mixture_floor_is_the_reciprocal_of_worth():
+def test_mixture_floor_is_the_reciprocal_of_utility():
     law = laws.get("shukor_mixture", domains=["text", "images", "pairs"])
     params = {"E": 1.0, "A": 0.0, "alpha": 0.3, "B": 0.0, "beta": 0.3}
     for name, worth, exponent in (("text", 2.0, 0.5), ("images", 1.0, 0.25), ("pairs", 4.0, 1.0)):

@@ -154,3 +154,12 @@ def test_every_law_has_a_card(name):
         assert law.unit(name_)
     for constants in law.published.values():
         assert set(constants.values) == {p.name for p in law.parameters}
+
+
+def test_a_fit_survives_builtins_and_shows_itself_in_a_line():
+    fit = CASE.law.fit(CASE.seen(noise=0.003, seed=1))
+    again = laws.Fit.from_dict(json.loads(json.dumps(fit.to_dict())))
+    assert again.params == fit.params
+    assert again.to_dict() == fit.to_dict()
+    assert repr(fit).startswith("Fit(chinchilla: E=")
+    assert "<pre>" in fit._repr_html_()

@@ -1,4 +1,4 @@
-"""What laws of one quantity share: the quantity may be chosen."""
+"""Base class of laws of a single input that may be chosen."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Zhai(SingleInput):
     linear = ("a", "c")
     tags = frozenset({"single run", "ladder", "vision"})
     pitfalls = (
-        "Only points of the early plateau tell d; without them give it as 0 in `fixed`.",
+        "Only points of the early plateau determine d; without them give it as 0 in `fixed`.",
         "The published constants are for compute in TPUv3 core-days, not FLOPs: see the option over='core_days'.",
     )
 

@@ -45,7 +45,7 @@ class DCPT(Law):
     tags = frozenset({"mixture", "fine-tuning", "ladder", "allocation"})
     pitfalls = (
         "Two losses, two fits: the best share trades the domain's against the general one.",
-        "C, epsilon and gamma are told apart only by runs with very small shares.",
+        "C, epsilon and gamma are separated only by runs with very small shares.",
         "All runs must start from checkpoints of one family.",
     )
 

@@ -1,4 +1,4 @@
-"""Error from samples whose worth fades with every pass."""
+"""Error from samples whose utility decays with every pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class GoyalQuality(Law):
 
     ``n_k`` is the number of samples seen after pass ``k``.
 
-    The exponent ``b`` (negative) is the worth of the data: better data has a steeper one. Every further pass over the
+    The exponent ``b`` (negative) is the utility of the data: better data has a steeper one. Every further pass over the
     same ``unique_tokens`` samples works with a smaller exponent, halved every ``tau`` passes; ``d`` is what no data
     removes. The last pass may be unfinished.
 
@@ -26,7 +26,7 @@ class GoyalQuality(Law):
     """
 
     name = "goyal_quality"
-    title = "Goyal: worth of data over passes"
+    title = "Goyal: utility of data over passes"
     formula = "error = a*prod over passes k of (n_k/n_(k-1))^(b*2^(-(k-1)/tau)) + d, n_k = min(tokens, k*unique_tokens)"
     source = Source("Goyal et al.", 2024, "2404.07177", "eq. 2 and 3")
     inputs = ("tokens", "unique_tokens")

@@ -72,10 +72,10 @@ class ShukorMixture(Law):
 
     def value(self, p: Any, x: Any) -> Any:
         """Floor, mixture, size, data."""
-        worth = sum(
+        utility = sum(
             getattr(p, f"C_{name}")
             * np.exp(getattr(p, f"gamma_{name}") * getattr(x, f"log_{name}"))
             * getattr(x, f"has_{name}")
             for name in self.domains
         )
-        return p.E + 1.0 / worth + p.A * x.params**-p.alpha + p.B * x.tokens**-p.beta
+        return p.E + 1.0 / utility + p.A * x.params**-p.alpha + p.B * x.tokens**-p.beta

@@ -1,4 +1,4 @@
-"""How a compute budget is best split, measured at the minima of isoFLOP curves."""
+"""Optimal split of a compute budget, measured at the minima of isoFLOP curves."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class RosenfeldEnvelope(Law):
     linear = ("eps_0",)
     tags = frozenset({"ladder", "vision"})
     pitfalls = (
-        "Without points near random guessing eps_0 and the coefficients cannot be told apart: give eps_0 in `fixed`.",
+        "Without points near random guessing eps_0 and the coefficients cannot be separated: give eps_0 in `fixed`.",
         "The exponents are those of an error, not of a loss.",
     )
 

@@ -57,7 +57,7 @@ class Vocabulary(Law):
             Source("Tao et al.", 2024, "2407.13623", "optimal_Nv_predict.py of the authors"),
             "checked",
             "33M to 1.2B parameters, nats per token. As the authors use them, for the best vocabulary of a budget: "
-            "2.4e8 vocabulary parameters (60 thousand words of width 4096) beside 7e9 others. For the level of the "
+            "2.4e8 vocabulary parameters (60 thousand words of width 4096) next to 7e9 others. For the level of the "
             "loss see the pitfalls.",
             inexact=dict.fromkeys(("A_1", "A_2", "B"), "converted from millions of parameters and billions of tokens"),
         ),

@@ -1,4 +1,4 @@
-"""What pre-training is worth in data for fine-tuning."""
+"""Effective data that pre-training transfers to fine-tuning."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Hernandez(Law):
         Published("text_and_code_to_python", {"k": 2.1e5, "alpha": 0.096, "beta": 0.38}, _PAPER, "transcribed", _NOTE),
     )
     pitfalls = (
-        "Only in the low-data regime: with plenty of fine-tuning data, pre-training can be worth less than nothing.",
+        "Only in the low-data regime: with plenty of fine-tuning data, pre-training can do harm.",
         "Data are counted in characters in the paper; with tokens k changes.",
         "Compare at converged fine-tuning, not at a fixed number of steps.",
     )
@@ -59,7 +59,7 @@ class HernandezLoss(Law):
     """``loss = [(N_C/params)^(alpha_N/alpha_D) + D_k / (finetune_tokens^alpha params^beta)]^alpha_D``.
 
     Kaplan's law of size and data with the data replaced by the effective data transferred. ``D_k`` is the paper's
-    ``D_C / k``: the loss alone cannot tell the two apart.
+    ``D_C / k``: the loss alone cannot separate the two.
 
     Hernandez et al. 2021 (arXiv 2102.01293), the unified law.
     """

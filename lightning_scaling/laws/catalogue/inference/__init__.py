@@ -1,1 +1,1 @@
-"""What is spent and gained after training."""
+"""Test-time compute: costs and gains after training."""

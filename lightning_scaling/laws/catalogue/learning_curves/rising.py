@@ -1,4 +1,4 @@
-"""What the learning curves of a rising metric share."""
+"""Base class of learning curves of a rising metric."""
 
 from __future__ import annotations
 

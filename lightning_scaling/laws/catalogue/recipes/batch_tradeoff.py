@@ -1,4 +1,4 @@
-"""What a batch costs in steps and what rate it bears."""
+"""Critical batch size: steps and learning rate as functions of the batch."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Whole curves that know the learning-rate schedule."""
+"""Loss curves under a learning-rate schedule."""

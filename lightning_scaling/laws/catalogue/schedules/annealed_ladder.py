@@ -13,7 +13,7 @@ class AnnealedLadder(Law):
 
     Chinchilla's form with a correction for the learning rate: ``rate_fraction`` is the present rate over its peak,
     ``F`` what a full decay gains, ``r`` how that changes with size. So checkpoints from the middle of runs can stand in
-    a ladder beside final ones. From the fitting code of the OLMo ladder (Bhagia et al. 2024, arXiv 2412.04403).
+    a ladder next to final ones. From the fitting code of the OLMo ladder (Bhagia et al. 2024, arXiv 2412.04403).
     """
 
     name = "annealed_ladder"
@@ -35,7 +35,7 @@ class AnnealedLadder(Law):
     linear = ("E", "A", "B", "F")
     tags = frozenset({"ladder", "schedule"})
     pitfalls = (
-        "One number per checkpoint stands for the whole schedule: it blurs slow and fast decays that tissue tells "
+        "One number per checkpoint stands for the whole schedule: it blurs slow and fast decays that tissue keeps "
         "apart.",
         "Points of the warm-up also have a low rate and must be left out.",
     )

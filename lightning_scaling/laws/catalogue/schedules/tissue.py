@@ -39,7 +39,7 @@ class Tissue(Scheduled):
     linear = ("L0", "A", "C")
     tags = frozenset({"single run", "schedule"})
     pitfalls = (
-        "C and lambda_ are not told by a run that has not decayed yet: take them from its siblings.",
+        "C and lambda_ are not determined by a run that has not decayed yet: take them from its siblings.",
         "S2 grows without bound, so long decays look too good; multi_power saturates.",
         "Rates are counted as they are: A and C belong to their unit.",
     )

@@ -59,7 +59,7 @@ class Abnar(Law):
     )
     pitfalls = (
         "Ten parameters do not extrapolate: check it against a held-out sparsity.",
-        "c and e are told apart only by the curvature in sparsity; several levels up to .95 and beyond are needed.",
+        "c and e are separated only by the curvature in sparsity; several levels up to .95 and beyond are needed.",
         "params are total: for a fixed cost per token the active ones must be worked out from the sparsity.",
     )
 

@@ -22,7 +22,7 @@ def _known(name: str, values: tuple[float, ...], fit: str) -> Published:
         "checked",
         "Transcribed alike by two sources. With logarithms to base 10 and the parameter count of the matching dense "
         f"model they give the final validation losses the authors released within {fit} (root mean square, 16M to "
-        "1.3B, up to 512 experts, 130e9 tokens, nats per token); three decimals in c alone are worth about 1 %.",
+        "1.3B, up to 512 experts, 130e9 tokens, nats per token); three decimals in c alone mean an error of about 1 %.",
     )
 
 

@@ -46,7 +46,7 @@ class P2(Law):
     pitfalls = (
         "The loss before pruning must be measured on the same text as the loss after it.",
         "Each way of pruning (depth, width, 2:4) needs its own fit; at 2:4 the share is always one half, so fix gamma.",
-        "With one size only, delta, alpha and N_C cannot be told apart: fix delta and alpha.",
+        "With one size only, delta, alpha and N_C cannot be separated: fix delta and alpha.",
     )
 
     def value(self, p: Any, x: Any) -> Any:
