@@ -60,8 +60,8 @@ class MultiPower(Scheduled):
         )
     )
     pitfalls = (
-        "One run does not determine B, C, beta and gamma: fit two or three schedules together, or fix C, beta and gamma "
-        "at published values, which hardly change with size.",
+        "One run does not determine B, C, beta and gamma: fit two or three schedules together, or fix C, beta and "
+        "gamma at published values, which hardly change with size.",
         "eta^-gamma ties C to the unit of the rate: constants for a peak of 3e-4 do not carry over to other peaks.",
         "The published constants count the warm-up: give its rates too, or the loss comes out 3 to 4 % too low.",
         "Losses during the warm-up are outside the law.",
