@@ -1,4 +1,4 @@
-"""Drives the engine over recorded runs: plain curves, and journals with all that happened on the way."""
+"""Drivers of the engine over recorded runs: plain curves, and journals with all that happened on the way."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lightning_scaling._utils.formatting import plural
+from lightning_scaling.engine.config import MonitorConfig
 from lightning_scaling.engine.forecast_log import settle
 from lightning_scaling.engine.monitor import Monitor, Update
 from lightning_scaling.forecast.calibration import Calibration
@@ -26,8 +28,6 @@ from lightning_scaling.runs.events import (
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 
-_ALPHA = 0.01
-
 
 class Driver:
     """Shows a recorded run to a monitor.
@@ -35,34 +35,25 @@ class Driver:
     Args:
         run: The run.
         history: Past runs to learn from.
-        alpha: In place of the run's own, or of 0.01.
-        target: In place of the run's own.
-        unique: Distinct tokens (or samples) there are, in place of the run's own.
+        **settings: Settings of the monitor in place of the run's own, ``None`` for its own or the default.
 
     Attributes:
         monitor: The monitor, once something has been shown to it.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        history: RunHistory | None,
-        alpha: float | None,
-        target: float | None,
-        unique: float | None = None,
-    ) -> None:
+    monitor: Monitor
+
+    def __init__(self, run: Run, history: RunHistory | None, **settings: Any) -> None:
         self._run = run
-        self.monitor = Monitor(
-            run.plan,
-            alpha=_ALPHA if alpha is None else alpha,
-            target=target,
-            history=history,
-            params=run.params,
-            monitor=run.meta.get("metric"),
-            mode=run.meta.get("mode", "auto"),
-            bounds=run.meta.get("bounds"),
-            unique_tokens=unique,
-        )
+        self._show_from_start(run, history, {name: value for name, value in settings.items() if value is not None})
+
+    def _show_from_start(self, run: Run, history: RunHistory | None, settings: dict[str, Any]) -> None:
+        followed = {
+            "monitor": run.meta.get("metric"),
+            "mode": run.meta.get("mode", "auto"),
+            "bounds": run.meta.get("bounds"),
+        }
+        self.monitor = Monitor(run.plan, history=history, params=run.params, **followed, **settings)
 
     def whole(self) -> list[Update]:
         """The updates of the whole run."""
@@ -94,21 +85,16 @@ class Driver:
 
 
 class JournalDriver(Driver):
-    """Goes through a recording event by event; arguments as :class:`Driver`."""
+    """Goes through a recorded run event by event; arguments as :class:`Driver`."""
 
-    def __init__(
-        self,
-        recording: RecordedRun,
-        history: RunHistory | None,
-        alpha: float | None,
-        target: float | None,
-        unique: float | None = None,
-    ) -> None:
+    def __init__(self, recording: RecordedRun, history: RunHistory | None, **settings: Any) -> None:
         self._recording = recording
-        other = {"alpha": alpha, "target": target, "unique_tokens": unique}
-        self._settings = {**recording.settings, **{key: value for key, value in other.items() if value is not None}}
         self._history = history
-        self._from_start = None if recording.taught else history
+        super().__init__(recording, history, **settings)
+
+    def _show_from_start(self, run: Run, history: RunHistory | None, settings: dict[str, Any]) -> None:
+        known = {**self._recording.settings, **settings}
+        self._config = MonitorConfig(history=None if self._recording.priors_learned else history, **known)
         self._made: frozenset[int] = frozenset()
 
     def whole(self) -> list[Update]:
@@ -160,14 +146,12 @@ class JournalDriver(Driver):
         elif isinstance(event, DiagnosticsReported):
             self.monitor.note(event.facts)
         elif self._history is not None:
-            self.monitor.learn(lesson_of(self._history, event)[0])
+            self.monitor.learn(runs_learned_from(self._history, event)[0])
         return []
 
     def _begin(self, event: RunStarted) -> None:
         state: Mapping[str, Any] | None = self.monitor.state_dict() if event.resumed else event.state
-        self.monitor = Monitor(
-            event.plan, history=self._from_start, skip=lambda step: step not in self._made, **self._settings
-        )
+        self.monitor = Monitor(event.plan, self._config, skip=lambda step: step not in self._made)
         if state is not None:
             self.monitor.load_state_dict(state)
             if self.monitor.plan.to_dict() != event.plan.to_dict():
@@ -184,22 +168,22 @@ class JournalDriver(Driver):
         return updates
 
 
-def lesson_of(history: RunHistory, lesson: PriorLearned) -> tuple[RunHistory, bool]:
-    """What a live run learned from, as far as a history has it.
+def runs_learned_from(history: RunHistory, learned: PriorLearned) -> tuple[RunHistory, bool]:
+    """The past runs that a live run learned from, as far as a history has them.
 
     Args:
         history: Past runs.
-        lesson: What the journal says of those learned from.
+        learned: What the journal says of them.
 
     Returns:
-        Those runs in the order in which they taught, or the whole history where not all of them can be told; and
-        whether they could.
+        Those runs in the order in which they were used, or the whole history where not all of them are in it; and
+        whether they are.
     """
     known = {str(run.meta.get("run_id") or run.name): run for run in history}
-    told = bool(lesson.runs) and all(one in known for one in lesson.runs)
-    found = RunHistory([known[one] for one in lesson.runs] if told else history, source=history.source)
-    found.calibration = None if lesson.calibration is None else Calibration.from_dict(lesson.calibration)
-    return found, told
+    complete = bool(learned.runs) and all(one in known for one in learned.runs)
+    found = RunHistory([known[one] for one in learned.runs] if complete else history, source=history.source)
+    found.calibration = None if learned.calibration is None else Calibration.from_dict(learned.calibration)
+    return found, complete
 
 
 def differing(run: Run, history: RunHistory | None) -> Iterator[str]:
@@ -213,11 +197,9 @@ def differing(run: Run, history: RunHistory | None) -> Iterator[str]:
         return
     for gap in run.gaps:
         yield f"{gap[:1].upper()}{gap[1:]}, so the numbers may differ from the live ones."
-    for lesson in run.taught:
-        count = len(lesson.runs)
-        learned = f"At step {lesson.step:,} the run learned from {count:,} {'run' if count == 1 else 'runs'} of "
-        learned += lesson.source
+    for event in run.priors_learned:
+        learned = f"At step {event.step:,} the run learned from {plural(len(event.runs), 'run')} of {event.source}"
         if history is None:
             yield f"{learned}; this replay has none of them: its numbers after that step differ from the live ones."
-        elif not lesson_of(history, lesson)[1]:
+        elif not runs_learned_from(history, event)[1]:
             yield f"{learned}, not all of which are in the history given: all of it is used in their place."

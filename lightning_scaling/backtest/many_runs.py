@@ -1,4 +1,4 @@
-"""What the monitor would have said of many recorded runs, each taught by those it could have learned from."""
+"""Backtests of many recorded runs, each with the past runs that it could have learned from."""
 
 from __future__ import annotations
 
@@ -9,15 +9,27 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lightning_scaling._utils.enums import StrEnum
+from lightning_scaling._utils.formatting import plural
 from lightning_scaling.backtest.single_run import FRACTIONS, Check, Replay
 from lightning_scaling.forecast.priors.gaussian_process import RunFeatures, replicates
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 
 AUTO: Literal["auto"] = "auto"
-EARLIER, OTHERS, GIVEN, NOBODY = "earlier runs", "other runs", "given runs", "none"
+MAX_PAST_RUNS = 100
+"""Past runs of one run; more cost time and say little that is new."""
+MIN_PAST_RUNS = 2
+"""Past runs that a prior needs."""
 
-_MOST, _FEWEST = 100, 2
+
+class HistorySource(StrEnum):
+    """The choice of the past runs of each run of a collection."""
+
+    EARLIER_RUNS = "earlier_runs"
+    OTHER_RUNS = "other_runs"
+    GIVEN_RUNS = "given_runs"
+    NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -43,22 +55,26 @@ class ReplayCollection:
 
     Attributes:
         replays: The replays, in the order of the runs.
-        taught_by: Who taught: ``"earlier runs"``, those that had ended before the run began; ``"other runs"``, all but
-            its twins; ``"given runs"``; or ``"none"``.
+        history_source: The past runs of each: ``"earlier_runs"``, those that had ended before the run began;
+            ``"other_runs"``, all but its replicates; ``"given_runs"``; or ``"none"``.
         skipped: How many runs were left out, by reason.
     """
 
     replays: list[Replay]
-    taught_by: str
+    history_source: HistorySource
     skipped: dict[str, int] = field(default_factory=dict)
 
     @property
-    def taught(self) -> int:
-        """How many runs had the two relatives that it takes to be taught."""
-        return sum(one.relatives >= _FEWEST for one in self.replays)
+    def with_history(self) -> int:
+        """Runs that had the two past runs which a prior needs."""
+        return sum(one.past_runs >= MIN_PAST_RUNS for one in self.replays)
+
+    def __repr__(self) -> str:
+        ended = sum(one.outcome is not None for one in self.replays)
+        return f"ReplayCollection({plural(len(self.replays), 'run')}, {ended:,} finished, {self.history_source})"
 
     def checks(self, fraction: float) -> list[Check]:
-        """The forecasts made at one part of the runs against what came."""
+        """The forecasts made at one part of the runs, compared with the outcomes."""
         return [check for one in self.replays for check in one.checks((fraction,))]
 
     def quality(self, fraction: float) -> Quality:
@@ -98,8 +114,8 @@ class ReplayCollection:
             "runs": len(self.replays),
             "reached_their_end": sum(one.outcome is not None for one in self.replays),
             "skipped": dict(self.skipped),
-            "taught_by": self.taught_by,
-            "taught": self.taught,
+            "history_source": str(self.history_source),
+            "with_history": self.with_history,
             "forecasts": [
                 {"fraction": q.fraction, "count": q.forecasts, "median_error": q.median_error, "covered": q.covered}
                 for q in qualities
@@ -127,13 +143,13 @@ def replay_many(
     skipped: Mapping[str, int] | None = None,
     each: Callable[[Replay], object] | None = None,
 ) -> ReplayCollection:
-    """Replay many runs, each as if its past had taught it.
+    """Replay many runs, each with its past runs as a history.
 
     Args:
         runs: The runs, such as a :class:`RunHistory`.
-        history: Who teaches. ``"auto"``: of each run's family those that had ended before it began, where all runs know
-            when they began; else all others of its family but its twins (of its size, length and schedule), which may
-            well be later. A history teaches every run but itself; ``None`` teaches none.
+        history: Past runs of each run. ``"auto"``: of its family those that had ended before it began, where all runs
+            know when they began; else all others of its family but its replicates (of its size, length and schedule),
+            which may be later. A given history is used for every run, without the run itself; ``None`` uses none.
         alpha: Probability of a false alarm over each run; see :func:`replay`.
         target: Loss the user wants to reach.
         skipped: Runs left out already, by reason; left out, those of the history.
@@ -149,23 +165,23 @@ def replay_many(
     if skipped is None:
         skipped = runs.skipped if isinstance(runs, RunHistory) else {}
     if history is None:
-        taught_by, teachers = NOBODY, [RunHistory()] * len(chosen)
+        source, histories = HistorySource.NONE, [RunHistory()] * len(chosen)
     elif isinstance(history, RunHistory):
-        taught_by, teachers = GIVEN, [without(history, run) for run in chosen]
+        source, histories = HistorySource.GIVEN_RUNS, [without(history, run) for run in chosen]
     else:
-        taught_by, teachers = relatives(chosen)
+        source, histories = past_runs_of(chosen)
     replays = []
-    for run, past in zip(chosen, teachers, strict=True):
+    for run, past in zip(chosen, histories, strict=True):
         replays.append(Replay.of(run, history=past if len(past) else None, alpha=alpha, target=target))
         if each is not None:
             each(replays[-1])
-    return ReplayCollection(replays, taught_by, dict(skipped))
+    return ReplayCollection(replays, source, dict(skipped))
 
 
-def relatives(runs: Sequence[Run]) -> tuple[str, list[RunHistory]]:
-    """For each run those among the others that may teach it, and how they were chosen.
+def past_runs_of(runs: Sequence[Run]) -> tuple[HistorySource, list[RunHistory]]:
+    """For each run its past runs among the others, and how they were chosen.
 
-    At most 100 teach one run: the latest that had ended, or those nearest in size.
+    At most 100 for one run: the latest that had ended, or those nearest in size.
 
     Args:
         runs: The runs.
@@ -174,7 +190,9 @@ def relatives(runs: Sequence[Run]) -> tuple[str, list[RunHistory]]:
         ended = sorted(
             (run for run in runs if _time(run, "end_time") is not None), key=lambda run: run.meta["end_time"]
         )
-        return EARLIER, [RunHistory([one for one in ended if _before(one, run)][-_MOST:]) for run in runs]
+        return HistorySource.EARLIER_RUNS, [
+            RunHistory([one for one in ended if _before(one, run)][-MAX_PAST_RUNS:]) for run in runs
+        ]
     alike = replicates([RunFeatures.of(run.plan, run.total_steps, run.params, run.tokens_per_step) for run in runs])
     found = []
     for i, run in enumerate(runs):
@@ -184,8 +202,8 @@ def relatives(runs: Sequence[Run]) -> tuple[str, list[RunHistory]]:
             if j != i and not alike[i, j] and one.family == run.family and not same(one, run)
         ]
         others.sort(key=lambda j: abs(math.log((runs[j].params or 1) / (run.params or 1))))
-        found.append(RunHistory([runs[j] for j in sorted(others[:_MOST])]))
-    return OTHERS, found
+        found.append(RunHistory([runs[j] for j in sorted(others[:MAX_PAST_RUNS])]))
+    return HistorySource.OTHER_RUNS, found
 
 
 def without(history: RunHistory, run: Run) -> RunHistory:

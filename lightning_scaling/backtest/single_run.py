@@ -1,14 +1,16 @@
-"""What the monitor would have said of a recorded run."""
+"""Backtest of one recorded run: the forecasts, alarms and advice that the monitor would have given."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
 
+from lightning_scaling._utils.formatting import plural
 from lightning_scaling.backtest.drivers import Driver, JournalDriver
 from lightning_scaling.engine.forecast_log import LEVEL
 from lightning_scaling.engine.monitor import Monitor, Update
@@ -17,7 +19,7 @@ from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
-"""Parts of a run at which its forecasts are held against what came."""
+"""Parts of a run at which its forecasts are compared with the outcome."""
 
 
 def replay(
@@ -63,13 +65,15 @@ def replay(
     if not all(0 < f <= 1 for f in fractions):
         raise ValueError(f"`at` must hold fractions of the run, each above 0 and at most 1, but got {list(at)!r}.")
     limits = {f: math.floor(f * run.total_steps + 1e-9) for f in fractions}
-    asked = _driver(run, history, alpha, target, unique_tokens).asked(sorted(set(limits.values())))
+    asked = _driver(run, history, alpha=alpha, target=target, unique_tokens=unique_tokens).asked(
+        sorted(set(limits.values()))
+    )
     return [asked[limits[fraction]] for fraction in fractions]
 
 
 @dataclass(frozen=True)
 class Check:
-    """A forecast made at a part of a run, held against what came.
+    """A forecast made at a part of a run, compared with the outcome.
 
     Attributes:
         fraction: The part of the run.
@@ -78,10 +82,10 @@ class Check:
         lower: Lower end of its 90 % interval.
         upper: Upper end.
         trust: Trust in the forecast.
-        outcome: What came.
+        outcome: The final loss.
         error: ``(final - outcome) / outcome``.
         inside: Whether the outcome lies within the interval.
-        quantile: Probability that the forecast gave to an outcome of at most what came.
+        quantile: Probability that the forecast gave to at most the outcome.
     """
 
     fraction: float
@@ -98,14 +102,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Replay:
-    """A recorded run, what would have been said of it, and what came of that.
+    """A recorded run, the updates the monitor would have made of it, and the outcome.
 
     Attributes:
         run: The run.
         updates: All updates, in order.
         forecast_log: The forecasts as rows of ``Monitor.forecast_log``, with outcomes.
         outcome: Mean loss over the last 1 % of the plan; ``None`` if the run did not get there.
-        relatives: Number of past runs that it was taught by.
+        past_runs: Number of past runs that it could learn from.
         metric: What to call the metric followed.
         rising: Whether it is to be high.
     """
@@ -114,7 +118,7 @@ class Replay:
     updates: list[Update]
     forecast_log: list[dict[str, Any]]
     outcome: float | None
-    relatives: int = 0
+    past_runs: int = 0
     metric: str = "loss"
     rising: bool = False
 
@@ -129,13 +133,31 @@ class Replay:
         unique_tokens: float | None = None,
     ) -> Replay:
         """Replay a run; arguments as :func:`replay`."""
-        driver = _driver(run, history, alpha, target, unique_tokens)
+        driver = _driver(run, history, alpha=alpha, target=target, unique_tokens=unique_tokens)
         updates, monitor = driver.whole(), driver.monitor
         outcome = monitor.curve.points.final_loss(run.total_steps, reached=monitor.curve.last_step)
         measure = monitor.metric
         return cls(
             run, updates, monitor.forecast_log, outcome, len(history or ()), measure.name, measure.scale.mode == "max"
         )
+
+    def __repr__(self) -> str:
+        alarm, advised = self.alarm, self.advised
+        outcome = "no outcome" if self.outcome is None else f"{self.metric} {self.outcome:.4g} at the end"
+        warned = "no alarm" if alarm is None else f"alarm at step {alarm.step:,}"
+        advice = "continue" if advised is None else f"{advised.advice.action} at step {advised.step:,}"
+        return (
+            f"Replay({self.run.name!r}, {plural(len(self.updates), 'update')}, {outcome}, {warned}, advice: {advice})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{check.fraction:.0%}</td><td>{check.final:.4g}</td>"
+            f"<td>{check.lower:.4g} to {check.upper:.4g}</td><td>{check.error:+.2%}</td></tr>"
+            for check in self.checks()
+        )
+        head = "<tr><th>part of the run</th><th>forecast</th><th>90% interval</th><th>error</th></tr>"
+        return f"<p>{escape(repr(self))}</p><table>{head}{rows}</table>"
 
     @property
     def alarm(self) -> Update | None:
@@ -172,7 +194,7 @@ class Replay:
         return self.outcome - stop.loss if self.rising else stop.loss - self.outcome
 
     def checks(self, fractions: Iterable[float] = FRACTIONS) -> list[Check]:
-        """The forecasts at some parts of the run against what came.
+        """The forecasts at some parts of the run, compared with the outcome.
 
         Args:
             fractions: Parts of the plan, each in ``(0, 1]``.
@@ -212,7 +234,7 @@ class Replay:
         return due[-1] if due else None
 
     def to_dict(self) -> dict[str, Any]:
-        """What came of the run and of what was said, as builtins; the updates are not in it."""
+        """The outcome of the run and of the updates as builtins; the updates themselves are not in it."""
         run, advised, alarm = self.run, self.advised, self.alarm
         return {
             "name": run.name,
@@ -222,7 +244,7 @@ class Replay:
             "step": int(run.step[-1]),
             "total_steps": run.total_steps,
             "outcome": self.outcome,
-            "relatives": self.relatives,
+            "past_runs": self.past_runs,
             "forecasts": [asdict(check) for check in self.checks()],
             "alarm": None
             if alarm is None
@@ -254,7 +276,7 @@ def follow(run: Run, *, history: RunHistory | None = None) -> Monitor:
     """
     if not np.isfinite(run.loss).any():
         raise ValueError(f"The run {run.name or ''} holds no finite loss, so nothing can be forecast of it.")
-    driver = _driver(run, history, None, None)
+    driver = _driver(run, history)
     driver.whole()
     monitor = driver.monitor
     if monitor.forecast.step < monitor.curve.last_step:
@@ -262,12 +284,5 @@ def follow(run: Run, *, history: RunHistory | None = None) -> Monitor:
     return monitor
 
 
-def _driver(
-    run: Run,
-    history: RunHistory | None,
-    alpha: float | None,
-    target: float | None,
-    unique: float | None = None,
-) -> Driver:
-    kind = JournalDriver if isinstance(run, RecordedRun) else Driver
-    return kind(run, history, alpha, target, unique)  # type: ignore[arg-type]
+def _driver(run: Run, history: RunHistory | None, **settings: Any) -> Driver:
+    return JournalDriver(run, history, **settings) if isinstance(run, RecordedRun) else Driver(run, history, **settings)

@@ -53,8 +53,8 @@ def replay(
     CSV file, later rows included, is the plan; rows with an empty loss carry only the rate. A journal gives the very
     numbers of the live run.
 
-    Of a folder or an experiment every run is taught by those that had ended before it began, where that is known, else
-    by all others but its twins; `--history` names others, or `none`. A single run is taught only by `--history`.
+    Of a folder or an experiment every run learns from those that had ended before it began, where that is known, else
+    from all others but its replicates; `--history` names others, or `none`. A single run learns only from `--history`.
     """
     at = _fractions(fractions)
     if figure is not None and Path(figure).suffix.lower() != ".png":
@@ -126,7 +126,7 @@ def _many(
     as_json: bool,
 ) -> None:
     from lightning_scaling.backtest.many_runs import replay_many
-    from lightning_scaling.cli.replay_output import show_set, what_was_taught
+    from lightning_scaling.cli.replay_output import history_sentence, show_set
 
     say(runs.summary())
     if past is not None:
@@ -143,7 +143,7 @@ def _many(
         emit({"summary": made.summary()})
     else:
         show_set(made)
-    say(what_was_taught(made))
+    say(history_sentence(made))
     if figure is not None:
         from lightning_scaling.report.backtest_figures import replay_many_figure
 

@@ -193,17 +193,17 @@ def _totals(summary: dict[str, Any]) -> str:
     return text + f"Following it saves {compute['share']:.1%} of all planned compute, counted in {compute['unit']}."
 
 
-def what_was_taught(made: ReplayCollection) -> str:
-    """A sentence on who taught the runs."""
-    from lightning_scaling.backtest.many_runs import EARLIER, GIVEN, OTHERS
+def history_sentence(made: ReplayCollection) -> str:
+    """A sentence on the past runs of the runs."""
+    from lightning_scaling.backtest.many_runs import HistorySource
 
-    taught, runs = made.taught, len(made.replays)
+    informed, runs = made.with_history, len(made.replays)
     ways = {
-        EARLIER: "the runs of its family that had ended before it began",
-        OTHERS: "the other runs of its family, those of its size, length and schedule left out; some may be later, "
-        "for when they ran is not known",
-        GIVEN: "the runs given",
+        HistorySource.EARLIER_RUNS: "the runs of its family that had ended before it began",
+        HistorySource.OTHER_RUNS: "the other runs of its family, those of its size, length and schedule left out; some "
+        "may be later, for when they ran is not known",
+        HistorySource.GIVEN_RUNS: "the runs given",
     }
-    if made.taught_by not in ways:
-        return "No run was taught by others."
-    return f"Each run was taught by {ways[made.taught_by]}: {taught:,} of {runs:,} had the two it takes."
+    if made.history_source not in ways:
+        return "No run had past runs to learn from."
+    return f"Each run learned from {ways[made.history_source]}: {informed:,} of {runs:,} had the two it takes."

@@ -231,13 +231,12 @@ def _draw_coverage(axes: Axes, found: CalibrationCurve) -> None:
 def _headline(made: ReplayCollection, found: CalibrationCurve) -> tuple[str, str]:
     runs = len(found.error)
     count = f"{runs:,} {'run' if runs == 1 else 'runs'}"
-    taught = {"none": "taught by nobody", "given runs": "taught by given runs"}.get(
-        made.taught_by, f"each taught by {made.taught_by}"
-    )
+    others = str(made.history_source).replace("_", " ")
+    history = "without past runs" if others == "none" else f"each with {others}"
     quality = next((q for q in map(made.quality, (0.25, 0.5, 0.75)) if q.forecasts), None)
     if quality is None:
-        return f"Forecasts of {count}", taught
+        return f"Forecasts of {count}", history
     return (
         f"At {quality.fraction:.0%} of the run, the forecast of the end was off by {quality.median_error:.2%}",
-        f"median of {count}, {taught}; {quality.covered:.0%} of the ends inside the 90% interval",
+        f"median of {count}, {history}; {quality.covered:.0%} of the ends inside the 90% interval",
     )

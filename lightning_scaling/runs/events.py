@@ -151,6 +151,6 @@ class RecordedRun(Run):
         return next(event.plan for event in reversed(self.events) if isinstance(event, RunStarted | PlanReplaced))
 
     @property
-    def taught(self) -> list[PriorLearned]:
+    def priors_learned(self) -> list[PriorLearned]:
         """When the monitor took its prior from past runs, and from which."""
         return [event for event in self.events if isinstance(event, PriorLearned)]

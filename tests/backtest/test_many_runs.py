@@ -1,10 +1,11 @@
 import math
+import pickle
 
 import numpy as np
 import pytest
 
 from lightning_scaling import Run, RunHistory, replay, replay_many
-from lightning_scaling.backtest.many_runs import relatives
+from lightning_scaling.backtest.many_runs import past_runs_of
 from lightning_scaling.backtest.single_run import Replay
 
 
@@ -36,7 +37,7 @@ def names(history):
     return [run.name for run in history]
 
 
-def test_forecasts_are_held_against_what_came(make_run):
+def test_forecasts_are_compared_with_the_outcome(make_run):
     made = Replay.of(make_run())
     checks = made.checks()
     assert [check.fraction for check in checks] == [0.1, 0.25, 0.5, 0.75]
@@ -76,43 +77,43 @@ def test_the_gravest_advice_counts_not_the_first(make_run):
     assert made.stop.step == 1520
 
 
-def test_earlier_runs_of_the_family_teach_where_times_are_known(family, make_run):
+def test_earlier_runs_of_the_family_are_past_runs_where_times_are_known(family, make_run):
     stranger = make_run(name="stranger", family="other", meta={"start_time": 0, "end_time": 1})
     running = timeless(family[1], name="running", meta={"start_time": 0, "end_time": None})
-    how, teachers = relatives([*family, stranger, running])
-    assert how == "earlier runs"
-    assert [names(one) for one in teachers[:5]] == [names(family[:i]) for i in range(5)]
+    how, histories = past_runs_of([*family, stranger, running])
+    assert how == "earlier_runs"
+    assert [names(one) for one in histories[:5]] == [names(family[:i]) for i in range(5)]
     overlapping = timeless(family[4], meta={"start_time": 250, "end_time": 300})
-    assert names(relatives([*family[:3], overlapping])[1][3]) == ["run 0", "run 1"]
+    assert names(past_runs_of([*family[:3], overlapping])[1][3]) == ["run 0", "run 1"]
 
 
-def test_all_but_itself_and_its_twins_teach_where_they_are_not(family):
+def test_all_but_itself_and_its_replicates_are_past_runs_where_they_are_not(family):
     runs = [timeless(run) for run in family]
-    twin = timeless(family[2], name="twin")
-    how, teachers = relatives([*runs, twin])
-    assert how == "other runs"
-    assert names(teachers[2]) == names(teachers[5]) == ["run 0", "run 1", "run 3", "run 4"]
-    assert names(teachers[0]) == ["run 1", "run 2", "run 3", "run 4", "twin"]
+    replicate = timeless(family[2], name="replicate")
+    how, histories = past_runs_of([*runs, replicate])
+    assert how == "other_runs"
+    assert names(histories[2]) == names(histories[5]) == ["run 0", "run 1", "run 3", "run 4"]
+    assert names(histories[0]) == ["run 1", "run 2", "run 3", "run 4", "replicate"]
 
 
-def test_at_most_a_hundred_teach_and_those_nearest_in_size(make_run):
+def test_at_most_a_hundred_are_past_runs_and_those_nearest_in_size(make_run):
     runs = [make_run(total=400, params=1000 + i, alpha=0.3 + i / 1000, seed=i, name=str(i)) for i in range(120)]
-    _, teachers = relatives(runs)
-    assert names(teachers[119]) == [str(i) for i in range(19, 119)]
+    _, histories = past_runs_of(runs)
+    assert names(histories[119]) == [str(i) for i in range(19, 119)]
 
 
 def test_a_set_is_the_runs_one_by_one(family):
     seen = []
     made = replay_many(RunHistory(family, skipped={"no loss": 3}), each=seen.append)
     assert seen == made.replays
-    assert [one.relatives for one in made.replays] == [0, 1, 2, 3, 4]
+    assert [one.past_runs for one in made.replays] == [0, 1, 2, 3, 4]
     history = RunHistory(family[:4])
-    alone, taught = (Replay.of(family[4], history=past).checks() for past in (None, history))
-    assert made.replays[4].checks() == taught != alone
+    alone, informed = (Replay.of(family[4], history=past).checks() for past in (None, history))
+    assert made.replays[4].checks() == informed != alone
     summary = made.summary()
     assert summary["runs"] == summary["reached_their_end"] == 5
     assert summary["skipped"] == {"no loss": 3}
-    assert summary["taught"] == 3
+    assert summary["with_history"] == 3
     assert summary["forecasts"][2]["count"] == 5
     errors = sorted(abs(one.checks((0.5,))[0].error) for one in made.replays)
     assert summary["forecasts"][2]["median_error"] == pytest.approx(errors[2])
@@ -120,10 +121,10 @@ def test_a_set_is_the_runs_one_by_one(family):
 
 def test_the_others_can_be_given_or_left_out(family):
     given = replay_many(family, history=RunHistory(family))
-    assert given.taught_by == "given runs"
-    assert [one.relatives for one in given.replays] == [4] * 5
+    assert given.history_source == "given_runs"
+    assert [one.past_runs for one in given.replays] == [4] * 5
     alone = replay_many(family, history=None)
-    assert alone.taught_by == "none"
+    assert alone.history_source == "none"
     assert [one.checks() for one in alone.replays] == [Replay.of(run).checks() for run in family]
 
 
@@ -151,3 +152,13 @@ def test_an_empty_set_adds_up_to_nothing():
 def test_bad_arguments_are_refused(family):
     with pytest.raises(ValueError, match="`alpha` is a probability"):
         replay_many(family, alpha=2)
+
+
+def test_a_replay_is_short_to_read_and_can_be_pickled(make_run):
+    made = Replay.of(make_run(name="<b>"))
+    assert repr(made).startswith("Replay('<b>', 100 updates, loss 2.5")
+    assert len(repr(made)) < 160
+    assert "&lt;b&gt;" in made._repr_html_()
+    assert "<b>" not in made._repr_html_()
+    again = pickle.loads(pickle.dumps(made))
+    assert again.to_dict() == made.to_dict()

@@ -155,20 +155,20 @@ def test_a_folder_gives_a_row_per_run_and_totals(curves, journal):
     assert "5 of 5 runs reached the end of their plan; alarms in 0; advice throughout to continue" in said
     assert "Left out: notes.csv: has no column `step`" in said
     assert "Left out: other.jsonl: no journal" in said
-    assert "taught by the other runs of its family" in " ".join(result.stderr.split())
+    assert "learned from the other runs of its family" in " ".join(result.stderr.split())
 
 
 def test_a_folder_as_json_gives_a_line_per_run_and_a_summary(curves):
     *runs, last = lines(run(curves, "--json"))
     assert [one["name"] for one in runs] == [f"run-{i}" for i in range(4)]
     assert [len(one["forecasts"]) for one in runs] == [4] * 4
-    assert all(one["relatives"] == 3 for one in runs)
+    assert all(one["past_runs"] == 3 for one in runs)
     assert last["summary"]["runs"] == 4
     half = sorted(abs(one["forecasts"][2]["error"]) for one in runs)
     assert last["summary"]["forecasts"][2]["median_error"] == pytest.approx((half[1] + half[2]) / 2)
     *runs, last = lines(run(curves, "--json", "--history", "none"))
-    assert last["summary"]["taught_by"] == "none"
-    assert all(one["relatives"] == 0 for one in runs)
+    assert last["summary"]["history_source"] == "none"
+    assert all(one["past_runs"] == 0 for one in runs)
 
 
 def test_figures_of_one_run_and_of_many(curves, tmp_path):
@@ -189,9 +189,9 @@ def test_runs_and_experiments_in_mlflow(mlflow_uri, tmp_path):
     assert one[25]["forecast"]["final"] == replay(Run.from_mlflow(ids["run 2"], tracking_uri=uri))[25].forecast.final
     result = run("mlflow:family", "--tracking-uri", uri, "--json", "--figure", tmp_path / "all.png")
     *runs, last = lines(result)
-    taught = {row["name"]: row["relatives"] for row in runs}
+    taught = {row["name"]: row["past_runs"] for row in runs}
     assert taught == {"run 0": 0, "run 1": 1, "run 3": 1, "run 2": 2}
-    assert last["summary"]["taught_by"] == "earlier runs"
+    assert last["summary"]["history_source"] == "earlier_runs"
     assert last["summary"]["skipped"] == {"no loss": 1}
     assert "that had ended before it began: 1 of 4 had the two it takes" in " ".join(result.stderr.split())
     assert lines(run("mlflow-experiment:family", "--tracking-uri", uri, "--json"))[-1] == {"summary": last["summary"]}

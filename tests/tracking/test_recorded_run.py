@@ -143,7 +143,7 @@ def test_marks_without_a_kind_are_told_by_what_they_say(follow, tmp_path, make_r
     journal.write("mark", {"reason": "history", "step": 300, "data": {"kind": HISTORY, "runs": ["c"]}})
     journal.flush()
     run = Run.from_journal(tmp_path / "run.jsonl")
-    assert [(one.source, one.runs) for one in run.taught] == [("somewhere", ("a", "b")), ("past runs", ("c",))]
+    assert [(one.source, one.runs) for one in run.priors_learned] == [("somewhere", ("a", "b")), ("past runs", ("c",))]
     assert run.meta["learned"][0] == {"step": 300, "source": "somewhere", "run_ids": ["a", "b"], "runs": 2}
     said = list(differing(run, RunHistory([make_run(name="a"), make_run(name="b")])))
     assert said == ["At step 300 the run learned from 1 run of past runs, not all of which are in the history given: "
