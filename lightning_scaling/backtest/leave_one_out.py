@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,12 @@ from lightning_scaling.forecast.calibration import (
     Calibration,
     ErrorSpread,
     ScoredForecast,
-    short,
 )
 from lightning_scaling.forecast.forecaster import Forecaster, PriorSource
+from lightning_scaling.forecast.live_calibration import FORECASTS, kinds_of, now, run_name
 from lightning_scaling.forecast.law_grid import before
 from lightning_scaling.forecast.priors.base import PUBLISHED, RunPrior
 from lightning_scaling.forecast.priors.family import Family, nearest_in_size
-from lightning_scaling.forecast.priors.gaussian_process import RunFeatures, replicates
 from lightning_scaling.forecast.priors.past_run import PastRun
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM, Prediction
 from lightning_scaling.runs.history import RunHistory
@@ -34,8 +32,6 @@ from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
 LEVELS = (0.5, 0.9)
-LEDGER = "ledger"
-"""Under which name the ``meta`` of a run holds what its own monitor forecast."""
 
 _JUDGED = 64
 _TEACHERS = 2
@@ -142,7 +138,7 @@ def calibrate(
 
     A run is forecast without those of its size, length and schedule (unless hardly any others are left) and, as a new
     run would be, by the others nearest in size; of many runs the latest 64 are judged. What a run's own monitor
-    forecast while it trained (``meta["ledger"]``) is taken in place of the replay.
+    forecast while it trained (``meta["forecasts"]``) is taken in place of the replay.
 
     Args:
         history: Runs of one family.
@@ -155,44 +151,25 @@ def calibrate(
     """
     runs = list(history)
     relatives = [PastRun(run) for run in runs]
-    kinds = _kinds([relative.features for relative in relatives])
+    kinds = kinds_of([relative.features for relative in relatives])
     teaching = [i for i, relative in enumerate(relatives) if relative.is_usable]
     judged = sorted([i for i in teaching if relatives[i].finished][-_JUDGED:], key=lambda i: kinds[i])
     rows: list[ScoredForecast] = []
     families: dict[tuple[Any, ...], Family] = {}
     for done, i in enumerate(judged):
-        live = scored_forecasts(runs[i].meta.get(LEDGER), _name(runs[i], i), kinds[i])
+        live = scored_forecasts(runs[i].meta.get(FORECASTS), run_name(runs[i], i), kinds[i])
         told = {(row.mode, row.fraction): row for row in live}
         for mode in MODES:
             if sum(row.mode == mode for row in live) < len(FRACTIONS):
                 source = PUBLISHED if mode == ALONE else _teacher(i, runs, relatives, teaching, kinds, families)
                 if source is not None:
-                    for row in _forecasts(relatives[i], source, _name(runs[i], i), kinds[i], mode):
+                    for row in _forecasts(relatives[i], source, run_name(runs[i], i), kinds[i], mode):
                         told.setdefault((row.mode, row.fraction), row)
         rows += told.values()
         if progress is not None:
             progress(done + 1, len(judged))
-    calibration = Calibration.of(rows, Forecaster.law, made=_now(), version=version, family=family)
+    calibration = Calibration.of(rows, Forecaster.law, made=now(), version=version, family=family)
     return CalibrationReport(calibration, tuple(rows), len(judged))
-
-
-def updated_with_logs(calibration: Calibration | None, history: Iterable[Run], **known: Any) -> Calibration:
-    """A correction, brought up to date by the forecasts that runs made while they trained and that it does not count.
-
-    Args:
-        calibration: The correction so far; ``None`` for none.
-        history: Runs of one family, with ``meta["ledger"]`` where there is one.
-        **known: Attributes of the :class:`Calibration`.
-    """
-    counted = set() if calibration is None else set(calibration.seen)
-    runs = [run for run in history if run.meta.get(LEDGER) is not None]
-    kinds = _kinds([RunFeatures.of(run.plan, run.total_steps, run.params, run.tokens_per_step) for run in runs])
-    rows = [row for i, run in enumerate(runs) for row in scored_forecasts(run.meta[LEDGER], _name(run, i), kinds[i])]
-    rows = [row for row in rows if short(row.run) not in counted]
-    if calibration is not None and not rows:
-        return calibration
-    told = Calibration.of(rows, Forecaster.law, **{"made": _now(), **known})
-    return told if calibration is None else calibration.joined(told)
 
 
 def _teacher(
@@ -235,18 +212,3 @@ def _forecasts(relative: PastRun, source: PriorSource, name: str, kind: int, mod
             error = log_outcome(relative) - math.log(forecast.final)
             rows.append(ScoredForecast(name, kind, mode, fraction, error, scale))
     return rows
-
-
-def _kinds(features: list[RunFeatures]) -> list[int]:
-    """For each run the first of its size, length and schedule."""
-    alike = replicates(features)
-    np.fill_diagonal(alike, True)
-    return [int(np.argmax(row)) for row in alike]
-
-
-def _name(run: Run, place: int) -> str:
-    return str(run.meta.get("run_id") or run.name or place)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

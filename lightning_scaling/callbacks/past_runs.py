@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from lightning_scaling.callbacks.console import Console
 from lightning_scaling.callbacks.run_logger import RunLogger
 from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.engine.monitor import Monitor
+from lightning_scaling.forecast import family_prior
+from lightning_scaling.forecast.priors.base import ShapePrior
+from lightning_scaling.forecast.priors.family import Family
 from lightning_scaling.history.reader_thread import HistoryReader
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.tracking.journal import HISTORY
@@ -28,7 +32,7 @@ class PastRuns:
         self.runs: RunHistory | None = settings.past_runs
         self._settings = settings
         self._console = console
-        self._teacher: HistoryReader | None = None
+        self._teacher: HistoryReader[Family | ShapePrior] | None = None
 
     @property
     def source(self) -> str | Path | None:
@@ -56,7 +60,7 @@ class PastRuns:
             run_id=None if own is None else own.run_id,
             tracking_uri=None if own is None else own.tracking_uri,
             metric=self._settings.monitor,
-            params=engine.config.params,
+            then=partial(family_prior, params=engine.config.params),
         ).start()
 
     def introduce(self, engine: Monitor, record: RunLogger) -> None:
@@ -79,7 +83,7 @@ class PastRuns:
         self._teacher = None
         if learned.history is not None:
             self.runs = learned.history
-            engine.learn(learned.history, prior=learned.prior)
+            engine.learn(learned.history, prior=learned.result)
             record.mark("history", max(engine.curve.last_step, 0), {"kind": HISTORY, **learned.data})
             record.foretell(engine)
         if learned.failed:

@@ -271,13 +271,13 @@ class RunLogger:
         if engine.metric.plain and len(engine.curve):
             ledger = forecast_log_of(engine.forecast_log, engine.run(**known))
             if ledger is not None:
-                self._tracker.tags({names.TAG_LEDGER: json.dumps(ledger, separators=(",", ":"))})
+                self._tracker.tags({names.TAG_FORECASTS: json.dumps(ledger, separators=(",", ":"))})
 
     def _artifacts(self, engine: Monitor, known: Mapping[str, Any], until: float) -> None:
         assert self._tracker is not None
         ledger = engine.forecast_log
         self._tracker.artifact(names.ARTIFACT_CURVE, curve_csv(engine))
-        self._tracker.artifact(names.ARTIFACT_LEDGER, json.dumps(builtins_of(ledger), indent=1))
+        self._tracker.artifact(names.ARTIFACT_FORECASTS, json.dumps(builtins_of(ledger), indent=1))
         self._tracker.artifact(names.ARTIFACT_LAW, json.dumps(builtins_of(engine.forecast.to_dict()), indent=1))
         if not ledger or not len(engine.curve):
             return
@@ -292,9 +292,9 @@ class RunLogger:
             with suppress(ValueError):  # most of it a warm-up: there is no law to leave behind
                 self._tracker.artifact(names.ARTIFACT_FIT, dumps(fit_run(run)))
         if perf_counter() < until:
-            self._tracker.artifact(names.ARTIFACT_FORECAST, forecast_figure(run, ledger))
+            self._tracker.artifact(names.ARTIFACT_FORECAST_FIGURE, forecast_figure(run, ledger))
         if perf_counter() < until:
-            self._tracker.artifact(names.ARTIFACT_COMPUTE, loss_compute_figure(run, ledger, flops=flops))
+            self._tracker.artifact(names.ARTIFACT_COMPUTE_FIGURE, loss_compute_figure(run, ledger, flops=flops))
 
 
 def curve_csv(engine: Monitor) -> str:

@@ -85,7 +85,7 @@ def _read(source: str, tracking_uri: str | None, metric: str | None) -> tuple[Ex
         history, place = read_experiment(
             source.removeprefix(_MLFLOW),
             tracking_uri=tracking_uri_or_default(tracking_uri),
-            metric=metric or (aliases.OURS, *aliases.TRAIN),
+            metric=metric or aliases.TRAIN_LOSSES,
             quiet=True,
         )
     say(history.summary())

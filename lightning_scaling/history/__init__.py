@@ -1,14 +1,14 @@
-"""Finished runs, read from MLflow: what a new run can learn from."""
+"""Reading of past runs from MLflow."""
 
 from lightning_scaling.history.cache import cache_folder
 from lightning_scaling.history.error import HistoryError
 from lightning_scaling.history.read import history_from_mlflow, run_from_mlflow
-from lightning_scaling.history.reader_thread import HistoryReader, Learned
+from lightning_scaling.history.reader_thread import HistoryReader, ReadHistory
 
 __all__ = [
     "HistoryError",
     "HistoryReader",
-    "Learned",
+    "ReadHistory",
     "cache_folder",
     "history_from_mlflow",
     "run_from_mlflow",

@@ -1,8 +1,8 @@
-"""Under which names a run may have logged what a history needs; each list is tried in its order, names taken exactly.
+"""Names under which runs log losses, rates, sizes and lengths; each list is tried in order, names match exactly.
 
 | what | names |
 |---|---|
-| loss | :data:`OURS`, then :data:`TRAIN`, then :data:`VALIDATION`: metrics |
+| loss | ``scaling/loss``, then :data:`TRAIN`, then :data:`VALIDATION`: metrics |
 | learning rate | :data:`RATES`: metrics |
 | parameter count | :data:`PARAMS`: params, then metrics |
 | planned steps | :data:`TOTAL_STEPS`: params |
@@ -11,14 +11,7 @@
 
 from __future__ import annotations
 
-OURS = "scaling/loss"
-FOLLOWED = "scaling.monitor"
-OUR_RATE = "scaling/lr"
-OUR_TOKENS = ("scaling/tokens", "scaling/samples")
-OUR_FLOPS = "scaling/flops"
-CURVE = "scaling/curve.csv"
-LEDGER = "scaling.ledger"
-CALIBRATION = "scaling.calibration"
+from lightning_scaling.tracking import schema
 
 TRAIN = (
     "train_loss",
@@ -53,26 +46,17 @@ VALIDATION = (
     "val_loss_epoch",
     "val/loss_epoch",
 )
-LOSSES = (OURS, *TRAIN, *VALIDATION)
+TRAIN_LOSSES = (schema.LOSS, *TRAIN)
+LOSSES = (*TRAIN_LOSSES, *VALIDATION)
 
-_OPTIMIZERS = (
-    *("AdamW", "Adam", "SGD", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "Adafactor", "RMSprop", "ASGD"),
-    *(
-        "LBFGS",
-        "Muon",
-        "Lion",
-        "LAMB",
-        "Lamb",
-        "SOAP",
-        "Shampoo",
-        "DistributedShampoo",
-        "FusedAdam",
-        "DeepSpeedCPUAdam",
-    ),
-    *("AdamW8bit", "Adam8bit", "PagedAdamW8bit", "Sophia", "AdEMAMix", "ScheduleFreeAdamW", "AdamWScheduleFree"),
+_NAMES = (
+    "AdamW Adam SGD NAdam RAdam Adamax Adagrad Adadelta Adafactor RMSprop ASGD "
+    "LBFGS Muon Lion LAMB Lamb SOAP Shampoo DistributedShampoo FusedAdam "
+    "DeepSpeedCPUAdam AdamW8bit Adam8bit PagedAdamW8bit Sophia AdEMAMix ScheduleFreeAdamW AdamWScheduleFree"
 )
+_OPTIMIZERS = tuple(_NAMES.split())
 RATES = (
-    OUR_RATE,
+    schema.LR,
     "lr",
     "learning_rate",
     "train/lr",
@@ -84,7 +68,7 @@ RATES = (
     *(f"lr-{name}/pg1" for name in _OPTIMIZERS),
 )
 PARAMS = (
-    "scaling.params.total",
+    schema.PARAM_COUNT,
     "n_params",
     "num_params",
     "n_parameters",
@@ -102,7 +86,7 @@ PARAMS = (
     "num_trainable_params",
 )
 TOTAL_STEPS = (
-    "scaling.plan.total_steps",
+    schema.PARAM_TOTAL_STEPS,
     "max_steps",
     "total_steps",
     "num_steps",
@@ -112,4 +96,4 @@ TOTAL_STEPS = (
     "max_train_steps",
     "max_iters",
 )
-FAMILY = ("scaling.family", "family")
+FAMILY = (schema.TAG_FAMILY, "family")

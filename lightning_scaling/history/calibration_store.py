@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_scaling.backtest.leave_one_out import updated_with_logs
 from lightning_scaling.forecast.calibration import Calibration
 from lightning_scaling.forecast.forecaster import Forecaster
-from lightning_scaling.history import aliases as names
+from lightning_scaling.forecast.live_calibration import updated_with_logs
 from lightning_scaling.history.backends.mlflow_client import ClientSource
 from lightning_scaling.history.error import HistoryError
 from lightning_scaling.history.mlflow_parse import Experiment
 from lightning_scaling.runs.run import Run
+from lightning_scaling.tracking import schema
 
 FILE = "calibration.json"
 
@@ -35,15 +35,15 @@ def tag_of(place: Experiment, family: str | None, metric: str | Sequence[str] | 
     """
     own = None if family == place.name else family
     if own is None and metric is None:
-        return names.CALIBRATION
+        return schema.TAG_CALIBRATION
     what = json.dumps([own, metric if isinstance(metric, str) or metric is None else list(metric)])
-    return f"{names.CALIBRATION}.{hashlib.sha1(what.encode(), usedforsecurity=False).hexdigest()[:12]}"
+    return f"{schema.TAG_CALIBRATION}.{hashlib.sha1(what.encode(), usedforsecurity=False).hexdigest()[:12]}"
 
 
 def calibration_of(
     runs: Iterable[Run], place: Experiment, metric: str | Sequence[str] | None = None
 ) -> tuple[Calibration | None, str]:
-    """The correction kept for a family, brought up to date by the ledgers of runs that ended since.
+    """The correction kept for a family, brought up to date by the forecasts of runs that ended since.
 
     Args:
         runs: Runs of one family.

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.history import aliases as names
+from lightning_scaling.history import aliases
 from lightning_scaling.runs.run import Run
+from lightning_scaling.tracking import schema
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -21,7 +22,7 @@ FEWEST = 8
 _HUGE = 1.7e308
 _PAST_THE_END = 1.02
 _ENDED = 0.98
-CURVE_LOSS, CURVE_RATE = f"{names.CURVE}:loss", f"{names.CURVE}:lr"
+CURVE_LOSS, CURVE_RATE = f"{schema.ARTIFACT_CURVE}:loss", f"{schema.ARTIFACT_CURVE}:lr"
 
 
 @dataclass(frozen=True)
@@ -89,36 +90,36 @@ class Reading:
     Attributes:
         losses: Names of the loss, in order of preference.
         rates: Names of the learning rate.
-        family: Names of the tags and params that make up the family; ``None`` for :data:`names.FAMILY`, of which the
+        family: Names of the tags and params that make up the family; ``None`` for :data:`aliases.FAMILY`, of which the
             first one found is the family.
         max_points: Points kept of a curve; ``None`` keeps all.
     """
 
-    losses: tuple[str, ...] = names.LOSSES
-    rates: tuple[str, ...] = names.RATES
+    losses: tuple[str, ...] = aliases.LOSSES
+    rates: tuple[str, ...] = aliases.RATES
     family: tuple[str, ...] | None = None
     max_points: int | None = MAX_POINTS
 
     def loss_of(self, info: Info) -> str | None:
         """Name of the metric that holds the loss of a run; ``scaling/loss`` when that is what it followed."""
-        followed, has_ours = info.params.get(names.FOLLOWED), names.OURS in info.metrics
+        followed, has_ours = info.params.get(schema.PARAM_MONITOR), schema.LOSS in info.metrics
         for name in self.losses:
-            if name == names.OURS:
-                if has_ours and (not followed or self.losses == (names.OURS,)):
+            if name == schema.LOSS:
+                if has_ours and (not followed or self.losses == (schema.LOSS,)):
                     return name
             elif name == followed and has_ours:
-                return names.OURS
+                return schema.LOSS
             elif name in info.metrics:
                 return name
         # when any loss will do, so does a metric that the run was told to follow
-        return names.OURS if has_ours and self.losses == names.LOSSES else None
+        return schema.LOSS if has_ours and self.losses == aliases.LOSSES else None
 
     def wanted(self, info: Info) -> tuple[str, ...]:
         """The metrics to read of a run, loss first; none if it logged no loss."""
         loss = self.loss_of(info)
         if loss is None:
             return ()
-        order = self.rates if loss == names.OURS else [*(n for n in self.rates if n != names.OUR_RATE), names.OUR_RATE]
+        order = self.rates if loss == schema.LOSS else [*(n for n in self.rates if n != schema.LR), schema.LR]
         rate = next((name for name in order if name in info.metrics), None)
         return (loss,) if rate is None else (loss, rate)
 
@@ -129,7 +130,7 @@ class Reading:
             SkippedError: If a name asked for is missing.
         """
         if self.family is None:
-            return next(iter(info.labels(names.FAMILY).values()), None)
+            return next(iter(info.labels(aliases.FAMILY).values()), None)
         found = info.labels(self.family)
         missing = [name for name in self.family if name not in found]
         if missing:
@@ -185,7 +186,7 @@ def to_run(info: Info, series: Mapping[str, Series], reading: Reading, experimen
     wanted = reading.wanted(info)
     if not wanted:
         raise SkippedError("no loss")
-    ours = wanted[0] == names.OURS
+    ours = wanted[0] == schema.LOSS
     family = reading.family_of(info) or experiment
     if ours and CURVE_LOSS in series:
         (step, loss), rates = series[CURVE_LOSS], series.get(CURVE_RATE)
@@ -213,8 +214,12 @@ def to_run(info: Info, series: Mapping[str, Series], reading: Reading, experimen
         lacks.append("no parameter count")
     if rates is None or not np.isfinite(rates[1]).any():
         lacks.append("no learning rate")
-    tokens = next((info.metrics[name] for name in names.OUR_TOKENS if info.metrics.get(name)), None) if ours else None
-    flops = info.metrics.get(names.OUR_FLOPS) if ours else None
+    tokens = (
+        next((info.metrics[name] for name in (schema.TOKENS, schema.SAMPLES) if info.metrics.get(name)), None)
+        if ours
+        else None
+    )
+    flops = info.metrics.get(schema.FLOPS) if ours else None
     run = Run(
         step,
         np.where(np.isfinite(loss), loss, np.inf),
@@ -228,23 +233,22 @@ def to_run(info: Info, series: Mapping[str, Series], reading: Reading, experimen
         meta={
             "run_id": info.run_id,
             "status": info.status,
-            "metric": info.params.get(names.FOLLOWED) or names.OURS if ours else wanted[0],
+            "metric": info.params.get(schema.PARAM_MONITOR) or schema.LOSS if ours else wanted[0],
             "steps": "optimizer steps" if ours else "steps as logged",
             "start_time": info.start,
             "end_time": info.end if info.ended else None,
-            **(_ledger(info) if ours else {}),
+            **(_forecasts(info) if ours else {}),
         },
     )
     return run, lacks
 
 
-def _ledger(info: Info) -> dict[str, Any]:
-    """What its monitor forecast while it trained, where the run has been left with that."""
+def _forecasts(info: Info) -> dict[str, Any]:
+    """The forecasts that its own monitor made while it trained, where it left them."""
     try:
-        ledger = json.loads(info.tags[names.LEDGER])
+        return {"forecasts": json.loads(info.tags[schema.TAG_FORECASTS])}
     except (KeyError, ValueError):
         return {}
-    return {"ledger": ledger}
 
 
 def _centred(step: NDArray[np.float64], loss: NDArray[np.float64]) -> Series:
@@ -257,7 +261,7 @@ def _centred(step: NDArray[np.float64], loss: NDArray[np.float64]) -> Series:
 
 
 def _total(info: Info, last: int) -> int:
-    planned = next((n for name in names.TOTAL_STEPS if (n := number(info.params.get(name))) and n >= 1), None)
+    planned = next((n for name in aliases.TOTAL_STEPS if (n := number(info.params.get(name))) and n >= 1), None)
     if planned is not None and last <= _PAST_THE_END * planned:
         return max(int(planned), last)
     if info.status == "FINISHED":
@@ -266,7 +270,7 @@ def _total(info: Info, last: int) -> int:
 
 
 def _count(info: Info) -> int | None:
-    for name in names.PARAMS:
+    for name in aliases.PARAMS:
         count = number(info.params.get(name)) or number(info.metrics.get(name))
         if count is not None and count >= 1:
             return int(count)

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from lightning_scaling.history import aliases as names
+from lightning_scaling.history import aliases
 from lightning_scaling.history.backends.mlflow_client import ClientSource
 from lightning_scaling.history.backends.mlflow_sqlite import SqliteSource, UnknownTablesError, database_of
 from lightning_scaling.history.cache import CurveCache
@@ -34,6 +34,7 @@ from lightning_scaling.history.mlflow_parse import (
 )
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
+from lightning_scaling.tracking import schema
 from lightning_scaling.tracking.backends.mlflow import without_secrets
 
 MAX_RUNS = 5000
@@ -178,8 +179,8 @@ def _reading(metric: Words, lr: Words, family: Words, max_points: int | None) ->
             raise ValueError(f"`{what}` must hold at least one name and no empty ones, but got {words!r}.")
     as_tuple = {what: (words,) if isinstance(words, str) else tuple(words or ()) for what, words in chosen.items()}
     return Reading(
-        losses=as_tuple["metric"] or names.LOSSES,
-        rates=as_tuple["lr"] or names.RATES,
+        losses=as_tuple["metric"] or aliases.LOSSES,
+        rates=as_tuple["lr"] or aliases.RATES,
         family=as_tuple["family"] or None,
         max_points=max_points,
     )
@@ -226,7 +227,7 @@ def _curves(
             if cached is not None and _enough(cached, keys):
                 found[info.run_id] = {key: cached[key] for key in (CURVE_LOSS, CURVE_RATE, *keys) if key in cached}
                 continue
-            artifact = _artifact(info) if keys[0] == names.OURS and info.ended else None
+            artifact = _artifact(info) if keys[0] == schema.LOSS and info.ended else None
             if artifact is None:
                 wanted[info.run_id] = keys
             else:
@@ -246,7 +247,7 @@ def _curves(
 
 
 def _enough(cached: Mapping[str, Series], keys: Sequence[str]) -> bool:
-    return all(key in cached for key in keys) or (keys[0] == names.OURS and CURVE_LOSS in cached)
+    return all(key in cached for key in keys) or (keys[0] == schema.LOSS and CURVE_LOSS in cached)
 
 
 def _keep(
@@ -282,7 +283,7 @@ def _artifact(info: Info) -> dict[str, Series] | None:
     place = urlsplit(info.artifacts)
     if place.scheme not in ("", "file") or place.netloc not in ("", "localhost") or not info.artifacts:
         return None
-    file = Path(unquote(place.path) if place.scheme else info.artifacts) / names.CURVE
+    file = Path(unquote(place.path) if place.scheme else info.artifacts) / schema.ARTIFACT_CURVE
     try:
         with file.open(newline="", encoding="utf-8") as handle:
             rows = [(row["step"], row["loss"], row["lr"] or "nan", row["count"]) for row in csv.DictReader(handle)]

@@ -1,19 +1,18 @@
-"""Pictures of replays: one run with what was said of it, or how honest the forecasts of many runs were."""
+"""Figures of replays: one run with its forecasts, and the errors and coverage of the forecasts of many runs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.backtest.many_runs import ReplayCollection
-from lightning_scaling.backtest.single_run import Replay
 from lightning_scaling.report import style
 from lightning_scaling.report.run_figures import forecast_figure
+from lightning_scaling.runs.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +25,46 @@ _WIDTH, _HEIGHT = 8.6, 6.0
 _INNER = "#9cc3f5"
 
 
-def replay_figure(replay: Replay) -> bytes:
+class ReplayedRun(Protocol):
+    """What is drawn of a replay (:class:`lightning_scaling.backtest.single_run.Replay`)."""
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+
+    @property
+    def forecast_log(self) -> Sequence[Mapping[str, Any]]:
+        """The rows of its forecast log, with outcomes."""
+
+    @property
+    def outcome(self) -> float | None:
+        """Final loss, ``None`` if the run did not reach the end of its plan."""
+
+    @property
+    def updates(self) -> Sequence[Any]:
+        """The updates of its monitor."""
+
+    @property
+    def stop(self) -> Any:
+        """The first update with the advice to stop."""
+
+
+class ReplayedRuns(Protocol):
+    """What is drawn of many replays (:class:`lightning_scaling.backtest.many_runs.ReplayCollection`)."""
+
+    @property
+    def replays(self) -> Sequence[ReplayedRun]:
+        """The replays."""
+
+    @property
+    def taught_by(self) -> str:
+        """Which past runs the forecasts used."""
+
+    def quality(self, fraction: float) -> Any:
+        """Median error and coverage at a fraction of the runs."""
+
+
+def replay_figure(replay: ReplayedRun) -> bytes:
     """A replayed run: its loss, at every step the end that was forecast there, and where it was advised to stop.
 
     Args:
@@ -44,13 +82,13 @@ def replay_figure(replay: Replay) -> bytes:
 
 @dataclass(frozen=True)
 class CalibrationCurve:
-    """Forecasts of many runs against what came, on a grid of parts of the run; all of shape ``(runs, parts)``.
+    """Forecasts of many runs against their final losses, on a grid of fractions of the run, shape ``(runs, parts)``.
 
     Attributes:
         error: Relative errors; ``nan`` where there was no forecast.
-        half: Half widths of the 50 % interval over what came.
-        wide: Half widths of the 90 % interval over what came.
-        level: Probability that the forecast gave to an outcome of at most what came.
+        half: Half widths of the 50 % interval over the final loss.
+        wide: Half widths of the 90 % interval over the final loss.
+        level: Probability that the forecast gave to at most the final loss.
     """
 
     error: _Array
@@ -59,8 +97,8 @@ class CalibrationCurve:
     level: _Array
 
     @classmethod
-    def of(cls, replays: Iterable[Replay]) -> CalibrationCurve:
-        """What came of the forecasts of some replays; runs that did not reach their end are left out."""
+    def of(cls, replays: Iterable[ReplayedRun]) -> CalibrationCurve:
+        """The curve of some replays; runs that did not reach their end are left out."""
         rows = [row for replay in replays if (row := _row(replay)) is not None]
         table = np.array(rows).reshape(len(rows), 4, _GRID.size)
         return cls(*(table[:, column] for column in range(4)))
@@ -72,11 +110,11 @@ class CalibrationCurve:
         return np.where(known.any(0), inside.sum(0) / np.maximum(known.sum(0), 1), math.nan)
 
 
-def _row(replay: Replay) -> _Array | None:
+def _row(replay: ReplayedRun) -> _Array | None:
     outcome = replay.outcome
     if outcome is None or outcome == 0:
         return None
-    at, told = [], []
+    at, rows = [], []
     for update in replay.updates:
         forecast = update.forecast
         if update.fraction is None or forecast.trust == "none" or not math.isfinite(forecast.final):
@@ -84,7 +122,7 @@ def _row(replay: Replay) -> _Array | None:
         lower, upper = forecast.interval(0.5)
         low, high = forecast.interval(0.9)
         at.append(update.fraction)
-        told.append(
+        rows.append(
             (
                 (forecast.final - outcome) / outcome,
                 (upper - lower) / 2 / abs(outcome),
@@ -97,11 +135,11 @@ def _row(replay: Replay) -> _Array | None:
     # the forecast that stood at each part of the run, if it was not old
     latest = np.searchsorted(np.array(at), _GRID + 1e-9, side="right") - 1
     standing = (latest >= 0) & (_GRID - np.array(at)[np.maximum(latest, 0)] <= _STANDS)
-    row = np.where(standing, np.array(told).T[:, np.maximum(latest, 0)], math.nan)
+    row = np.where(standing, np.array(rows).T[:, np.maximum(latest, 0)], math.nan)
     return row if np.isfinite(row[0]).any() else None
 
 
-def replay_many_figure(made: ReplayCollection) -> bytes:
+def replay_many_figure(made: ReplayedRuns) -> bytes:
     """How far the forecasts of all runs were off at every part of the run, and whether the intervals held.
 
     Above, every thin line is a run; the bands are as wide as the intervals were on the median. Below, the share of the
@@ -165,7 +203,7 @@ def _draw_errors(axes: Axes, found: CalibrationCurve) -> None:
     if not np.isfinite(found.error[:, settled]).any():
         settled = np.ones(_GRID.size, dtype=bool)
     spread = np.abs(found.error[:, settled])
-    # a run that came to grief must not flatten all the others
+    # clip at the 98th percentile, so that diverged runs do not dominate the axis
     promised = float(np.nanmax(wide[settled], initial=0.0)) or math.inf
     reach = 1.15 * min(max(float(np.nanquantile(spread, 0.98)), promised), 2 * promised)
     axes.set_ylim(-reach, reach)
@@ -228,7 +266,7 @@ def _draw_coverage(axes: Axes, found: CalibrationCurve) -> None:
     style.bare(axes)
 
 
-def _headline(made: ReplayCollection, found: CalibrationCurve) -> tuple[str, str]:
+def _headline(made: ReplayedRuns, found: CalibrationCurve) -> tuple[str, str]:
     runs = len(found.error)
     count = f"{runs:,} {'run' if runs == 1 else 'runs'}"
     others = str(made.history_source).replace("_", " ")

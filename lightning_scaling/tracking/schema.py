@@ -1,4 +1,4 @@
-"""The names under which a run appears in MLflow and in other loggers.
+"""Names of the metrics, tags, params and artifacts that a run writes.
 
 | name | what it holds |
 |---|---|
@@ -20,6 +20,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_scaling._utils.serialization import finite_or_none
+
 LOSS = "scaling/loss"
 LR = "scaling/lr"
 TOKENS = "scaling/tokens"
@@ -40,20 +42,25 @@ TAG_VERDICT = "scaling.verdict"
 TAG_ADVICE = "scaling.advice"
 TAG_REASON = "scaling.reason"
 TAG_TRUST = "scaling.trust"
-TAG_LEDGER = "scaling.ledger"
+TAG_FORECASTS = "scaling.forecasts"
+TAG_FAMILY = "scaling.family"
+TAG_CALIBRATION = "scaling.calibration"  # of an experiment
 
 TAG_RESIZE = "scaling.resize."
 TAG_STOP = "scaling.stop."
 STOP_KEYS = ("kind", "reason", "step", "saving", "cost")
 
 PARAM_PREFIX = "scaling."
+PARAM_MONITOR = "scaling.monitor"
+PARAM_COUNT = "scaling.params.total"
+PARAM_TOTAL_STEPS = "scaling.plan.total_steps"
 
 ARTIFACT_CURVE = "scaling/curve.csv"
-ARTIFACT_LEDGER = "scaling/ledger.json"
+ARTIFACT_FORECASTS = "scaling/forecasts.json"
 ARTIFACT_LAW = "scaling/law.json"
 ARTIFACT_FIT = "scaling/fit.json"
-ARTIFACT_FORECAST = "scaling/forecast.png"
-ARTIFACT_COMPUTE = "scaling/loss_vs_compute.png"
+ARTIFACT_FORECAST_FIGURE = "scaling/forecast.png"
+ARTIFACT_COMPUTE_FIGURE = "scaling/loss_vs_compute.png"
 
 _COUNTERS = {
     "lr": LR,
@@ -67,23 +74,12 @@ _COUNTERS = {
 }
 
 
-def finite(value: object) -> float | None:
-    """The number as a finite float, or ``None`` when it is not a number or not finite."""
-    if value is None or isinstance(value, (str, bytes)):
-        return None
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def metrics_of(update: Mapping[str, Any], counters: Mapping[str, Any] | None = None) -> dict[str, float]:
     """The metrics that one update and the counters of that moment amount to.
 
     Args:
-        update: An update as builtins (``Update.to_dict()``): ``loss``; ``forecast`` with ``final`` and ``lower`` and
-            ``upper`` (or ``interval``, a pair); ``deviation`` with ``e_value`` (or ``log10_e``).
+        update: An update as builtins (``Update.to_dict()``): ``loss``; ``forecast`` with ``final``, ``lower`` and
+            ``upper``; ``deviation`` with ``e_value``.
         counters: Any of ``lr``, ``tokens``, ``samples``, ``flops`` (floating-point operations), ``seconds``,
             ``gradient_norm``, ``gradient_noise_scale`` and ``overhead`` (fraction of wall time).
 
@@ -93,28 +89,23 @@ def metrics_of(update: Mapping[str, Any], counters: Mapping[str, Any] | None = N
     """
     found: dict[str, object] = {LOSS: update.get("loss")}
     forecast = _mapping(update.get("forecast"))
-    interval = forecast.get("interval")
-    low, high = interval if isinstance(interval, (list, tuple)) and len(interval) == 2 else (None, None)
     if forecast.get("trust") != "none":
         found[FORECAST_FINAL] = forecast.get("final")
-        found[FORECAST_LOWER] = forecast.get("lower", low)
-        found[FORECAST_UPPER] = forecast.get("upper", high)
+        found[FORECAST_LOWER] = forecast.get("lower")
+        found[FORECAST_UPPER] = forecast.get("upper")
 
-    deviation = _mapping(update.get("deviation"))
-    evidence = finite(deviation.get("e_value"))
+    evidence = finite_or_none(_mapping(update.get("deviation")).get("e_value"))
     found[E_VALUE] = evidence
-    log10_e = finite(deviation.get("log10_e"))
-    if log10_e is None and evidence is not None and evidence > 0:
-        log10_e = math.log10(evidence)
-    found[LOG10_E] = log10_e
+    if evidence is not None and evidence > 0:
+        found[LOG10_E] = math.log10(evidence)
 
     for key, value in (counters or {}).items():
         if key in _COUNTERS:
             found[_COUNTERS[key]] = value
-    flops = finite(found.get(FLOPS))
+    flops = finite_or_none(found.get(FLOPS))
     if flops is not None and flops > 0:
         found[LOG10_FLOPS] = math.log10(flops)
-    values = {name: finite(value) for name, value in found.items()}
+    values = {name: finite_or_none(value) for name, value in found.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_scaling._utils.serialization import finite_or_none
 from lightning_scaling.tracking.backends.mlflow import MLflowTarget
 from lightning_scaling.tracking.delivery_log import DeliveryLog
 from lightning_scaling.tracking.journal import being_written
 from lightning_scaling.tracking.journal_reader import JournalContents, is_journal, read_journal
-from lightning_scaling.tracking.schema import finite
 from lightning_scaling.tracking.sink import Op, Sink
 
 _Row = dict[str, Any]
@@ -244,7 +244,7 @@ def _sendable(ops: list[_Row]) -> list[_Row]:
 
 def _payload(row: _Row) -> dict[str, Any]:
     if row["op"] == "metrics":
-        return {key: value for key, value in row["values"].items() if finite(value) is not None}
+        return {key: value for key, value in row["values"].items() if finite_or_none(value) is not None}
     if row["op"] == "note":
         return {"text": row["text"]}
     if row["op"] == "artifact":

@@ -16,12 +16,13 @@ from typing import Any, Concatenate, ParamSpec
 
 from numpy.typing import ArrayLike
 
+from lightning_scaling._utils.serialization import finite_or_none
 from lightning_scaling.tracking.backends.lightning_logger import LoggerTarget
 from lightning_scaling.tracking.delivery import TargetReport, TrackerReport
 from lightning_scaling.tracking.delivery_log import DeliveryLog
 from lightning_scaling.tracking.detect import Target
 from lightning_scaling.tracking.journal import Journal
-from lightning_scaling.tracking.schema import finite, params_of
+from lightning_scaling.tracking.schema import params_of
 from lightning_scaling.tracking.sink import Op, Sink, SinkTarget
 
 _P = ParamSpec("_P")
@@ -145,7 +146,7 @@ class Tracker:
         if at != step or not -_LARGEST_STEP <= at <= _LARGEST_STEP:
             self._left_out += len(values)
             return
-        kept = {str(key): finite(value) for key, value in values.items()}
+        kept = {str(key): finite_or_none(value) for key, value in values.items()}
         numbers = {key: value for key, value in kept.items() if value is not None}
         if len(numbers) < len(values):
             self._count_missing(values)
@@ -312,7 +313,7 @@ class Tracker:
 
     def _count_missing(self, values: Mapping[str, Any]) -> None:
         for value in values.values():
-            if finite(value) is None:
+            if finite_or_none(value) is None:
                 if hasattr(value, "__float__"):
                     self._nonfinite += 1
                 else:

@@ -9,10 +9,11 @@ import pytest
 
 from lightning_scaling import Monitor, Run, RunHistory, replay
 from lightning_scaling.backtest import leave_one_out as hindsight
-from lightning_scaling.backtest.leave_one_out import calibrate, updated_with_logs
+from lightning_scaling.backtest.leave_one_out import calibrate
 from lightning_scaling.forecast import Forecaster
 from lightning_scaling.forecast.calibrated import forecast_log_of
 from lightning_scaling.forecast.calibration import FRACTIONS, Calibration, ErrorSpread
+from lightning_scaling.forecast.live_calibration import updated_with_logs
 
 
 def family_of(make_run, totals=(1000, 1400, 2000, 2800), **known):
@@ -151,7 +152,7 @@ def watched(run, history=None):
     return monitor
 
 
-def test_a_ledger_tells_the_errors_as_they_were_before_correction(runs, make_run):
+def test_a_log_tells_the_errors_as_they_were_before_correction(runs, make_run):
     new = make_run("cosine", total=3000, kappa=1.2, seed=70, params=10_000_000)
     plain, wide = (
         forecast_log_of(watched(new, RunHistory(runs, calibration=one)).forecast_log, new)
@@ -163,7 +164,7 @@ def test_a_ledger_tells_the_errors_as_they_were_before_correction(runs, make_run
     assert len(json.dumps(plain)) < 1000
 
 
-def test_a_ledger_says_what_a_replay_says(runs, make_run):
+def test_a_log_says_what_a_replay_says(runs, make_run):
     new = make_run("cosine", total=3000, kappa=1.2, seed=70, params=10_000_000, name="new")
     ledger = forecast_log_of(watched(new).forecast_log, new)
     assert set(ledger["mode"]) == {"alone"}
@@ -173,30 +174,30 @@ def test_a_ledger_says_what_a_replay_says(runs, make_run):
         assert scale == pytest.approx(replayed[at].scale, rel=0.1)
 
 
-def test_a_run_that_did_not_finish_leaves_no_ledger(make_run):
+def test_a_run_that_did_not_finish_leaves_no_log(make_run):
     run = make_run("cosine", total=2000, kappa=1.2)
     seen = run.step <= 1500
     part = Run(run.step[seen], run.loss[seen], total_steps=2000, planned_lr=(run.step, run.lr))
     assert forecast_log_of(watched(part).forecast_log, part) is None
 
 
-def with_ledger(run, scale, *, law=Forecaster.law):
+def with_forecasts(run, scale, *, law=Forecaster.law):
     error = 0.05 * (-1) ** run.total_steps
     ledger = {"version": 1, "law": law, "revision": 1, "steps": run.total_steps, "at": list(FRACTIONS)}
     ledger |= {"mode": ["family"] * 6, "error": [error] * 6, "scale": [scale] * 6}
-    known = {"total_steps": run.total_steps, "params": run.params, "name": run.name, "meta": {"ledger": ledger}}
+    known = {"total_steps": run.total_steps, "params": run.params, "name": run.name, "meta": {"forecasts": ledger}}
     return Run(run.step, run.loss, run.lr, **known)
 
 
 def test_what_was_said_live_counts_in_place_of_the_replay(runs):
-    report = calibrate([with_ledger(run, 0.005) for run in runs])
+    report = calibrate([with_forecasts(run, 0.005) for run in runs])
     assert all(row.live and row.scale == 0.005 for row in report.rows if row.mode == "family")
     assert not any(row.live for row in report.rows if row.mode == "alone")
     assert report.calibration.factor("family", 0.5) > 2
 
 
-def test_ledgers_alone_make_a_calibration_and_join_one_that_is_kept(runs):
-    told = [with_ledger(run, 0.005) for run in runs]
+def test_logs_alone_make_a_calibration_and_join_one_that_is_kept(runs):
+    told = [with_forecasts(run, 0.005) for run in runs]
     found = updated_with_logs(None, told)
     assert found.spreads["family"].runs == len(runs)
     assert updated_with_logs(found, told) is found  # none is counted twice
@@ -207,7 +208,7 @@ def test_ledgers_alone_make_a_calibration_and_join_one_that_is_kept(runs):
 
 
 @pytest.mark.parametrize("ledger", [None, 3, "text", {}, {"version": 1}, {"version": 1, "law": "x", "revision": 1}])
-def test_what_is_no_ledger_is_ignored(runs, ledger):
-    run = Run(runs[0].step, runs[0].loss, runs[0].lr, total_steps=1000, meta={"ledger": ledger})
+def test_what_is_no_log_is_ignored(runs, ledger):
+    run = Run(runs[0].step, runs[0].loss, runs[0].lr, total_steps=1000, meta={"forecasts": ledger})
     assert not updated_with_logs(None, [run])
-    assert not updated_with_logs(None, [with_ledger(one, 0.005, law="another_law") for one in runs])
+    assert not updated_with_logs(None, [with_forecasts(one, 0.005, law="another_law") for one in runs])

@@ -59,7 +59,7 @@ def test_a_finished_run_leaves_its_forecasts_in_a_tag(both, module, fit, logged)
     settings = make(both)
     monitor = ScalingLawMonitor(max_overhead=1, history=False)
     fit(both, monitor, module(both), **settings)
-    text = mlflow.MlflowClient(uri).get_run(settings["logger"].run_id).data.tags["scaling.ledger"]
+    text = mlflow.MlflowClient(uri).get_run(settings["logger"].run_id).data.tags["scaling.forecasts"]
     told = json.loads(text)
     assert len(text) < 1000
     assert told["law"] == Forecaster.law
@@ -79,7 +79,7 @@ def test_a_run_broken_off_leaves_none(pl, module, fit, logged):
             trainer.should_stop = trainer.global_step >= 24
 
     fit(pl, [ScalingLawMonitor(max_overhead=1, history=False), Stop()], module(pl), **settings)
-    assert "scaling.ledger" not in mlflow.MlflowClient(uri).get_run(settings["logger"].run_id).data.tags
+    assert "scaling.forecasts" not in mlflow.MlflowClient(uri).get_run(settings["logger"].run_id).data.tags
 
 
 def test_the_next_run_uses_what_is_kept_and_its_journal_says_the_same_again(pl, module, fit, logged, tmp_path, caplog):

@@ -40,7 +40,7 @@ def test_metrics_params_tags_description_and_artifacts(pl, module, fit, tmp_path
     assert run.data.tags["scaling.advice"] == "continue"
     assert "counting tokens" in run.data.tags["mlflow.note.content"].lower()
     stored = {item.path for item in client.list_artifacts(logger.run_id, "scaling")}
-    names = ("curve.csv", "ledger.json", "law.json", "fit.json", "forecast.png", "loss_vs_compute.png")
+    names = ("curve.csv", "forecasts.json", "law.json", "fit.json", "forecast.png", "loss_vs_compute.png")
     assert stored == {f"scaling/{name}" for name in names}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from lightning_scaling import RunHistory
 from lightning_scaling.forecast import Forecaster
-from lightning_scaling.forecast.calibration import FRACTIONS, Calibration, Spread
+from lightning_scaling.forecast.calibration import FRACTIONS, Calibration, ErrorSpread
 from lightning_scaling.history import HistoryError, HistoryReader
 from lightning_scaling.history.calibration_store import FILE, keep_in_folder, keep_in_mlflow, tag_of
 from lightning_scaling.history.mlflow_parse import Experiment as Place
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 def factors(factor, *, family=None, law=Forecaster.law, seen=()):
-    spread = Spread(1000, (1000,) * 6, (factor,) * 6)
+    spread = ErrorSpread(1000, (1000,) * 6, (factor,) * 6)
     return Calibration({"family": spread}, law, made="2025-01-01", version="0.1", family=family, seen=seen)
 
 
@@ -82,10 +82,10 @@ def test_a_metric_asked_for_has_its_own():
 
 def test_ledgers_of_five_runs_are_enough(past):
     for seed in range(4):
-        past.ours(seed, tags={"scaling.ledger": ledger(0.08)})
+        past.ours(seed, tags={"scaling.forecasts": ledger(0.08)})
     past.ours(5)
     assert RunHistory.from_mlflow("past", tracking_uri=past.uri).calibration is None
-    past.ours(4, tags={"scaling.ledger": ledger(-0.08)})
+    past.ours(4, tags={"scaling.forecasts": ledger(-0.08)})
     found = RunHistory.from_mlflow("past", tracking_uri=past.uri).calibration
     assert found.spreads["family"].runs == 5
     assert found.factor("family", 0.5) > 1.05
@@ -94,18 +94,18 @@ def test_ledgers_of_five_runs_are_enough(past):
 
 def test_ledgers_join_what_is_stored_and_are_counted_once(past, place):
     for seed in range(6):
-        past.ours(seed, tags={"scaling.ledger": ledger(0.08)})
+        past.ours(seed, tags={"scaling.forecasts": ledger(0.08)})
     found = RunHistory.from_mlflow("past", tracking_uri=past.uri).calibration
     keep_in_mlflow(place, found, past.uri)
     assert RunHistory.from_mlflow("past", tracking_uri=past.uri).calibration == found
-    past.ours(9, tags={"scaling.ledger": ledger(0.08)})
+    past.ours(9, tags={"scaling.forecasts": ledger(0.08)})
     assert RunHistory.from_mlflow("past", tracking_uri=past.uri).calibration.spreads["family"].runs == 7
 
 
 @pytest.mark.parametrize("tag", ["no json", "[]", ledger(0.01, law="another_law")])
 def test_ledgers_that_say_nothing_are_ignored(past, tag):
     for seed in range(6):
-        past.ours(seed, tags={"scaling.ledger": tag})
+        past.ours(seed, tags={"scaling.forecasts": tag})
     history = RunHistory.from_mlflow("past", tracking_uri=past.uri)
     assert len(history) == 6
     assert history.calibration is None
