@@ -21,8 +21,8 @@ from lightning_scaling.forecast.calibration import (
     ScoredForecast,
 )
 from lightning_scaling.forecast.forecaster import Forecaster, PriorSource
-from lightning_scaling.forecast.live_calibration import FORECASTS, kinds_of, now, run_name
 from lightning_scaling.forecast.law_grid import before
+from lightning_scaling.forecast.live_calibration import FORECASTS, kinds_of, now, run_name
 from lightning_scaling.forecast.priors.base import PUBLISHED, RunPrior
 from lightning_scaling.forecast.priors.family import Family, nearest_in_size
 from lightning_scaling.forecast.priors.past_run import PastRun
