@@ -17,8 +17,8 @@ import numpy as np
 from _ladders import Ladder, isoflops
 
 from lightning_scaling import laws
-from lightning_scaling.advice.resize.decision import Present, Resizing
-from lightning_scaling.advice.resize.ladder import LadderTable
+from lightning_scaling.advice.resize.decision import Resizing
+from lightning_scaling.advice.resize.state import LadderTable, ModelState
 from lightning_scaling.allocation import allocate, fit_tradeoff, isoflop_minima
 
 NEAR, FEWEST, GAP = 0.03, 5, 0.05
@@ -134,7 +134,7 @@ def advised(quick: bool) -> dict[str, list[bool]]:
             table = (a[cheap] for a in (ladder.params, ladder.params, ladder.tokens, ladder.loss))
             rungs = LadderTable(*table, few, ladder.flops[cheap], few * np.nan, few + 1.0, 0, 0, 0)
             for row in np.flatnonzero(np.abs(np.log(ladder.flops) - log_flops) < GAP):
-                present = Present(ladder.params[row], ladder.tokens[row], flops=ladder.flops[row])
+                present = ModelState(ladder.params[row], ladder.tokens[row], flops=ladder.flops[row])
                 resizing = Resizing(present)
                 resizing.rungs, resizing._runs = rungs, [None]
                 advice = resizing.advise()

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_scaling.advice import Advice
+from lightning_scaling.advice.config import DEFAULT
 from lightning_scaling.advice.repeats import TOKENS
-from lightning_scaling.advice.resize.decision import LEAST_COST, Present, Resizing
+from lightning_scaling.advice.resize.decision import Resizing
 from lightning_scaling.advice.resize.next_config import Rule, Shape
+from lightning_scaling.advice.resize.state import ModelState
 from lightning_scaling.callbacks._compat import CallbackBase
 from lightning_scaling.callbacks.console import warn
 from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor
@@ -73,7 +75,7 @@ class ResizeAdvisor(CallbackBase):
         shape: Shape | Mapping[str, int] | tuple[int, ...] | bool | None = None,
         rule: Rule = "step_law",
         fine_tuning: bool = False,
-        least_cost: float = LEAST_COST,
+        least_cost: float = DEFAULT.resize.least_cost,
     ) -> None:
         super().__init__()
         if history is not None and not isinstance(history, RunHistory):
@@ -92,7 +94,7 @@ class ResizeAdvisor(CallbackBase):
             "fine_tuning": fine_tuning,
             "least_cost": least_cost,
         }
-        Resizing(Present(1e6, 1e6, active_params=active_params), **self._options).check()
+        Resizing(ModelState(1e6, 1e6, active_params=active_params), **self._options).check()
         self._monitor: ScalingLawMonitor | None = None
         self._module_shape: Shape | None = None
         self._attentive = False
@@ -220,7 +222,7 @@ class ResizeAdvisor(CallbackBase):
         self._thread = threading.Thread(target=work, name=THREAD, daemon=True)
         self._thread.start()
 
-    def _present(self, session: Session) -> Present | None:
+    def _present(self, session: Session) -> ModelState | None:
         engine, known = session.engine, session.known()
         assert engine is not None
         total, each, flops = engine.plan.total_steps, known["tokens_per_step"], known["flops_per_step"]
@@ -230,7 +232,7 @@ class ResizeAdvisor(CallbackBase):
         shape = self._shape or self._module_shape
         counts = session.counts
         final = float(forecast.final) if forecast.trust == "ok" else None
-        return Present(
+        return ModelState(
             params=float(engine.config.params),
             tokens=float(total * each),
             flops=None if flops is None else float(flops * total),
@@ -255,7 +257,7 @@ class ResizeAdvisor(CallbackBase):
             return
         self._resizing, self._advice = answer
         factor = self._advice.evidence.get("factor") or 1.0
-        said = [self._advice.action, self._advice.evidence.get("why"), round(math.log(factor) / _STEP)]
+        said = [self._advice.action, self._advice.code.value, round(math.log(factor) / _STEP)]
         if said != self._said:
             aloud = self._advice.action != "continue" or bool(self._said and self._said[0] != "continue")
             self._said = said

@@ -439,7 +439,7 @@ class Monitor:
             self._prior.again()
         self._rates.follows = bool(state["follows"])
         self.forecast_log = [dict(row) for row in state["forecast_log"]]
-        self.advice_log = [Advice(**advice) for advice in state["advice_log"]]
+        self.advice_log = [Advice.from_dict(advice) for advice in state["advice_log"]]
         self.replan(Plan.from_dict(state["plan"]).then(self.plan, self.curve.last_step))
         if state["plan"]["total_steps"] == self.plan.total_steps:
             self.next_update = state["next_update"]

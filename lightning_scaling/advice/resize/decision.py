@@ -1,97 +1,30 @@
-"""Is the model too large or too small, and are there too little or too much data? The decision."""
+"""Advice on the size of the model and the amount of data."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from lightning_scaling._utils.validation import positive
+from lightning_scaling.advice.config import DEFAULT, ResizeConfig
 from lightning_scaling.advice.resize import messages as words
 from lightning_scaling.advice.resize.fine_tuning import tuning_advice, tuning_growth
-from lightning_scaling.advice.resize.ladder import LadderTable, ladder_table
-from lightning_scaling.advice.resize.next_config import Configuration, Rule, Shape, next_configuration
+from lightning_scaling.advice.resize.next_config import Configuration, Rule, next_configuration
 from lightning_scaling.advice.resize.published import published_tradeoff
 from lightning_scaling.advice.resize.recipe import recipe_first
-from lightning_scaling.advice.result import Advice
-from lightning_scaling.allocation.task import TRAINING_FLOPS
+from lightning_scaling.advice.resize.state import LadderTable, ModelState, ladder_table
+from lightning_scaling.advice.result import Advice, FindingCode
+from lightning_scaling.allocation.drifting_power_law import normal_quantile
+from lightning_scaling.allocation.task import INFERENCE_SHARE
 from lightning_scaling.allocation.tradeoff import BestSize, Tradeoff, effective_tokens
 from lightning_scaling.runs.run import Run
-from lightning_scaling.schedule.plan import Plan
 
-LEAST_COST = 0.1
-"""Share of the compute that a wrong size must waste before it is worth a word."""
-
-_LEVEL = 0.9
-_LARGEST_SCATTER = 0.025
-_UNSURE = 4.0
-_ALIKE = 1.1
-_CONFIDENT = (0.9, 0.99)
-
-
-@dataclass(frozen=True)
-class Present:
-    """The run that is asked about.
-
-    Attributes:
-        params: Its parameters.
-        tokens: Tokens (or samples, by `unit`) that its plan sees in all, repeats included.
-        flops: Training FLOPs of the whole plan; left out, ``6 * active_params * tokens``.
-        plan: Its schedule.
-        loss: Where it is forecast to end; ``None`` where that is not known.
-        tokens_per_step: Tokens (or samples) of an optimizer step.
-        active_params: Parameters that one token passes through, for a mixture of experts; left out, all.
-        embedding: Parameters that grow with the width alone.
-        shape: Its width, depth and heads; ``None`` where not known.
-        shaped: Whether the model is of equal blocks, so that a shape can be proposed.
-        unit: What is counted: ``"tokens"`` or ``"samples"``.
-        metric: What to call that which is followed.
-        mode: Whether it is to be low or high.
-        step: The present step.
-
-    Raises:
-        ValueError: If a number is not positive.
-    """
-
-    params: float
-    tokens: float
-    flops: float | None = None
-    plan: Plan | None = None
-    loss: float | None = None
-    tokens_per_step: float | None = None
-    active_params: float | None = None
-    embedding: float = 0.0
-    shape: Shape | None = None
-    shaped: bool = True
-    unit: Literal["tokens", "samples"] = "tokens"
-    metric: str = "loss"
-    mode: Literal["min", "max"] = "min"
-    step: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("params", "tokens", "flops", "tokens_per_step", "active_params"):
-            value = getattr(self, name)
-            if value is not None or name in ("params", "tokens"):
-                positive(name, value)
-
-    @property
-    def size(self) -> float:
-        """Parameters that cost compute: the active ones."""
-        return self.active_params or self.params
-
-    @property
-    def compute(self) -> float:
-        """Training FLOPs of the whole plan."""
-        return self.flops or TRAINING_FLOPS * self.size * self.tokens
-
-    @property
-    def rate(self) -> float | None:
-        """Peak learning rate of the plan."""
-        return self.plan.peak if self.plan is not None and self.plan.peak > 0 else None
+_SEARCH_LOG_RANGE, _BISECTIONS = 12, 40
+_DENSE_RATIO = 1.02
 
 
 class Resizing:
@@ -110,7 +43,8 @@ class Resizing:
         rule: How learning rate and batch are carried over; see
             :func:`~lightning_scaling.advice.resize.next_config.next_configuration`.
         fine_tuning: Whether a trained model is tuned: the multiplicative law then takes the place of the others.
-        least_cost: See above.
+        least_cost: See above; left out, a tenth.
+        config: Tuned numbers.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -118,7 +52,7 @@ class Resizing:
 
     def __init__(
         self,
-        present: Present,
+        present: ModelState,
         history: Iterable[Run] | None = None,
         *,
         budget: float | None = None,
@@ -126,7 +60,8 @@ class Resizing:
         unique_tokens: float | None = None,
         rule: Rule = "step_law",
         fine_tuning: bool = False,
-        least_cost: float = LEAST_COST,
+        least_cost: float | None = None,
+        config: ResizeConfig = DEFAULT.resize,
     ) -> None:
         self.present = present
         self._runs = list(history or ())
@@ -134,10 +69,12 @@ class Resizing:
         self._unique = None if unique_tokens is None else positive("unique_tokens", unique_tokens)
         self._rule = rule
         self._tuning = fine_tuning
+        self._config = config
+        least_cost = config.least_cost if least_cost is None else least_cost
         if not 0 < least_cost < 1:
             raise ValueError(f"`least_cost` must lie between 0 and 1, but got {least_cost!r}.")
         self._least_cost = least_cost
-        spent = present.compute * (1 + self._inference / 3 / present.tokens)
+        spent = present.compute * (1 + self._inference * INFERENCE_SHARE / present.tokens)
         self._budget = spent if budget is None else positive("budget", budget)
 
     def check(self) -> None:
@@ -145,71 +82,71 @@ class Resizing:
         self._configure(self.present.params, self.present.tokens)
 
     @cached_property
-    def rungs(self) -> LadderTable:
+    def table(self) -> LadderTable:
         """The runs of the family, as they would have ended under the present schedule."""
         p = self.present
-        return ladder_table(self._runs, p.plan, p.compute / (p.size * p.tokens))
+        return ladder_table(self._runs, p.plan, p.compute / (p.size * p.tokens), self._config)
 
     @cached_property
     def _experts(self) -> tuple[LadderTable, str]:
         """The runs that are as sparse as this one, and what is missing for a mixture of experts."""
-        present, rungs = self.present, self.rungs
-        sparse = present.active_params is not None and present.active_params < present.params / 1.02
+        present, table = self.present, self.table
+        sparse = present.active_params is not None and present.active_params < present.params / _DENSE_RATIO
         wanted = math.log(present.params / present.size)
-        alike = np.abs(np.log(rungs.total / rungs.params) - wanted) < math.log(_ALIKE)
-        if not sparse or not len(rungs):
-            return rungs.take(alike), ""
+        alike = np.abs(np.log(table.total / table.params) - wanted) < math.log(self._config.same_sparsity_ratio)
+        if not sparse or not len(table):
+            return table.take(alike), ""
         if not alike.any():
-            return rungs.take(alike), words.NO_EXPERTS
-        return rungs.take(alike), ""
+            return table.take(alike), words.NO_EXPERTS
+        return table.take(alike), ""
 
     @cached_property
     def _tradeoff(self) -> tuple[Tradeoff | None, str, str]:
-        """The tradeoff, where it comes from, and why there is none."""
-        rungs, lacking = self._experts
-        why = lacking
-        if self._runs and not len(self.rungs):
-            why = words.unread(len(self._runs))
+        """The tradeoff, where it comes from, and reason there is none."""
+        table, lacking = self._experts
+        reason = lacking
+        if self._runs and not len(self.table):
+            reason = words.unread(len(self._runs))
         elif self._runs and not lacking:
             try:
-                return rungs.tradeoff(), rungs.source(), ""
+                return table.tradeoff(), table.source, ""
             except ValueError as error:
-                why = str(error)
+                reason = str(error)
         if self.present.unit != "tokens" or self.present.metric != "loss" or lacking:
-            return None, "", why or words.NO_FAMILY
+            return None, "", reason or words.NO_FAMILY
         p = self.present
         try:
-            return published_tradeoff(p.size, p.tokens, p.compute, p.loss), words.PUBLISHED, ""
+            return published_tradeoff(p.size, p.tokens, p.compute, p.loss, self._config), words.PUBLISHED, ""
         except ValueError as error:
-            return None, "", why or str(error)
+            return None, "", reason or str(error)
 
     def advise(self) -> Advice:
         """What to do about the size; ``"continue"`` where nothing is to be said, with the reason."""
         p = self.present
         if p.mode == "max":
-            return self._silent(words.not_a_loss(p.metric), "not a loss")
-        first = recipe_first(p, self.rungs, self._unique)
+            return self._silent(words.not_a_loss(p.metric), FindingCode.NOT_A_LOSS)
+        first = recipe_first(p, self.table, self._unique, self._config)
         if first is not None:
             return first
         if self._tuning:
-            return tuning_advice(p, self.rungs, self._configure, self._least_cost)
-        tradeoff, source, why = self._tradeoff
+            return tuning_advice(p, self.table, self._configure, self._least_cost, self._config)
+        tradeoff, source, reason = self._tradeoff
         if tradeoff is None:
-            return self._silent(words.cannot(why), "cannot tell")
+            return self._silent(words.cannot(reason), FindingCode.SIZE_UNKNOWN)
         agree, said = tradeoff.agreement(self._budget)
         if not agree:
-            return self._silent(words.contradiction(said), "contradiction")
-        if tradeoff.scatter > _LARGEST_SCATTER:
-            return self._silent(words.scattered(source, tradeoff.scatter), "scattered")
+            return self._silent(words.contradiction(said), FindingCode.ESTIMATES_CONTRADICT)
+        if tradeoff.scatter > self._config.max_scatter:
+            return self._silent(words.scattered(source, tradeoff.scatter), FindingCode.RUNS_SCATTERED)
         return self._judge(tradeoff, source)
 
     def _judge(self, tradeoff: Tradeoff, source: str) -> Advice:
         p = self.present
         best = tradeoff.best(self._budget, self._inference, self._unique)
-        lower, upper = best.interval(_LEVEL)
+        lower, upper = best.interval(self._config.level)
         tokens = self._affordable(tradeoff, p.size)
         if tokens <= 0:
-            return self._silent(words.unaffordable(p, self._budget), "cannot tell")
+            return self._silent(words.unaffordable(p, self._budget), FindingCode.SIZE_UNKNOWN)
         loss = self._loss(tradeoff, p.size, tokens)
         saved = self._saved(tradeoff, loss)
         large = p.size > best.params
@@ -226,16 +163,17 @@ class Resizing:
             "gain": loss - best.loss,
             "compute_saved": saved,
             "least_waste": wasted,
-            "unfinished": self.rungs.unfinished,
-            "moved": self.rungs.moved,
-            "left_out": self.rungs.left_out,
+            "unfinished": self.table.unfinished,
+            "moved": self.table.moved,
+            "left_out": self.table.left_out,
             "experts": experts,
         }
         told = words.SizeComparison(p, best, source, loss - best.loss, saved, tokens, (lower, upper), self._budget)
         if wasted < self._least_cost:
             inside = saved < self._least_cost
             sentence = told.near_enough() if inside else told.not_sure()
-            return Advice("continue", sentence, evidence | {"why": "near" if inside else "unsure"}, step=p.step)
+            code = FindingCode.SIZE_NEAR_OPTIMUM if inside else FindingCode.SIZE_UNCERTAIN
+            return Advice("continue", sentence, evidence, step=p.step, code=code)
         following = self._configure(best.params, best.tokens)
         evidence["next"] = following.to_dict()
         sure = 0.5 * (1 + math.erf(abs(math.log(p.size / best.params)) / best.sd / math.sqrt(2)))
@@ -245,8 +183,9 @@ class Resizing:
             evidence,
             saving=saved,
             cost=0.0,
-            confidence=min(max(sure, _CONFIDENT[0]), _CONFIDENT[1]),
+            confidence=min(max(sure, self._config.confidence[0]), self._config.confidence[1]),
             step=p.step,
+            code=FindingCode.SIZE_OFF_OPTIMUM,
         )
 
     def when_data_grows(self, factor: float) -> Advice:
@@ -263,23 +202,23 @@ class Resizing:
         """
         factor, p = positive("factor", factor), self.present
         if p.mode == "max":
-            return self._silent(words.not_a_loss(p.metric), "not a loss")
+            return self._silent(words.not_a_loss(p.metric), FindingCode.NOT_A_LOSS)
         if self._tuning:
-            return tuning_growth(p, self.rungs, factor)
-        tradeoff, source, why = self._tradeoff
+            return tuning_growth(p, self.table, factor, self._config)
+        tradeoff, source, reason = self._tradeoff
         if tradeoff is None:
-            return self._silent(words.cannot(why), "cannot tell")
+            return self._silent(words.cannot(reason), FindingCode.SIZE_UNKNOWN)
         agree, said = tradeoff.agreement(p.compute)
         if not agree:
-            return self._silent(words.contradiction(said), "contradiction")
+            return self._silent(words.contradiction(said), FindingCode.ESTIMATES_CONTRADICT)
         try:
             now, then = tradeoff.best_for(p.tokens), tradeoff.best_for(p.tokens * factor)
         except ValueError as error:
-            return self._silent(words.cannot(str(error)), "cannot tell")
+            return self._silent(words.cannot(str(error)), FindingCode.SIZE_UNKNOWN)
         growth = then.params / now.params
         middle = min(max((now.exponent + then.exponent) / 2, 0.01), 0.99)
         spread = max(now.exponent_sd, then.exponent_sd) / (1 - middle) ** 2 * abs(math.log(factor))
-        half = math.exp(1.645 * spread)
+        half = math.exp(normal_quantile(self._config.level) * spread)
         evidence: dict[str, Any] = {
             "source": source,
             "data_factor": factor,
@@ -288,26 +227,27 @@ class Resizing:
             "now": now.to_dict(),
             "then": then.to_dict(),
         }
-        if half > _UNSURE:
-            return Advice("continue", words.growth_unsure(factor, source), evidence | {"why": "unsure"}, step=p.step)
+        if half > self._config.max_growth_ratio:
+            sentence = words.growth_unsure(factor, source)
+            return Advice("continue", sentence, evidence, step=p.step, code=FindingCode.SIZE_UNCERTAIN)
         following = self._configure(then.params, then.tokens)
         evidence["next"] = following.to_dict()
         sentence = words.growth(p, factor, growth, (growth / half, growth * half), now, then, source, following)
-        return Advice("resize", sentence, evidence, cost=0.0, confidence=_LEVEL, step=p.step)
+        return Advice("resize", sentence, evidence, 0.0, 0.0, self._config.level, p.step, FindingCode.DATA_GROWTH)
 
     # ------------------------------------------------------------------ private
 
     def _affordable(self, tradeoff: Tradeoff, size: float) -> float:
         """Tokens that the budget leaves a model of this size."""
-        return self._budget / float(tradeoff.per_token(size)) - self._inference / 3
+        return self._budget / float(tradeoff.per_token(size)) - self._inference * INFERENCE_SHARE
 
     def _loss(self, tradeoff: Tradeoff, size: float, tokens: float) -> float:
         return float(tradeoff.loss(size, effective_tokens(tokens, self._unique)))
 
     def _saved(self, tradeoff: Tradeoff, loss: float) -> float:
         """Share of the budget that a model of the best size does not need for this loss."""
-        low, high = math.log(self._budget) - 12, math.log(self._budget)
-        for _ in range(40):
+        low, high = math.log(self._budget) - _SEARCH_LOG_RANGE, math.log(self._budget)
+        for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             try:
                 reached = tradeoff.best(math.exp(middle), self._inference, self._unique).loss <= loss
@@ -323,11 +263,11 @@ class Resizing:
 
     def _of_experts(self, tradeoff: Tradeoff) -> float | None:
         """Change of ln loss for each doubling of all parameters at one active size, where the family shows it."""
-        rungs = self.rungs
-        if self.present.active_params is None or len(rungs) == len(self._experts[0]):
+        table = self.table
+        if self.present.active_params is None or len(table) == len(self._experts[0]):
             return None
-        spare = np.log(rungs.total / rungs.params)
-        rest = np.log(rungs.loss) - np.log(tradeoff.loss(rungs.params, rungs.tokens))
+        spare = np.log(table.total / table.params)
+        rest = np.log(table.loss) - np.log(tradeoff.loss(table.params, table.tokens))
         spare, rest = spare - spare.mean(), rest - rest.mean()
         slope = float(spare @ rest / (spare @ spare))
         error = float(np.std(rest - slope * spare) / math.sqrt(spare @ spare))
@@ -349,5 +289,5 @@ class Resizing:
             rule=self._rule,
         )
 
-    def _silent(self, reason: str, why: str) -> Advice:
-        return Advice("continue", reason, {"why": why}, step=self.present.step)
+    def _silent(self, reason: str, code: FindingCode) -> Advice:
+        return Advice("continue", reason, step=self.present.step, code=code)

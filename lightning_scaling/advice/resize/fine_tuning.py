@@ -1,29 +1,22 @@
-"""Fine-tuning: which trained model to start from, and whether more data call for a larger one."""
+"""Fine-tuning: choice of the trained model, and the effect of more data."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.advice.config import ResizeConfig
 from lightning_scaling.advice.resize import messages as words
-from lightning_scaling.advice.resize.ladder import LadderTable
 from lightning_scaling.advice.resize.next_config import Configuration
-from lightning_scaling.advice.result import Advice
+from lightning_scaling.advice.resize.state import LadderTable, ModelState
+from lightning_scaling.advice.result import Advice, FindingCode
 from lightning_scaling.laws import get
 
-if TYPE_CHECKING:
-    from lightning_scaling.advice.resize.decision import Present
-
 Array = NDArray[np.float64]
-
-_FEWEST, _SIZES, _AMOUNTS = 5, 2, 2
-_ALIKE = 1.05
-_DRAWS = 400
-_SURE = 0.95
 
 
 class Multiplicative:
@@ -33,22 +26,24 @@ class Multiplicative:
     ``params^(beta - alpha)``: it has no best size in between, so the sizes that the family has are compared.
 
     Args:
-        rungs: The runs.
+        table: The runs.
 
     Raises:
         ValueError: If they are too few or too alike to fit it, with the reason.
     """
 
-    def __init__(self, rungs: LadderTable) -> None:
-        sizes, amounts = _distinct(rungs.params), _distinct(rungs.tokens)
-        if len(rungs) < _FEWEST or len(sizes) < _SIZES or len(amounts) < _AMOUNTS:
+    def __init__(self, table: LadderTable, config: ResizeConfig) -> None:
+        sizes, amounts = (_distinct(values, config.tuning_same_ratio) for values in (table.params, table.tokens))
+        fewest, distinct = config.tuning_min_runs, config.tuning_min_distinct
+        if len(table) < fewest or min(len(sizes), len(amounts)) < distinct:
             raise ValueError(
-                f"The law of fine-tuning needs {_FEWEST} runs of the family with {_SIZES} sizes and {_AMOUNTS} amounts "
-                f"of data, but there are {len(rungs)} runs with {len(sizes)} and {len(amounts)}."
+                f"The law of fine-tuning needs {fewest} runs of the family with {distinct} sizes and {distinct} "
+                f"amounts of data, but there are {len(table)} runs with {len(sizes)} and {len(amounts)}."
             )
         self.sizes = sizes
+        self._draws = config.tuning_draws
         self._fit = get("zhang").fit(
-            {"params": rungs.params, "finetune_tokens": rungs.tokens, "loss": rungs.loss}, bootstrap=0
+            {"params": table.params, "finetune_tokens": table.tokens, "loss": table.loss}, bootstrap=0
         )
         if not self._fit.ok:
             raise ValueError(f"The law of fine-tuning could not be fitted: {self._fit.message or self._fit.status}.")
@@ -64,26 +59,31 @@ class Multiplicative:
 
     def better(self, params: float, tokens: float, other: float, other_tokens: float) -> float:
         """Probability that another size on other tokens ends lower."""
-        draws = self._fit.draws(count=_DRAWS, seed=0)
+        draws = self._fit.draws(count=self._draws, seed=0)
         gain = draws["alpha"] * math.log(other / params) + draws["beta"] * math.log(other_tokens / tokens)
         return float(np.mean(gain > 0))
 
 
 def tuning_advice(
-    present: Present, rungs: LadderTable, configure: Callable[[float, float], Configuration], least_cost: float
+    present: ModelState,
+    table: LadderTable,
+    configure: Callable[[float, float], Configuration],
+    least_cost: float,
+    config: ResizeConfig,
 ) -> Advice:
     """Whether another of the family's sizes, tuned with the same compute, would end lower.
 
     Args:
         present: The run.
-        rungs: The runs of its family.
+        table: The runs of its family.
         configure: What to train next, from size and data.
-        least_cost: Share of the data that must be saved to be worth a word.
+        least_cost: Share of the data that must be saved for advice.
+        config: Tuned numbers.
     """
     try:
-        law = Multiplicative(rungs)
+        law = Multiplicative(table, config)
     except ValueError as error:
-        return Advice("continue", words.cannot(str(error)), {"why": "cannot tell"}, step=present.step)
+        return Advice("continue", words.cannot(str(error)), step=present.step, code=FindingCode.SIZE_UNKNOWN)
     work = present.size * present.tokens
     here = law.loss(present.size, present.tokens)
     best = min((float(size) for size in law.sizes), key=lambda size: law.loss(size, work / size))
@@ -92,32 +92,50 @@ def tuning_advice(
     reducible = here - law.params["E"]
     saved = 1 - (1 - gain / reducible) ** (1 / law.params["beta"]) if 0 < gain < reducible else 0.0
     evidence: dict[str, Any] = {"law": law.params, "best": best, "gain": gain, "sure": sure, "compute_saved": saved}
-    if gain <= 0 or sure < _SURE or saved < least_cost or abs(math.log(best / present.size)) < math.log(_ALIKE):
-        return Advice("continue", words.tuning_fits(present, len(rungs)), evidence | {"why": "near"}, step=present.step)
+    if (
+        gain <= 0
+        or sure < config.tuning_probability
+        or saved < least_cost
+        or abs(math.log(best / present.size)) < math.log(config.tuning_same_ratio)
+    ):
+        sentence = words.tuning_fits(present, len(table))
+        return Advice("continue", sentence, evidence, step=present.step, code=FindingCode.SIZE_NEAR_OPTIMUM)
     following = configure(best, work / best)
     evidence["next"] = following.to_dict() | {"params": best}
-    sentence = words.tuning(present, best, work / best, gain, saved, len(rungs), following)
-    return Advice("resize", sentence, evidence, saving=saved, cost=0.0, confidence=min(sure, 0.99), step=present.step)
+    sentence = words.tuning(present, best, work / best, gain, saved, len(table), following)
+    return Advice(
+        "resize",
+        sentence,
+        evidence,
+        saved,
+        0.0,
+        min(sure, config.confidence[1]),
+        present.step,
+        FindingCode.SIZE_OFF_OPTIMUM,
+    )
 
 
-def tuning_growth(present: Present, rungs: LadderTable, factor: float) -> Advice:
+def tuning_growth(present: ModelState, table: LadderTable, factor: float, config: ResizeConfig) -> Advice:
     """What more data for tuning are worth; the size need not follow them.
 
     Args:
         present: The run.
-        rungs: The runs of its family.
+        table: The runs of its family.
         factor: New data over present data.
+        config: Tuned numbers.
     """
     try:
-        law = Multiplicative(rungs)
+        law = Multiplicative(table, config)
     except ValueError as error:
-        return Advice("continue", words.cannot(str(error)), {"why": "cannot tell"}, step=present.step)
+        return Advice("continue", words.cannot(str(error)), step=present.step, code=FindingCode.SIZE_UNKNOWN)
     here, there = law.loss(present.size, present.tokens), law.loss(present.size, present.tokens * factor)
-    evidence = {"law": law.params, "why": "near", "gain": here - there}
-    return Advice("continue", words.tuning_growth(factor, here, there), evidence, step=present.step)
+    evidence = {"law": law.params, "gain": here - there}
+    return Advice(
+        "continue", words.tuning_growth(factor, here, there), evidence, step=present.step, code=FindingCode.DATA_GROWTH
+    )
 
 
-def _distinct(values: Array) -> Array:
-    """Values without those within 5 % of a smaller one."""
+def _distinct(values: Array, ratio: float) -> Array:
+    """Values without those within a ratio of a smaller one."""
     ordered = np.unique(values)
-    return ordered[np.concatenate([[True], np.diff(np.log(ordered)) > math.log(_ALIKE)])] if len(ordered) else ordered
+    return ordered[np.concatenate([[True], np.diff(np.log(ordered)) > math.log(ratio)])] if len(ordered) else ordered

@@ -1,33 +1,30 @@
-"""Every sentence on size and data."""
+"""Sentences on size and data."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lightning_scaling._utils.formatting import count as quantity
+from lightning_scaling.advice.config import DEFAULT
+from lightning_scaling.advice.resize.next_config import Configuration
+from lightning_scaling.advice.resize.state import ModelState
+from lightning_scaling.allocation.tradeoff import BestSize
 
-if TYPE_CHECKING:
-    from lightning_scaling.advice.resize.decision import Present
-    from lightning_scaling.advice.resize.next_config import Configuration
-    from lightning_scaling.allocation.tradeoff import BestSize
-
-_SAME = 0.1
 PUBLISHED = "published laws of language models"
 NO_FAMILY = "There are no past runs of the family to learn from, and published laws count tokens of text."
 NO_EXPERTS = "No run of the family has as large a share of its parameters active (`meta['active_params']`)."
 
 
 def unread(runs: int) -> str:
-    """The history is of no use."""
-    which = "the only past run does not tell" if runs == 1 else f"none of the {runs} past runs tells"
+    """No past run is usable."""
+    which = "the only past run does not hold" if runs == 1 else f"none of the {runs} past runs holds"
     return f"{which} its size, its tokens and a falling loss."
 
 
-def cannot(why: str) -> str:
-    """Nothing can be said."""
-    return f"No advice on size: {why[:1].lower()}{why[1:]}"
+def cannot(reason: str) -> str:
+    """No estimate is possible."""
+    return f"No advice on size: {reason[:1].lower()}{reason[1:]}"
 
 
 def not_a_loss(metric: str) -> str:
@@ -48,7 +45,7 @@ def contradiction(said: str) -> str:
     return f"No advice on size: {said}, which contradict each other."
 
 
-def unaffordable(present: Present, budget: float) -> str:
+def unaffordable(present: ModelState, budget: float) -> str:
     """Inference alone uses up the budget."""
     return (
         f"No advice on size: a model of {quantity(present.size)} parameters leaves nothing of the {budget:.3g} FLOPs "
@@ -56,7 +53,7 @@ def unaffordable(present: Present, budget: float) -> str:
     )
 
 
-def repeats(present: Present, unique: float, new: float) -> str:
+def repeats(present: ModelState, unique: float, new: float) -> str:
     """Too many epochs."""
     return (
         f"The plan goes {present.tokens / unique:.3g} times over the {quantity(unique)} unique {present.unit}, and "
@@ -100,7 +97,7 @@ def _off(factor: float, words: tuple[str, str]) -> str:
 class SizeComparison:
     """What the sentences on one comparison of a run with the best size are made of."""
 
-    present: Present
+    present: ModelState
     best: BestSize
     source: str
     gain: float
@@ -127,7 +124,7 @@ class SizeComparison:
         more = ""
         if experts is not None:
             more = f"; each doubling of all parameters at one active size lowers the family's loss by {-experts:.1%}"
-        if abs(math.log(self.budget / p.compute)) < _SAME:
+        if abs(math.log(self.budget / p.compute)) < DEFAULT.resize.same_budget:
             wrong = (
                 f"this run's {quantity(p.size)} are {_off(factor, ('many', 'few'))} and its {quantity(self.tokens)} "
                 f"{p.unit} {_off(self.tokens / self.best.tokens, ('many', 'few'))}"
@@ -156,7 +153,7 @@ class SizeComparison:
 
 
 def growth(
-    present: Present,
+    present: ModelState,
     factor: float,
     grown: float,
     interval: tuple[float, float],
@@ -176,15 +173,15 @@ def growth(
 
 
 def growth_unsure(factor: float, source: str) -> str:
-    """How the model should follow its data cannot be told."""
+    """How the model should follow its data is not known."""
     return (
-        f"How a model should grow with x{factor:.3g} the data cannot be told from the {source}: the interval is too "
-        "wide."
+        f"How a model should grow with x{factor:.3g} the data cannot be worked out from the {source}: the interval is "
+        "too wide."
     )
 
 
 def tuning(
-    present: Present, best: float, tokens: float, gain: float, saved: float, runs: int, following: Configuration
+    present: ModelState, best: float, tokens: float, gain: float, saved: float, runs: int, following: Configuration
 ) -> str:
     """Another base model would be better."""
     return (
@@ -195,7 +192,7 @@ def tuning(
     )
 
 
-def tuning_fits(present: Present, runs: int) -> str:
+def tuning_fits(present: ModelState, runs: int) -> str:
     """No other base model is better for certain."""
     return (
         f"Among the sizes of the {runs} fine-tuned runs of the family none is surely better than this run's "

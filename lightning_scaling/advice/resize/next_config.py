@@ -1,4 +1,4 @@
-"""The configuration that a run of another size should have: shape, learning rate, batch and steps."""
+"""Configuration of a run of another size: shape, learning rate, batch and steps."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from lightning_scaling._utils.formatting import count as quantity
-from lightning_scaling._utils.validation import positive
+from lightning_scaling._utils.validation import one_of, positive
+from lightning_scaling.laws import get
 
 Rule = Literal["step_law", "deepseek", "mup"]
 
 NAMED = {"step_law": "Step Law", "deepseek": "DeepSeek's law", "mup": "muP"}
 """What each rule is called in a sentence."""
 
-_RATE = {"params": -0.7129, "tokens": 0.3075}
-_BATCH = 0.5709
-_DEEPSEEK_RATE, _DEEPSEEK_BATCH = -0.1250, 0.3271
-
+# Usual proportions: a head of 64, of 128 from width 2,048 on; widths in steps of 64, finer for narrow models.
 _ASPECT, _PER_BLOCK = 100.0, 12.0
 _HEAD, _WIDE_HEAD, _WIDE = 64, 128, 2048
 _NARROW = ((512, 64), (128, 16), (0, 8))
@@ -51,7 +49,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any) -> Shape | None:
-        """The shape that a configuration tells under the usual names; ``None`` where width or depth is not among them.
+        """The shape that a configuration holds under the usual names; ``None`` where width or depth is not among them.
 
         Args:
             config: A mapping, or an object with attributes, such as ``module.config`` or ``module.hparams``.
@@ -106,7 +104,7 @@ def shape_for(params: float, now: Shape | None, params_now: float, embedding: fl
 
 @dataclass(frozen=True)
 class Configuration:
-    """What to train next.
+    """The configuration to train next.
 
     Attributes:
         params: Size of the model, as the shape has it.
@@ -149,6 +147,12 @@ class Configuration:
         return {name: value for name, value in vars(self).items() if name != "shape"} | shape
 
 
+def step_law_exponents() -> tuple[float, float, float]:
+    """Exponents of the rate in size and in tokens, and of the batch in tokens (Li et al. 2025, arXiv 2503.04715)."""
+    rate = get("step_law_rate").published["step-law"].values
+    return rate["alpha"], rate["beta"], get("step_law_batch").published["step-law"].values["gamma"]
+
+
 def next_configuration(
     params: float,
     tokens: float,
@@ -189,8 +193,7 @@ def next_configuration(
     Raises:
         ValueError: There is no such rule, or a number is not positive.
     """
-    if rule not in get_args(Rule):
-        raise ValueError(f"`rule` must be one of {', '.join(map(repr, get_args(Rule)))}, but got {rule!r}.")
+    one_of("rule", rule, get_args(Rule))
     for name, value in (("params", params), ("tokens", tokens), ("params_now", params_now), ("tokens_now", tokens_now)):
         positive(name, value)
     made, size, rows = None, params, embedding / shape.width if shape is not None else 0.0
@@ -202,10 +205,13 @@ def next_configuration(
         body, body_now = size - rows * made.width, params_now - embedding
     grown, longer = body / max(body_now, 1.0), tokens / tokens_now
     if rule == "step_law":
-        of_rate, of_batch = grown ** _RATE["params"] * longer ** _RATE["tokens"], longer**_BATCH
+        by_params, by_tokens, batch_by_tokens = step_law_exponents()
+        of_rate, of_batch = grown**by_params * longer**by_tokens, longer**batch_by_tokens
     elif rule == "deepseek":
         more = size / params_now * longer
-        of_rate, of_batch = more**_DEEPSEEK_RATE, more**_DEEPSEEK_BATCH
+        of_rate, of_batch = (
+            more ** get(law).published["deepseek"].values["a"] for law in ("deepseek_rate", "deepseek_batch")
+        )
     else:
         of_rate, of_batch = 1 / wider, 1.0
     batch = None

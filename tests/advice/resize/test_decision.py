@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lightning_scaling import Run
-from lightning_scaling.advice.resize.decision import Present, Resizing
-from lightning_scaling.advice.resize.ladder import ladder_table
+from lightning_scaling.advice.resize.decision import Resizing
 from lightning_scaling.advice.resize.next_config import Shape
+from lightning_scaling.advice.resize.state import ModelState, ladder_table
 from lightning_scaling.schedule.plan import Plan
 
 E, A, ALPHA, B, BETA = 1.8, 482.0, 0.348, 2085.0, 0.366
@@ -42,7 +42,7 @@ def family():
 
 
 def present(params, tokens, **known):
-    return Present(params, tokens, **{"plan": PLAN, "tokens_per_step": tokens / 2000, **known})
+    return ModelState(params, tokens, **{"plan": PLAN, "tokens_per_step": tokens / 2000, **known})
 
 
 def test_a_model_that_is_too_large(family):
@@ -89,13 +89,13 @@ def test_a_factor_that_costs_little_is_not_worth_a_word(family):
     resizing = Resizing(present(4.5e8, 4e9), family)
     assert 1.4 < resizing.advise().evidence["factor"] < 1.9
     assert resizing.advise().action == "continue"
-    assert resizing.advise().evidence["why"] == "near"
+    assert resizing.advise().code == "size_near_optimum"
 
 
 def test_a_size_beside_a_wide_interval_is_not_called_wrong(family):
     advice = Resizing(present(6e9, 6e9), family[::2], budget=2e22).advise()
     assert advice.action == "continue"
-    assert advice.evidence["why"] == "unsure"
+    assert advice.code == "size_uncertain"
     assert "this run's 6B are 2.2 times below that" in advice.reason
     assert advice.reason.endswith("times below that, too near the interval to call them wrong.")
 
@@ -114,8 +114,8 @@ def test_one_size_cannot_tell():
 def test_runs_without_sizes_are_of_no_use():
     bare = Run([1, 2, 3], [3.0, 2.0, 1.5], total_steps=3)
     for runs, said in (
-        ([bare, bare], "No advice on size: none of the 2 past runs tells its size, its tokens and a falling loss."),
-        ([bare], "No advice on size: the only past run does not tell its size, its tokens and a falling loss."),
+        ([bare, bare], "No advice on size: none of the 2 past runs holds its size, its tokens and a falling loss."),
+        ([bare], "No advice on size: the only past run does not hold its size, its tokens and a falling loss."),
     ):
         assert Resizing(present(1e8, 5e9, unit="samples"), runs).advise().reason == said
 
@@ -137,7 +137,7 @@ def test_two_readings_that_contradict_each_other_are_no_advice():
     ]
     advice = Resizing(present(1e8, 1e10), history).advise()
     assert advice.action == "continue"
-    assert advice.evidence["why"] == "contradiction"
+    assert advice.code == "estimates_contradict"
     assert advice.reason.startswith("No advice on size: at 6e+18 FLOPs the frontier of the runs puts the best size at ")
     assert advice.reason.endswith(", which contradict each other.")
 
@@ -146,7 +146,7 @@ def test_runs_that_follow_no_law_are_no_ground_for_advice():
     rng = np.random.default_rng(0)
     runs = [made(s, s * r, off=np.exp(0.1 * rng.standard_normal())) for s in SIZES for r in (5, 20, 80)]
     advice = Resizing(present(1.5e9, 2e9), runs).advise()
-    assert advice.evidence["why"] == "scattered"
+    assert advice.code == "runs_scattered"
     assert advice.reason.startswith("No advice on size: the 18 runs of the family scatter by ")
     assert advice.reason.endswith(
         "% around what their sizes and data explain; settle their learning rates and batches first."
@@ -173,7 +173,7 @@ def test_without_a_family_published_laws_speak_only_of_gross_errors():
         ),
         (
             {},
-            "No advice on size: there are no relatives to learn from, and published laws begin at 1e+07 parameters and "
+            "No advice on size: there are no past runs to learn from, and published laws begin at 1e+07 parameters and "
             "1e+08 tokens of text.",
         ),
         (
@@ -182,8 +182,8 @@ def test_without_a_family_published_laws_speak_only_of_gross_errors():
         ),
     ],
 )
-def test_what_cannot_be_judged_is_told(known, said):
-    resizing = Resizing(Present(1e5, 1e6, **known))
+def test_what_cannot_be_judged_is_said(known, said):
+    resizing = Resizing(ModelState(1e5, 1e6, **known))
     assert resizing.advise().reason == said
     assert resizing.when_data_grows(2).reason == said
     assert resizing.advise().action == "continue"
@@ -228,12 +228,12 @@ def test_a_growth_that_cannot_be_told(family):
     advice = Resizing(present(3e8, 6e9), runs).when_data_grows(10)
     assert advice.action == "continue"
     assert advice.reason == (
-        "How a model should grow with x10 the data cannot be told from the 6 runs of the family: the interval is too "
-        "wide."
+        "How a model should grow with x10 the data cannot be worked out from the 6 runs of the family: the interval is "
+        "too wide."
     )
 
 
-def test_repeats_are_told_before_size(family):
+def test_repeats_come_before_size(family):
     advice = Resizing(present(3e8, 6e10), family, unique_tokens=3e9).advise()
     assert advice.action == "investigate"
     assert advice.reason == (
@@ -243,7 +243,7 @@ def test_repeats_are_told_before_size(family):
     assert Resizing(present(3e8, 6e9), family, unique_tokens=3e9).advise().action == "continue"
 
 
-def test_a_learning_rate_off_the_family_is_told_before_size(family):
+def test_a_learning_rate_off_the_family_comes_before_size(family):
     fast = Plan([1, STEPS], [1e-2, 1e-2], total_steps=STEPS)
     advice = Resizing(present(3e8, 6e9, plan=fast), family).advise()
     assert advice.action == "investigate"
@@ -254,18 +254,18 @@ def test_a_learning_rate_off_the_family_is_told_before_size(family):
     assert ", is 1/" in Resizing(present(3e8, 6e9, plan=slow), family).advise().reason
 
 
-def test_a_batch_off_the_family_is_told_before_size(family):
+def test_a_batch_off_the_family_comes_before_size(family):
     advice = Resizing(present(3e8, 6e9, tokens_per_step=2e8), family).advise()
     assert advice.action == "investigate"
     assert advice.reason.startswith("The batch, 200M tokens a step, is ")
-    assert advice.evidence["why"] == "batch"
+    assert advice.code == "batch_off_past_runs"
 
 
-def test_unfinished_runs_count_by_their_landing(family):
+def test_unfinished_runs_enter_with_their_forecast(family):
     runs = [made(size, size * ratio, until=0.6 if ratio == 20 else 1.0) for size in SIZES for ratio in (5, 20, 80)]
-    rungs = ladder_table(runs, PLAN)
-    assert (len(rungs), rungs.unfinished, rungs.left_out) == (18, 6, 0)
-    assert rungs.loss == pytest.approx([chinchilla(s, s * r) for s in SIZES for r in (5, 20, 80)], rel=0.01)
+    table = ladder_table(runs, PLAN)
+    assert (len(table), table.unfinished, table.left_out) == (18, 6, 0)
+    assert table.loss == pytest.approx([chinchilla(s, s * r) for s in SIZES for r in (5, 20, 80)], rel=0.01)
     advice = Resizing(present(1.5e9, 2e9), runs).advise()
     assert advice.action == "resize"
     assert "the 18 runs of the family (6 of them forecast) put" in advice.reason
@@ -360,7 +360,7 @@ def test_wrong_numbers_are_refused(given, said):
     with pytest.raises(ValueError, match=said):
         Resizing(present(1e8, 1e9), **given)
     with pytest.raises(ValueError, match="`params` must be a positive"):
-        Present(0, 1e9)
+        ModelState(0, 1e9)
     with pytest.raises(ValueError, match="`factor` must be a positive"):
         Resizing(present(1e8, 1e9)).when_data_grows(0)
 
@@ -385,8 +385,8 @@ def test_runs_of_another_schedule_are_moved_to_the_present_one():
                         tokens_per_step=constant.tokens_per_step,
                     )
                 )
-    rungs = ladder_table(runs, falling)
-    truth = chinchilla(rungs.params, rungs.tokens)
+    table = ladder_table(runs, falling)
+    truth = chinchilla(table.params, table.tokens)
     alone = ladder_table(runs)
-    assert rungs.moved >= 18
-    assert np.median(np.abs(np.log(rungs.loss / truth))) < 0.5 * np.median(np.abs(np.log(alone.loss / truth)))
+    assert table.moved >= 18
+    assert np.median(np.abs(np.log(table.loss / truth))) < 0.5 * np.median(np.abs(np.log(alone.loss / truth)))

@@ -1,0 +1,210 @@
+"""The run that is asked about, and past runs as a table of sizes, data and final losses under one schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_scaling._utils.validation import positive
+from lightning_scaling.advice.config import DEFAULT, ResizeConfig
+from lightning_scaling.advice.resize.next_config import Shape
+from lightning_scaling.allocation.task import TRAINING_FLOPS
+from lightning_scaling.allocation.tradeoff import Tradeoff, fit_tradeoff
+from lightning_scaling.forecast.priors.final_loss import FinalLossPrior
+from lightning_scaling.forecast.priors.past_run import PastRun
+from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.run import Run
+from lightning_scaling.schedule.plan import Plan
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """Size, data and schedule of the run that is asked about.
+
+    Attributes:
+        params: Its parameters.
+        tokens: Tokens (or samples, by `unit`) that its plan sees in all, repeats included.
+        flops: Training FLOPs of the whole plan; left out, ``6 * active_params * tokens``.
+        plan: Its schedule.
+        loss: Its forecast final loss; ``None`` where that is not known.
+        tokens_per_step: Tokens (or samples) of an optimizer step.
+        active_params: Parameters that one token passes through, for a mixture of experts; left out, all.
+        embedding: Parameters that grow with the width alone.
+        shape: Its width, depth and heads; ``None`` where not known.
+        shaped: Whether the model is of equal blocks, so that a shape can be proposed.
+        unit: What is counted: ``"tokens"`` or ``"samples"``.
+        metric: Name of the metric followed.
+        mode: Whether it is to be low or high.
+        step: The present step.
+
+    Raises:
+        ValueError: If a number is not positive.
+    """
+
+    params: float
+    tokens: float
+    flops: float | None = None
+    plan: Plan | None = None
+    loss: float | None = None
+    tokens_per_step: float | None = None
+    active_params: float | None = None
+    embedding: float = 0.0
+    shape: Shape | None = None
+    shaped: bool = True
+    unit: Literal["tokens", "samples"] = "tokens"
+    metric: str = "loss"
+    mode: Literal["min", "max"] = "min"
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("params", "tokens", "flops", "tokens_per_step", "active_params"):
+            value = getattr(self, name)
+            if value is not None or name in ("params", "tokens"):
+                positive(name, value)
+
+    @property
+    def size(self) -> float:
+        """Parameters that cost compute: the active ones."""
+        return self.active_params or self.params
+
+    @property
+    def compute(self) -> float:
+        """Training FLOPs of the whole plan."""
+        return self.flops or TRAINING_FLOPS * self.size * self.tokens
+
+    @property
+    def rate(self) -> float | None:
+        """Peak learning rate of the plan."""
+        return self.plan.peak if self.plan is not None and self.plan.peak > 0 else None
+
+
+@dataclass(frozen=True)
+class LadderTable:
+    """Past runs, one row each.
+
+    Attributes:
+        params: Sizes: the active ones where a run holds them, in ``meta["active_params"]``.
+        total: All parameters.
+        tokens: Training tokens (or samples) of the whole plan.
+        loss: Final loss of each, or its forecast, under the schedule asked for.
+        error: Relative error of that.
+        flops: Training FLOPs where all runs hold them, else worked out.
+        rate: Peak learning rate, nan where not known.
+        batch: Tokens (or samples) a step.
+        unfinished: How many are forecasts.
+        moved: How many ended under another schedule.
+        left_out: How many could not be used.
+    """
+
+    params: Array
+    total: Array
+    tokens: Array
+    loss: Array
+    error: Array
+    flops: Array
+    rate: Array
+    batch: Array
+    unfinished: int
+    moved: int
+    left_out: int
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def tradeoff(self) -> Tradeoff:
+        """Size against data; see :func:`~lightning_scaling.allocation.fit_tradeoff`."""
+        return fit_tradeoff(self.params, self.tokens, self.loss, flops=self.flops, error=self.error)
+
+    def take(self, rows: NDArray[np.bool_]) -> LadderTable:
+        """The rows selected."""
+        kept: dict[str, Any] = {name: v[rows] for name, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return replace(self, **kept)
+
+    @property
+    def source(self) -> str:
+        """The runs within a sentence."""
+        others = f" ({self.unfinished} of them forecast)" if self.unfinished else ""
+        return f"{len(self)} runs of the family{others}"
+
+
+def ladder_table(
+    history: Iterable[Run],
+    plan: Plan | None = None,
+    flops_per_token: float = TRAINING_FLOPS,
+    config: ResizeConfig = DEFAULT.resize,
+) -> LadderTable:
+    """The table of past runs.
+
+    An unfinished run enters with its forecast final loss and the error of that; one that was annealed differently is
+    moved by the difference that ``FinalLossPrior`` predicts between its own schedule and that of `plan`, stretched to
+    its length. Runs without a size or tokens, that ended before a quarter of their plan, or whose forecast has an error
+    of more than 10 % are left out; of many the latest 100 count.
+
+    Args:
+        history: The runs, of one family.
+        plan: The schedule under which losses are compared; left out, each run's own.
+        flops_per_token: FLOPs per parameter and token, for runs that do not hold theirs.
+        config: Tuned numbers.
+    """
+    runs = list(history)[-config.max_runs :]
+    rows: list[tuple[Run, float, float, bool]] = []
+    for run in runs:
+        if not (run.params and run.tokens_per_step):
+            continue
+        past = PastRun(run)
+        if not past.is_usable or past.reached < config.min_progress * run.total_steps:
+            continue
+        final, spread = past.log_final_loss
+        if math.isfinite(final) and spread < config.max_final_error:
+            rows.append((run, final, spread, past.finished))
+    moved = 0
+    logs = [final for _, final, _, _ in rows]
+    prior = FinalLossPrior.from_history(RunHistory(row[0] for row in rows)) if plan is not None and plan.known else None
+    if prior is not None and plan is not None:
+        for place, (run, final, _, _) in enumerate(rows):
+            shift = _shift(prior, run, plan)
+            logs[place] = final + shift
+            moved += abs(shift) > config.min_shift
+    active = [float(run.meta.get("active_params") or run.params or 0) for run, *_ in rows]
+    tokens = [float(run.total_steps * (run.tokens_per_step or 0)) for run, *_ in rows]
+    flops = np.array([run.total_steps * (run.flops_per_step or math.nan) for run, *_ in rows])
+    if not np.all(np.isfinite(flops)):
+        flops = flops_per_token * np.array(active) * np.array(tokens)
+    return LadderTable(
+        params=np.array(active),
+        total=np.array([float(run.params or 0) for run, *_ in rows]),
+        tokens=np.array(tokens),
+        loss=np.exp(np.array(logs)),
+        error=np.array([spread for _, _, spread, _ in rows]),
+        flops=flops,
+        rate=np.array([_peak(run) for run, *_ in rows]),
+        batch=np.array([float(run.tokens_per_step or 0) for run, *_ in rows]),
+        unfinished=sum(not finished for *_, finished in rows),
+        moved=int(moved),
+        left_out=len(runs) - len(rows),
+    )
+
+
+def _shift(prior: FinalLossPrior, run: Run, plan: Plan) -> float:
+    own = run.plan
+    if not own.known or not own.peak > 0 or not plan.peak > 0 or not plan.total_steps:
+        return 0.0
+    tokens = run.total_steps * (run.tokens_per_step or 0.0)
+    stretched = np.maximum(plan.steps * (run.total_steps / plan.total_steps), 0.0)
+    kept = np.concatenate([[True], np.diff(stretched) > 0])
+    wanted = Plan(stretched[kept], plan.lr[kept] * (own.peak / plan.peak), total_steps=run.total_steps)
+    there, here = (prior.predict(run.params, tokens, one) for one in (wanted, own))
+    shift = math.log(there / here) if there > 0 and here > 0 else 0.0
+    return shift if math.isfinite(shift) else 0.0
+
+
+def _peak(run: Run) -> float:
+    known = run.planned_lr is not None or run.lr is not None
+    return float(run.plan.peak) if known and run.plan.peak > 0 else math.nan
