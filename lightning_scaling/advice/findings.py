@@ -18,7 +18,7 @@ def findings(s: RunState, cause: Cause, config: FindingsConfig = DEFAULT.finding
 
     Args:
         s: The state of the run.
-        cause: The likely cause, as far as the losses tell.
+        cause: The likely cause, as far as the losses show.
         config: Tuned numbers.
     """
     for find in _FINDINGS:

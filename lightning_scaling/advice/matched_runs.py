@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from lightning_scaling._utils.stats import t_quantile
 from lightning_scaling.advice.config import DEFAULT, AdviceConfig
+from lightning_scaling.runs.final_loss import final_loss
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
 Array = NDArray[np.float64]
 
 _COEFFICIENTS = 3
-_FINISHED = 0.97
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,10 @@ def learning_rate_optimum(
     for run in runs:
         if not _same_model(run, params, total, config.matched_runs.same_ratio):
             continue
-        steps, losses = _finite(run)
-        if steps.size and steps[-1] >= _FINISHED * run.total_steps:
+        final = final_loss(run.step, run.loss, run.total_steps)
+        if final is not None:
             rates.append(run.plan.peak)
-            finals.append(sign * _mean(steps, losses, 0.97 * steps[-1], float(steps[-1])))
+            finals.append(sign * final)
     x, y = np.log(np.array(rates)), np.array(finals)
     if np.unique(np.round(x, 2)).size < c.min_rates or np.ptp(x) < math.log(c.min_span):
         return None

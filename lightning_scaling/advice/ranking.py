@@ -27,6 +27,7 @@ _DRAWS = 2000
 _GRID = np.linspace(0.0, 1.0, 401)
 _FINISHED = 0.995
 _SPACINGS = 1.5
+_FEWEST_RUNS = 2
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def compare_runs(
         [1]
     """
     candidates = [Candidate(run, scale=scale, prior=prior) for run in runs]
-    if len(candidates) < 2:
+    if len(candidates) < _FEWEST_RUNS:
         raise ValueError(f"Runs are compared with each other, so at least two are needed, but got {len(candidates)}.")
     fraction = min(one.reached for one in candidates) if at is None else float(at)
     if not 0 < fraction <= 1:
@@ -251,7 +252,7 @@ def rank(candidates: Sequence[Candidate], fraction: float, config: RankingConfig
 def _look(candidates: Sequence[Candidate], fraction: float, config: RankingConfig) -> Ranking | None:
     """The runs compared at one progress."""
     found = [(i, one, shapes) for i, one in enumerate(candidates) if one.alive and (shapes := one.at(fraction))]
-    if len(found) < 2:
+    if len(found) < _FEWEST_RUNS:
         return None
     levels = [shapes.level for _, _, shapes in found]
     settled = [shapes.settled / one.run.total_steps for _, one, shapes in found]

@@ -14,6 +14,7 @@ from lightning_scaling.advice.findings import diverged, misses, weights_lost
 from lightning_scaling.advice.state import RunState
 
 _MAX_PERCENT = 0.999
+_EVEN_ODDS = 0.5
 
 
 class StopKind(StrEnum):
@@ -104,7 +105,7 @@ class StopRule:
         for name, number in (("target", target), ("best", best)):
             if number is not None and not is_number(number):
                 raise TypeError(f"`{name}` must be a finite number or None, but got {number!r}.")
-        if not is_number(probability) or not 0.5 <= probability < 1:
+        if not is_number(probability) or not _EVEN_ODDS <= probability < 1:
             raise ValueError(f"`probability` must be at least 0.5 and below 1, but got {probability!r}.")
         for name, number in (("value", value), ("price_per_hour", price_per_hour), ("price_per_flop", price_per_flop)):
             if number is not None and not (is_number(number) and number > 0):

@@ -212,9 +212,9 @@ def turning(best=300, slope=0.35):
 @pytest.mark.parametrize(("metric", "expected"), [("val_loss", "repeated_data"), (None, "learning_rate")])
 def test_a_held_out_loss_that_turns_up_on_repeated_data_is_overfitting(metric, expected):
     _, said = watched(turning(), facts={"epoch_steps": 60}, monitor=metric)
-    told = [one.advice for one in said if one.advice.action == "investigate"]
-    assert told[0].evidence["cause"] == expected
-    assert (": the model then overfits (this is pass " in told[0].reason) == (metric is not None)
+    advice = [one.advice for one in said if one.advice.action == "investigate"]
+    assert advice[0].evidence["cause"] == expected
+    assert (": the model then overfits (this is pass " in advice[0].reason) == (metric is not None)
 
 
 def test_a_held_out_loss_that_turns_up_in_the_first_pass_is_none():

@@ -168,10 +168,10 @@ class Resizing:
             "left_out": self.table.left_out,
             "experts": experts,
         }
-        told = words.SizeComparison(p, best, source, loss - best.loss, saved, tokens, (lower, upper), self._budget)
+        sentences = words.SizeComparison(p, best, source, loss - best.loss, saved, tokens, (lower, upper), self._budget)
         if wasted < self._least_cost:
             inside = saved < self._least_cost
-            sentence = told.near_enough() if inside else told.not_sure()
+            sentence = sentences.near_enough() if inside else sentences.not_sure()
             code = FindingCode.SIZE_NEAR_OPTIMUM if inside else FindingCode.SIZE_UNCERTAIN
             return Advice("continue", sentence, evidence, step=p.step, code=code)
         following = self._configure(best.params, best.tokens)
@@ -179,7 +179,7 @@ class Resizing:
         sure = 0.5 * (1 + math.erf(abs(math.log(p.size / best.params)) / best.sd / math.sqrt(2)))
         return Advice(
             "resize",
-            told.resize(following, experts),
+            sentences.resize(following, experts),
             evidence,
             saving=saved,
             cost=0.0,
@@ -195,7 +195,7 @@ class Resizing:
             factor: New data over present data; 2 for twice as much, below 1 for less.
 
         Returns:
-            Advice to ``"resize"``; ``"continue"`` where the growth cannot be told.
+            Advice to ``"resize"``; ``"continue"`` where the growth is not known.
 
         Raises:
             ValueError: If `factor` is not positive.

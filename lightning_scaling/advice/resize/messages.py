@@ -11,6 +11,8 @@ from lightning_scaling.advice.resize.next_config import Configuration
 from lightning_scaling.advice.resize.state import ModelState
 from lightning_scaling.allocation.tradeoff import BestSize
 
+_TWO_DIGITS = 99.5
+_ONE_PERCENT = 0.005
 PUBLISHED = "published laws of language models"
 NO_FAMILY = "There are no past runs of the family to learn from, and published laws count tokens of text."
 NO_EXPERTS = "No run of the family has as large a share of its parameters active (`meta['active_params']`)."
@@ -82,11 +84,11 @@ def _next(best_params: float, best_tokens: float, following: Configuration, unit
 
 def _times(factor: float) -> str:
     off = max(factor, 1 / factor)
-    return f"{off:.2g}" if off < 99.5 else f"{off:,.0f}"
+    return f"{off:.2g}" if off < _TWO_DIGITS else f"{off:,.0f}"
 
 
 def _share(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.005 else "less than 1%"
+    return f"{share:.0%}" if share >= _ONE_PERCENT else "less than 1%"
 
 
 def _off(factor: float, words: tuple[str, str]) -> str:

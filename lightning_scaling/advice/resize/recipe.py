@@ -71,7 +71,7 @@ def _off(now: float, seen: Array) -> float:
 
 
 def _better(table: LadderTable, share: float) -> LadderTable:
-    """The half that did best for its size and data; all where that cannot be told."""
+    """The half that did best for its size and data; all where that is not known."""
     try:
         tradeoff = table.tradeoff()
     except ValueError:
