@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_scaling.callbacks.device_reads import read_numbers
+from lightning_scaling.compute.shape_flops import ShapeFlops
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64] | NDArray[np.float64]
@@ -23,11 +24,11 @@ _WORD = 2**62
 
 
 class BatchSize(NamedTuple):
-    """What one micro-batch holds: whole numbers, 0-d device tensors (read at the flush), or ``None`` if unknown."""
+    """What one micro-batch holds: whole numbers, or what they are read from at the flush, or ``None`` if unknown."""
 
     samples: int | Tensor | None
     tokens: int | Tensor | None
-    flops: int | None
+    flops: int | ShapeFlops | None
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,8 @@ class BatchHooks:
             if manual or loss.__class__ is not Tensor:
                 loss = owned(loss, _LOSS, clone=manual)
             keep(loss)
-            note((size, trainer.accumulate_grad_batches, progress.completed, rate[0]))
+            known = size if sizes.step_flops is None else sizes.measured(size)
+            note((known, trainer.accumulate_grad_batches, progress.completed, rate[0]))
             return len(values) >= room[0] and self._full()
 
         return take
@@ -172,6 +173,8 @@ class BatchHooks:
         def take(outputs: Any, batch: Any) -> bool:
             nonlocal before
             size, _ = self._sizes.find(signature(batch), batch)
+            if self._sizes.step_flops is not None:
+                size = self._sizes.measured(size)
             done = self.progress.completed
             value = self.look() if self.per_step and done != before else None
             before = done
@@ -254,7 +257,8 @@ class BatchHooks:
             self._stack()
         columns = Columns(parts=self._parts, present=self._present, error=self._error)
         if self._records:
-            columns.sizes, columns.factors, columns.done, columns.rates = zip(*self._records, strict=True)
+            sizes, columns.factors, columns.done, columns.rates = zip(*self._records, strict=True)
+            columns.sizes = self._sizes.resolve(sizes)
         self._parts, self._present = [], []
         self._records.clear()
         return columns

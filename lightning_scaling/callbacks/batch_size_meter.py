@@ -1,21 +1,25 @@
-"""What each micro-batch holds, at the cost of a look at its shapes."""
+"""Samples, tokens and FLOPs of micro-batches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from lightning_scaling.callbacks.aggregation import BatchSize
 from lightning_scaling.compute import BatchCounter, FlopMeter
+from lightning_scaling.compute.shape_flops import ShapeFlops
+
+if TYPE_CHECKING:
+    from lightning_scaling.compute.flops import Watch
 
 _MOST_SHAPES = 4096
 
 
 class BatchSizeMeter:
-    """Samples, tokens and FLOPs of micro-batches; measures each new batch shape once and remembers it.
+    """Samples, tokens and FLOPs of micro-batches, known by their shapes; FLOPs are counted on some of the real steps.
 
     Args:
         count: As in :class:`~lightning_scaling.compute.BatchCounter`.
@@ -24,11 +28,17 @@ class BatchSizeMeter:
 
     Attributes:
         by_shape: Whether shapes alone tell what a batch holds.
-        seconds: Time spent on measuring.
+        step_flops: FLOPs of the step that has just ended, if it was watched and nobody has taken them yet.
+        watch: The look at the step under way; ``None`` while there is none.
+        seconds: Time spent on watching steps and on estimates.
+        error: What went wrong with FLOPs, which are then left out.
     """
 
     def __init__(self, count: Any, flops: Any, module: Any) -> None:
         self.seconds = 0.0
+        self.step_flops: int | None = None
+        self.watch: Watch | None = None
+        self.error: Exception | None = None
         self._counter = BatchCounter(count)
         self._meter = FlopMeter(flops, counter=self._counter)
         self._module = module
@@ -52,17 +62,59 @@ class BatchSizeMeter:
         return size, lasting and len(self._known) < _MOST_SHAPES
 
     def look(self, batch: Any) -> BatchSize:
-        """Count a batch, measuring its FLOPs if no batch of its shape has been seen."""
+        """Count a batch; its FLOPs may be those of its shape, to be read by :meth:`resolve`."""
         samples, tokens = self._counter.samples_and_tokens(batch)
-        flops = self._meter.per_batch(batch)
-        if flops is None and self._meter.wanting:
+        flops = None
+        if self.error is None:
             begun = perf_counter()
-            flops = self._meter.measure(self._module, batch)
+            try:
+                flops = self._meter.prospect(self._module, batch)
+            except Exception as error:
+                self.error = error
             self.seconds += perf_counter() - begun
-        return BatchSize(samples, tokens, None if flops is None else round(flops))
+        return BatchSize(samples, tokens, round(flops) if isinstance(flops, (int, float)) else flops)
+
+    @property
+    def begin(self) -> Callable[[Any], None] | None:
+        """What to call with each batch before its step; ``None`` if no step will be watched."""
+        return self._begin if self._meter.wanting else None
+
+    def _begin(self, batch: Any) -> None:
+        if self.watch is not None:
+            self.end(failed=True)
+        self.step_flops = None
+        try:
+            if self.error is None and self._meter.wants(self._module, batch):
+                watch = self._meter.watch(self._module, batch)
+                if watch.begin():
+                    self.watch = watch
+        except Exception as error:
+            self.error = error
+
+    def end(self, *, failed: bool = False) -> None:
+        """End the look at a step, in whatever way the step ended."""
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            self.step_flops = watch.end(failed=failed)
+            self.seconds += watch.seconds
+
+    def measured(self, size: BatchSize) -> BatchSize:
+        """The size of a batch with the FLOPs that its step was seen to do."""
+        flops, self.step_flops = self.step_flops, None
+        return size._replace(flops=flops)
+
+    @staticmethod
+    def resolve(sizes: Sequence[BatchSize | None]) -> tuple[BatchSize | None, ...]:
+        """Put numbers in the place of FLOPs by shape, as they are known by now; what was one object stays one."""
+        found: dict[int, BatchSize | None] = {}
+        for size in sizes:
+            if size is not None and isinstance(size.flops, ShapeFlops) and id(size) not in found:
+                found[id(size)] = size._replace(flops=size.flops.figure())
+        return tuple([found.get(id(size), size) for size in sizes])
 
     def detach(self) -> None:
         """Let go of the module."""
+        self.end(failed=True)
         self._module = None
 
     def refresh(self) -> bool:

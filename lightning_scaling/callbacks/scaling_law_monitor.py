@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from lightning_scaling.advice import Advice
 from lightning_scaling.callbacks._compat import CallbackBase
+from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
 from lightning_scaling.callbacks.console import Console, ScalingAdviceWarning, warn
 from lightning_scaling.callbacks.session import Session
 from lightning_scaling.callbacks.settings import Settings
@@ -148,6 +149,8 @@ class ScalingLawMonitor(CallbackBase):
         self._saved: dict[str, Any] = {}
         self._interrupted = False
         self._watchers: list[Callable[[Session], None]] = []
+        self._begin: Callable[[Any], None] | None = None
+        self._sizes: BatchSizeMeter | None = None
         self._take: Callable[[Any, Any], bool] = _take_nothing
         self._before_step: Callable[[Any], None] = _note_nothing
 
@@ -253,9 +256,16 @@ class ScalingLawMonitor(CallbackBase):
 
     # ------------------------------------------------------- hooks of each batch
 
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Watch some of the steps, to count their FLOPs."""
+        if self._begin is not None:
+            self._guard(self._begin, batch)
+
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Note the learning rate."""
         try:
+            if self._sizes is not None and self._sizes.watch is not None:
+                self._sizes.watch.updating()
             self._before_step(optimizer)
         except Exception as error:
             self._fail(error)
@@ -263,6 +273,8 @@ class ScalingLawMonitor(CallbackBase):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Take the loss and the size of the batch."""
         try:
+            if self._sizes is not None and self._sizes.watch is not None:
+                self._sizes.end()
             due = self._take(outputs, batch)
         except Exception as error:
             self._fail(error, in_batch=True)
@@ -354,6 +366,8 @@ class ScalingLawMonitor(CallbackBase):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Keep what has been seen, without waiting for ranks that may be gone."""
         self._interrupted = True
+        if self._sizes is not None:
+            self._sizes.end(failed=True)
         if self._session is not None:
             self._guard(self._session.abort)
         self._close()
@@ -387,6 +401,8 @@ class ScalingLawMonitor(CallbackBase):
             "_session": None,
             "_past": None,
             "_watchers": [],
+            "_begin": None,
+            "_sizes": None,
             "_take": _take_nothing,
             "_before_step": _note_nothing,
         }
@@ -421,9 +437,13 @@ class ScalingLawMonitor(CallbackBase):
         session.start(trainer, module, state)
         self._engine = session.engine
         self._take, self._before_step = session.hooks()
+        self._sizes, self._begin = session.sizes, session.sizes.begin
 
     def _rest(self) -> None:
         """Do nothing at each batch."""
+        if self._sizes is not None:
+            self._sizes.end(failed=True)
+        self._begin = self._sizes = None
         self._take, self._before_step = _take_nothing, _note_nothing
 
     def _guard(self, function: Callable[..., None], *args: Any, **kwargs: Any) -> None:

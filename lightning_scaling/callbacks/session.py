@@ -192,8 +192,8 @@ class Session:
         begun = self._clock()
         capture, engine = self.capture, self.engine
         before, counted = capture.micro_batches, self._counted
-        capture.own_seconds += self._unbooked + capture.intake.seconds + self.gradients.seconds
-        self._unbooked = capture.intake.seconds = self.gradients.seconds = 0.0
+        capture.own_seconds += self._unbooked + capture.intake.seconds + self.gradients.seconds + self.sizes.seconds
+        self._unbooked = capture.intake.seconds = self.gradients.seconds = self.sizes.seconds = 0.0
         block = capture.flush(looking=looking, closing=closing)
         if at_batch:
             stepped = getattr(self._trainer.fit_loop.epoch_loop, "_batches_that_stepped", capture.steps - 1)
@@ -225,6 +225,8 @@ class Session:
             )
             self.record.points(block)
             self._report(updates, block)
+        if (error := self.sizes.error) is not None:
+            self._console.once("flops", f"FLOPs are left out from here: {type(error).__name__}: {error}")
         if capture.lossless:
             self._console.once(
                 "lossless",
@@ -303,6 +305,7 @@ class Session:
     def epoch(self, *, ended: bool) -> None:
         """An epoch has begun or ended: the two moments at which metrics of whole epochs turn up."""
         capture = self.capture
+        self.sizes.end(failed=True)
         if capture.metric is not None or (ended and capture.stepless):
             self.flush(looking=True, closing=ended)
         if not ended and capture.micro_batches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from itertools import islice
@@ -77,7 +78,7 @@ def signature(batch: Any) -> Any:
     if kind is dict:
         return tuple([item.shape if type(item) is Tensor else signature(item) for item in batch.values()])
     if isinstance(batch, Tensor):
-        return None if batch.is_nested else tuple(batch.shape)
+        return None if batch.is_nested else batch.shape
     if isinstance(batch, Mapping):
         return tuple([signature(item) for item in batch.values()])
     if isinstance(batch, (tuple, list)):
@@ -85,7 +86,7 @@ def signature(batch: Any) -> Any:
     if is_dataclass(batch) and not isinstance(batch, type):
         return tuple([signature(getattr(batch, f.name)) for f in fields(batch)])
     if (shape := getattr(batch, "shape", None)) is not None and isinstance(shape, (tuple, torch.Size)):
-        return tuple(shape)
+        return torch.Size(shape)
     return _object_signature(batch)
 
 
@@ -99,11 +100,41 @@ def _object_signature(batch: Any) -> Any:
     return tuple([signature(item) for item in vars(batch).values() if isinstance(item, (Tensor, Mapping, tuple, list))])
 
 
-def elements(batch: Any) -> int:
-    """Numbers in all tensors of a batch, padding included: the size by which unmeasured shapes are interpolated."""
-    return sum(
-        leaf.value.numel() for leaf in leaves(batch) if isinstance(leaf.value, Tensor) and not leaf.value.is_nested
-    )
+def structure(key: Any) -> Any:
+    """What batches have to share so that their FLOPs are one function of their size: nesting and dimensions.
+
+    Lists of more than four tensors of equally many dimensions are alike whatever their length.
+
+    Args:
+        key: A signature.
+    """
+    if isinstance(key, torch.Size):
+        return len(key)
+    if isinstance(key, tuple):
+        inside = tuple([structure(item) for item in key])
+        return ("*", inside[0]) if len(inside) > 4 and len(set(inside)) == 1 else inside
+    return "-" if key is None else "n"
+
+
+def rows_and_size(key: Any) -> tuple[int, int]:
+    """First dimension of the first tensor, 1 without one, and the numbers in all tensors, padding included.
+
+    Args:
+        key: A signature; plain numbers in it, such as the nodes of a graph, add themselves to the size.
+    """
+    sizes = list(_sizes(key))
+    rows = next((size[0] if isinstance(size, torch.Size) else size for size in sizes if size not in (0, ())), 1)
+    return max(rows, 1), sum(math.prod(size) if isinstance(size, torch.Size) else size for size in sizes)
+
+
+def _sizes(key: Any) -> Iterator[Any]:
+    if isinstance(key, torch.Size):
+        yield key
+    elif isinstance(key, tuple):
+        for item in key:
+            yield from _sizes(item)
+    elif key is not None:
+        yield key
 
 
 def plain(key: Any) -> Any:

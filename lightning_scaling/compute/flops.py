@@ -4,47 +4,45 @@ from __future__ import annotations
 
 import math
 import sys
-from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from numbers import Real
 from typing import Any, Literal
 
 from torch import nn
+from torch.optim import optimizer as optim
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_scaling.compute.batch_counter import BatchCounter
-from lightning_scaling.compute.batch_shapes import elements, plain, signature
-from lightning_scaling.compute.opcount import OpCounter
+from lightning_scaling.compute.batch_shapes import signature, structure
+from lightning_scaling.compute.opcount import OpCounter, leave_to_python, operation_seconds
 from lightning_scaling.compute.params import ParamCounts, count_params
-from lightning_scaling.compute.rehearsal import Tally, rehearse, tally
+from lightning_scaling.compute.shape_flops import ShapeFamily, ShapeFlops
 from lightning_scaling.compute.six_nd import judge, six_n_d
 
 Provenance = Literal["user", "module", "counter", "6ND"]
-_MAX_GUESSES = 4096
-
-
-@dataclass(frozen=True)
-class _Measured:
-    flops: int | float
-    elements: int
-    provenance: Provenance
+# Refused counts in a row after which none is tried any more; a step without a loss alone says nothing.
+_REFUSALS = 3
+_PLAIN_CODE_ONLY = not hasattr(TorchDispatchMode, "ignore_compile_internals")  # torch before 2.9
 
 
 class FlopMeter:
     """FLOPs of the forward and backward pass of one micro-batch on one rank, known for each batch shape.
 
     One multiply-add is two FLOPs; only matrix products, convolutions, recurrent layers, attention and their like count;
-    a causal mask is not subtracted; the optimizer and metrics are left out. The number comes from the first of:
+    a causal mask is not subtracted; optimizers are left out. The number comes from the first of:
 
     1. ``"user"``: ``flops=`` a number, or a callable of the batch.
     2. ``"module"``: an attribute ``flops_per_batch`` of the LightningModule, as Lightning's throughput monitor wants.
-    3. ``"counter"``: the operations of one step, counted with torch's formulas: of a real step looked at
-       (:meth:`watch`), or of a step run on a throw-away copy (:meth:`measure`). Not taken when it is (nearly) zero.
+    3. ``"counter"``: the operations of real steps, counted with torch's formulas while they run (:meth:`watch`):
+       nothing runs twice. Not taken when it is (nearly) zero.
     4. ``"6ND"``: six times the parameters used in matrix products times the tokens (samples, where there are no tokens:
        a lower bound), plus the attention term where layers, width and context are given or can be seen.
 
-    Activation checkpointing is counted as run, so the recomputed part is in; the note then says how much that is.
-    A step that does different work on equal shapes (every second batch, say) is counted as the one that was measured.
+    The first three steps are watched, then ever fewer; a watched step has the FLOPs that it did, any other those of the
+    watched steps of its shape: their median where they agree, their mean where steps of one shape do different work
+    (routed experts, skipped layers, networks in turns). Shapes that were not watched are interpolated, quadratically in
+    the numbers per sample. Activations that checkpointing computes again do not count.
 
     Args:
         flops: ``"auto"``; ``"6ND"`` to count nothing; a number, the FLOPs of one micro-batch on one rank; a callable of
@@ -54,7 +52,7 @@ class FlopMeter:
         layers: Attention layers, for ``"6ND"``.
         width: Heads times head size, for ``"6ND"``.
         context: Tokens each token attends over, for ``"6ND"``.
-        max_shapes: Batch shapes to measure; later ones are interpolated linearly in the numbers a batch holds.
+        max_shapes: Batch shapes to remember.
 
     Raises:
         TypeError: If ``flops`` is none of these.
@@ -66,8 +64,8 @@ class FlopMeter:
         >>> model, batch = torch.nn.Linear(64, 8), torch.ones(32, 64)
         >>> meter.per_batch(batch) is None
         True
-        >>> meter.measure(model, batch)
-        65536
+        >>> with meter.watch(model, batch):
+        ...     model(batch).sum().backward()
         >>> meter.per_batch(batch), meter.provenance
         (65536, 'counter')
     """
@@ -81,7 +79,7 @@ class FlopMeter:
         layers: int | None = None,
         width: int | None = None,
         context: int | None = None,
-        max_shapes: int = 64,
+        max_shapes: int = 4096,
     ) -> None:
         self._constant: int | float | None = None
         self._function: Callable[[Any], Any] | None = None
@@ -103,26 +101,23 @@ class FlopMeter:
         self._active = active
         self._sizes = (layers, width, context)
         self._max_shapes = max_shapes
+        self._compiled = False
         self._stored: Mapping[str, Any] | None = None
         self._params: ParamCounts | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forget every measured shape, as when the model has changed."""
-        self._known: dict[Any, int | float] = {}
-        self._measured: dict[Any, _Measured] = {}
-        self._guesses: dict[Any, int | float] = {}
+        self._families: dict[str, ShapeFamily] = {}
         self._failure = ""
-        self._copy_failure = ""
+        self._refusals = 0
+        self._counted = False
         self._hopeless = False
         self._notes: list[str] = []
         self._first = ""
 
-    def per_batch(self, batch: Any, *, guess: bool = False) -> int | float | None:
-        """FLOPs of this micro-batch, from what is known; ``None`` when its shape is not measured yet.
-
-        Costs about a microsecond and looks at nothing but shapes. With ``guess``, a shape that is not measured is
-        interpolated from those that are, as all are once ``max_shapes`` is reached.
+    def per_batch(self, batch: Any) -> int | float | None:
+        """FLOPs of this micro-batch, as far as they are known by now; ``None`` before anything is.
 
         Raises:
             TypeError: If the callable ``flops`` returns something that is not a number.
@@ -132,64 +127,51 @@ class FlopMeter:
             return self._constant
         if self._function is not None:
             return _checked(self._function(batch), "The callable `flops` must return a number: its result")
-        key = signature(batch)
-        found = self._known.get(key)
-        if found is not None or (len(self._known) < self._max_shapes and not (guess and self._known)):
-            return found
-        return self._interpolated(key, batch)
+        return self._shape(signature(batch)).figure()
+
+    def prospect(self, module: nn.Module, batch: Any) -> int | float | ShapeFlops | None:
+        """FLOPs of this micro-batch for later: a number, or the shape, whose figure may get better until it is read.
+
+        Args:
+            module: The module that trains.
+            batch: A batch that has been trained on.
+
+        Raises:
+            TypeError: If the callable ``flops`` returns something that is not a number.
+            ValueError: If it returns a number that is not finite and positive.
+        """
+        if self._off:
+            return None
+        if self._constant is not None or self._function is not None or self._look_once(module):
+            return self.per_batch(batch)
+        shape = self._shape(signature(batch))
+        if not self._counted and shape.estimate is None:
+            self._estimate(module, batch, shape)
+        return shape
 
     @property
     def wanting(self) -> bool:
-        """Whether measuring can still help where :meth:`per_batch` gives ``None``."""
+        """Whether the FLOPs are to be found out here: not when they are given, or off."""
         return not (self._off or self._hopeless or self._constant is not None or self._function is not None)
 
-    def measure(self, module: nn.Module, batch: Any, batch_idx: int = 0) -> int | float | None:
-        """Measure the shape of this batch by a step on a copy of the module, which touches nothing of the run.
-
-        Takes about as long as a few steps' Python, and no memory for the tensors. Call once for each new shape. Never
-        raises: what goes wrong ends in ``"6ND"`` and the note.
-
-        Args:
-            module: A LightningModule (its ``training_step`` is run) or any module (its ``forward``).
-            batch: A batch on the device, as the training step gets it.
-            batch_idx: Its index.
-
-        Returns:
-            FLOPs, or ``None`` when they are off or cannot be told.
-        """
-        if not self.wanting:
-            return None if self._off or self._hopeless else self.per_batch(batch)
-        try:
-            if self._known_before(module) and (found := self.per_batch(batch)) is not None:
-                return found
-        except Exception as error:
-            self._give_up(error)
-            return None
-        seen = None
-        if self._counting and not self._failure and not self._copy_failure:
-            try:
-                seen = rehearse(module, batch, batch_idx)
-            except Exception as error:
-                self._copy_failure = str(error) or type(error).__name__
-        return self._settle(module, batch, signature(batch), seen)
-
     def can_watch(self, module: nn.Module) -> bool:
-        """Whether a real step of this module can be looked at: not when parts of it are compiled."""
-        if not self.wanting or not self._counting or self._failure:
+        """Whether real steps of this module can be looked at: with older torch, not when parts of it are compiled."""
+        return self.wanting and self._counting and not self._failure and not (_PLAIN_CODE_ONLY and _compiled(module))
+
+    def wants(self, module: nn.Module, batch: Any) -> bool:
+        """Whether the step on this batch, which is about to begin, should be watched. Call it once for each step."""
+        if not self._counting or not self.wanting or self._failure:
             return False
-        for child in module.modules():
-            own = vars(child)
-            if "_orig_mod" in child._modules or own.get("_compiled_call_impl") or own.get("_compiler_ctx"):
-                return False
-        dynamo = sys.modules.get("torch._dynamo.utils")
-        return not (dynamo is not None and dynamo.counters.get("frames"))
+        if self._params is None and self._look_once(module):
+            return False
+        shape = self._shape(signature(batch))
+        return shape.family.wants(shape) and self.can_watch(module)
 
     def watch(self, module: nn.Module, batch: Any) -> Watch:
-        """Look at a real step: its FLOPs become those of this batch's shape when the context ends without error.
+        """Look at a real step: its FLOPs are kept for its batch's shape when the context ends without error.
 
-        Nothing is run twice and nothing is copied, so this counts steps that :meth:`measure` cannot run, such as those
-        that decide by values. The step takes about as long again, and matrix products of the optimizer are counted if
-        it steps inside.
+        Nothing is run twice and nothing is copied. Matrix products of optimizers are left out where they step as
+        ``torch.optim`` does.
 
         Args:
             module: The module that trains.
@@ -209,16 +191,25 @@ class FlopMeter:
 
     @property
     def provenance(self) -> Provenance | None:
-        """Where the FLOPs come from; ``"6ND"`` if any shape needed it; ``None`` when off or nothing is known yet."""
+        """Where the FLOPs come from; ``None`` when off or nothing is known yet."""
         if self._source is not None:
             return self._source
-        sources = {item.provenance for item in self._measured.values()}
-        return "6ND" if "6ND" in sources else "counter" if sources else None
+        if self._counted:
+            return "counter"
+        return "6ND" if self._first else None
 
     @property
     def note(self) -> str:
         """What to know about the number: the cross-check with ``6 N D``, and why counting was not trusted."""
-        return " ".join(self._notes)
+        families = self._families.values()
+        parts = list(self._notes)
+        if self._counted and not all(family.steady for family in families):
+            parts.append("Steps of one shape do different work; those not looked at have their mean.")
+        shapes = sum(len(family.shapes) for family in families)
+        measured = sum(bool(one.values) for family in families for one in family.shapes.values())
+        if 0 < measured < shapes:
+            parts.append(f"Only {measured} of {shapes} batch shapes were measured; the others are interpolated.")
+        return " ".join(parts)
 
     def describe(self) -> str:
         """One line on the FLOPs and where they come from."""
@@ -230,7 +221,7 @@ class FlopMeter:
             where = "as given by `flops`" if self._source == "user" else "the module's `flops_per_batch`"
             return f"FLOPs: {self._constant:.4g} per micro-batch, {where}"
         line = self._first or ("FLOPs: cannot be told" if self._hopeless else "FLOPs: no batch measured yet")
-        return f"{line}. {self.note}" if self.note else line
+        return f"{line}. {note}" if (note := self.note) else line
 
     def state_dict(self) -> dict[str, Any]:
         """The measured shapes, in builtins."""
@@ -238,130 +229,167 @@ class FlopMeter:
             return dict(self._stored)
         return {
             "params": self._params.to_dict() if self._params is not None else None,
-            "shapes": [
-                [plain(key), item.flops, item.elements, item.provenance] for key, item in self._measured.items()
-            ],
+            "families": {name: one.state_dict() for name, one in self._families.items()},
             "notes": list(self._notes),
             "first": self._first,
             "failure": self._failure,
+            "counted": self._counted,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back measured shapes; used from the next :meth:`measure` on, if the parameters are the same."""
-        self._stored = state if state.get("shapes") else None
+        """Take back measured shapes; used from the next step on, if the parameters are the same."""
+        self._stored = state if state.get("params") else None
 
-    def _known_before(self, module: nn.Module) -> bool:
-        """Look at the module once: its own figure, its parameters, whether a checkpoint's shapes are still right."""
-        if self._params is None:
-            self._params = count_params(module, active=self._active)
-            own = getattr(module, "flops_per_batch", None)
-            if own is not None and self._counting:
-                try:
-                    self._constant, self._source = _checked(own, "The module's `flops_per_batch`"), "module"
-                    return True
-                except (TypeError, ValueError) as error:
-                    self._say(str(error))
-        stored, self._stored = self._stored, None
-        if stored is None or stored.get("params") != self._params.to_dict():
-            return False
-        for key, flops, size, provenance in stored["shapes"]:
-            self._keep(plain(key), _Measured(flops, int(size), provenance))
-        self._notes, self._first, self._failure = list(stored["notes"]), stored["first"], stored["failure"]
-        return True
+    def _look_once(self, module: nn.Module) -> bool:
+        """See the module's own figure and parameters, and whether a checkpoint's shapes are still right.
 
-    def _settle(self, module: nn.Module, batch: Any, key: Any, seen: Tally | None) -> int | float | None:
+        Returns:
+            Whether its FLOPs are known for good.
+        """
+        if self._params is not None:
+            return self._constant is not None
         try:
-            return self._settled(module, batch, key, seen)
+            self._params = count_params(module, active=self._active)
         except Exception as error:
             self._give_up(error)
-            return None
+            return False
+        self._compiled = _compiled(module)
+        own = getattr(module, "flops_per_batch", None)
+        if own is not None and self._counting:
+            try:
+                self._constant, self._source = _checked(own, "The module's `flops_per_batch`"), "module"
+            except (TypeError, ValueError) as error:
+                self._notes.append(str(error))
+        stored, self._stored = self._stored, None
+        if stored is not None and stored.get("params") == self._params.to_dict():
+            for name, family in stored["families"].items():
+                self._families.setdefault(name, ShapeFamily(self._max_shapes)).load_state_dict(family)
+            self._notes, self._first, self._failure = list(stored["notes"]), stored["first"], stored["failure"]
+            self._counted = bool(stored["counted"])
+        return self._constant is not None
+
+    def _shape(self, key: Any) -> ShapeFlops:
+        name = str(structure(key))
+        family = self._families.get(name)
+        if family is None:
+            family = self._families[name] = ShapeFamily(self._max_shapes)
+        return family.shape(key)
+
+    def _take(self, module: nn.Module, batch: Any, key: Any, seen: OpCounter) -> int | None:
+        """Keep what a step was seen to do; ``None`` if that is not trusted."""
+        if not self._counted:
+            assert self._params is not None
+            positions = self._counter.positions(batch)
+            taken, sentence = judge(seen, self._params, positions, self._counter.unit, compiled=self._compiled)
+            if not taken:
+                self._refusals += 1
+                if self._refusals >= _REFUSALS or seen.flops:
+                    self._failure = sentence
+                self._estimate(module, batch, self._shape(key), sentence)
+                return None
+            self._counted, self._notes = True, [sentence] if sentence else []
+            how = "real steps of compiled code" if self._compiled else "real steps"
+            self._first = self._line(seen.flops, positions, f"counted on {how}")
+        for one in {id(one): one for one in (self._shape(key), self._shape(signature(batch)))}.values():
+            one.family.learn(one, seen.flops)  # a step may take something out of its batch
+        return seen.flops
+
+    def _estimate(self, module: nn.Module, batch: Any, shape: ShapeFlops, reason: str = "") -> None:
+        """Give a shape the figure of ``6 N D``, for as long as nothing better is known."""
+        if self._hopeless:
+            return
+        assert self._params is not None
+        try:
+            positions = self._counter.positions(batch)
+            shape.estimate, sentence = six_n_d(module, self._params, self._counter, batch, self._sizes)
+        except Exception as error:
+            self._give_up(error)
+            return
+        self._hopeless = shape.estimate is None
+        if shape.estimate is not None:
+            self._first = self._first or self._line(shape.estimate, positions, "by 6 N D")
+        if not self._notes or reason:
+            self._notes = [part for part in (reason, sentence) if part]
 
     def _give_up(self, error: Exception) -> None:
         self._hopeless = True
-        self._say(f"FLOPs cannot be told: {error}")
-
-    def _settled(self, module: nn.Module, batch: Any, key: Any, seen: Tally | None) -> int | float | None:
-        assert self._params is not None
-        size = elements(batch)
-        positions = self._counter.positions(batch)
-        if seen is not None and not self._failure:
-            taken, sentence = judge(seen, self._params, positions, self._counter.unit)
-            if taken:
-                if not self._measured:
-                    self._first = self._line(seen.flops, positions, f"counted {seen.how}")
-                    self._notes = [*self._notes, sentence] if sentence else self._notes
-                return self._keep(key, _Measured(seen.flops, size, "counter"))
-            self._failure = sentence
-        counted = [item for item in self._measured.values() if item.provenance == "counter"]
-        if counted and not self._failure:
-            self._say(f"Some shapes could not be counted ({self._copy_failure}) and are interpolated.")
-            return self._keep(key, _Measured(_between(counted, size), size, "counter"))
-        estimate, sentence = six_n_d(module, self._params, self._counter, batch, self._sizes)
-        why = self._failure or (f"Not counted: {self._copy_failure.rstrip(chr(46))}." if self._copy_failure else "")
-        self._notes = [part for part in (why, sentence) if part]
-        if estimate is None:
-            self._hopeless = True
-            return None
-        self._first = self._line(estimate, positions, "by 6 N D")
-        return self._keep(key, _Measured(estimate, size, "6ND"))
-
-    def _keep(self, key: Any, item: _Measured) -> int | float:
-        self._measured[key] = item
-        self._known[key] = item.flops
-        self._guesses.clear()
-        return item.flops
-
-    def _interpolated(self, key: Any, batch: Any) -> int | float:
-        found = self._guesses.get(key)
-        if found is None:
-            if len(self._guesses) >= _MAX_GUESSES:
-                self._guesses.clear()
-            found = self._guesses[key] = _between(list(self._measured.values()), elements(batch))
-            self._say(f"Only {len(self._known)} batch shapes were measured; others are interpolated in their size.")
-        return found
+        self._notes.append(f"FLOPs cannot be told: {error}")
 
     def _line(self, flops: float, positions: int | None, how: str) -> str:
         size = f"a micro-batch of {positions} {self._counter.unit}" if positions is not None else "a micro-batch"
         return f"FLOPs: {flops:.4g} for {size}, forward and backward, {how}"
-
-    def _say(self, sentence: str) -> None:
-        if sentence and sentence not in self._notes and len(self._notes) < 5:
-            self._notes.append(sentence)
 
 
 class Watch:
     """Looks at one real training step; see :meth:`FlopMeter.watch`.
 
     A context manager that may also be used as ``begin()`` and ``end()`` from two hooks. It never raises.
+
+    Attributes:
+        seconds: Time that the look has taken, estimated from the number of operations.
     """
 
     def __init__(self, meter: FlopMeter, module: nn.Module, batch: Any) -> None:
+        self.seconds = 0.0
         self._meter, self._module, self._batch = meter, module, batch
         self._key = signature(batch)
         self._mode: OpCounter | None = None
+        self._hooks: list[Any] = []
 
     def begin(self) -> bool:
         """Start to count; ``False`` if this step cannot be looked at or need not be."""
         meter = self._meter
         try:
-            known = meter._known_before(self._module) and meter.per_batch(self._batch) is not None
-            if self._mode is not None or known or not meter.can_watch(self._module):
+            if self._mode is not None or meter._look_once(self._module) or not meter.can_watch(self._module):
                 return False
-            mode = OpCounter(self._module.parameters())
+            leave_to_python()
+            self._hooks = [
+                optim.register_optimizer_step_pre_hook(self._before_update),
+                optim.register_optimizer_step_post_hook(self._after_update),
+            ]
+            # Which weights are used is asked only until a count is trusted.
+            mode = OpCounter(() if meter._counted else self._module.parameters())
             mode.__enter__()  # type: ignore[no-untyped-call]
         except Exception:
+            self._unhook()
             return False
         self._mode = mode
         return True
 
-    def end(self, *, failed: bool = False) -> int | float | None:
-        """Stop counting and keep the result, unless the step failed. Call it in every case, once or more often."""
+    def updating(self) -> None:
+        """Note that an optimizer is about to update the parameters, as Lightning says after each closure."""
+        if self._mode is not None:
+            self._mode.updating = True
+
+    def _before_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if len(args) < 2 and kwargs.get("closure") is None:
+            self.updating()
+
+    def _after_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self._mode is not None:
+            self._mode.updating = False
+
+    def _unhook(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def end(self, *, failed: bool = False) -> int | None:
+        """Stop counting and keep the result, unless the step failed. Call it in every case, once or more often.
+
+        Returns:
+            FLOPs of the step; ``None`` if they are not known.
+        """
         mode, self._mode = self._mode, None
         if mode is None:
             return None
-        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        batch, self._batch = self._batch, None
-        return None if failed else self._meter._settle(self._module, batch, self._key, tally(mode, "on a real step"))
+        self._unhook()
+        with suppress(Exception):
+            mode.leave()
+            self.seconds = mode.operations * operation_seconds()
+            if not failed:
+                return self._meter._take(self._module, self._batch, self._key, mode)
+        return None
 
     def __enter__(self) -> Watch:
         self.begin()
@@ -371,17 +399,14 @@ class Watch:
         self.end(failed=kind is not None)
 
 
-def _between(items: list[_Measured], size: int) -> int | float:
-    """Linear in the size between the two nearest measured shapes, proportional to it outside of them."""
-    points = sorted({item.elements: item.flops for item in items}.items())
-    at = bisect_left(points, (size,))
-    if at < len(points) and points[at][0] == size:
-        return points[at][1]
-    if at in (0, len(points)):
-        near, flops = points[0] if at == 0 else points[-1]
-        return round(flops * size / near) if near else flops
-    (left, low), (right, high) = points[at - 1], points[at]
-    return round(low + (high - low) * (size - left) / (right - left))
+def _compiled(module: nn.Module) -> bool:
+    """Whether parts of a module are compiled, or anything has been in this process."""
+    for child in module.modules():
+        own = vars(child)
+        if "_orig_mod" in child._modules or own.get("_compiled_call_impl") or own.get("_compiler_ctx"):
+            return True
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return dynamo is not None and bool(dynamo.counters.get("frames"))
 
 
 def _checked(value: Any, what: str) -> int | float:

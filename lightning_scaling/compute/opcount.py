@@ -8,69 +8,75 @@ scores again, so that every attention kernel on every device counts alike.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-import weakref
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from time import perf_counter
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import flop_counter
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode, _push_mode
 
 Formula = Callable[..., int]
 
 _CHEAP_SPACES = frozenset(("aten", "prim", "prims", "profiler", "c10d", "_c10d_functional", "inductor"))
 _LOOKUPS = frozenset(("embedding", "_embedding_bag", "index", "index_select", "gather", "_unsafe_index"))
 _HEAVY_PREFIXES = ("linalg_", "_linalg_", "cholesky", "_sparse_mm", "triangular_solve", "ormqr", "histogram")
+_CHECKPOINT_FILES = ("checkpoint.py", "checkpointing.py", "checkpoint_activations.py")
+_NO_FORMULA, _LOOKUP, _CAST, _HEAVY, _COMPOSITE = range(5)
+_rules: dict[Any, Formula | int] = {}
 
 
 class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the FLOPs of all operations inside the context, on any device, on fake and on real tensors.
+    """Adds up the FLOPs of the operations of one real training step, which runs as it would without.
+
+    Code made by ``torch.compile`` is neither compiled anew nor skipped: the mode is off while torch compiles, and sees
+    the products that compiled code hands to libraries. Each operation costs one dictionary lookup in Python; which
+    formula belongs to it is looked up once per process.
 
     Args:
-        weights: Parameters to keep track of, by identity.
-        forbidden: Tensors that no operation may take: those of the live module, while its copy runs.
-        alone: Refuse operations that talk to other ranks, which would wait for them for ever.
-        without_values: Answer reads of floating-point numbers that are not there with 1.
+        weights: Parameters to keep track of, by identity; none makes counting cheaper.
 
     Attributes:
-        flops: FLOPs so far.
-        again: The part of ``flops`` done in backward passes with gradients enabled: recomputed activations, or second
-            derivatives.
+        flops: FLOPs so far, recomputation not included.
+        recomputed: FLOPs of activations that checkpointing computed again in the backward pass.
         uncounted: Operations that may do much but have no formula.
-        stand_ins: Reads of numbers that were answered with 1.
-        made: References to the tensors made, where there are no values.
+        operations: Operations dispatched so far.
+        updating: Whether an optimizer is updating the parameters, whose products are not counted; a product with
+            gradients on, as in the next closure of LBFGS, ends it.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(
-        self,
-        weights: Iterable[Tensor] = (),
-        *,
-        forbidden: Container[int] = (),
-        alone: bool = False,
-        without_values: bool = False,
-    ) -> None:
+    def __init__(self, weights: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops: int = 0
-        self.again: int = 0
+        self.recomputed: int = 0
+        self.operations: int = 0
         self.uncounted: set[str] = set()
-        self.stand_ins: int = 0
-        self.made: list[weakref.ref[Tensor]] = []
+        self.updating = False
         self._weights = {id(weight): weight for weight in weights}
         self._used: set[int] = set()
         self._multiplied: set[int] = set()
         self._storages = {_storage(weight): id(weight) for weight in self._weights.values()}
-        self._forbidden = forbidden
-        self._alone = alone
-        self._without_values = without_values
-        self._formulas = _formulas()
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let ``torch.compile`` do as without a mode; else it would leave a function it meets uncompiled for good."""
+        return True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # `leave_to_python` does the same at a third of the cost
 
     def used(self) -> list[Tensor]:
         """The weights that went into something other than a table lookup, in no particular order."""
-        return [self._weights[key] for key in self._used]
+        return [self._weights[key] for key in self._used | self._multiplied if key in self._weights]
 
     def multiplied(self) -> list[Tensor]:
         """The weights that went into an operation that is counted, themselves or as views or casts."""
@@ -79,65 +85,119 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        packet = getattr(func, "_overloadpacket", func)
-        if packet is torch.ops.prim.device:
-            return func(*args, **kwargs)
-        if self._alone:
-            self._refuse(func, args)
-        if self._without_values and packet is torch.ops.aten._local_scalar_dense and args[0].dtype.is_floating_point:
-            try:
-                return func(*args, **kwargs)
-            except Exception:
-                self.stand_ins += 1
-                return 1.0
-        formula = self._formulas.get(packet)
-        if formula is None and torch.is_inference_mode_enabled() and hasattr(func, "decompose"):
+        self.operations += 1
+        rule = _rules.get(func)
+        if rule == _NO_FORMULA and not self._weights:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        return self._look(func, _rule(func) if rule is None else rule, args, kwargs or {})
+
+    def _look(self, func: Any, rule: Formula | int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if rule == _COMPOSITE and torch.is_inference_mode_enabled():
             with self:  # composite operations reach this place whole under inference mode
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        if self._without_values:
-            self.made.extend(weakref.ref(value) for value in _tensors(result if type(result) is tuple else (result,)))
-        self._follow(func, args, result)
-        if formula is not None:
-            self._add(packet, lambda: formula(*args, **kwargs, out_val=result), result)
-        return result
-
-    def _refuse(self, func: Any, args: tuple[Any, ...]) -> None:
-        if func.namespace in ("c10d", "_c10d_functional"):
-            raise RuntimeError("its training step talks to other ranks")
-        if any(id(value) in self._forbidden for value in _tensors(args)):
-            raise RuntimeError("its training step reaches the live module through a closure")
-
-    def _follow(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
-        packet = getattr(func, "_overloadpacket", func)
-        name = _name(packet)
-        if self._weights and name not in _LOOKUPS:
-            self._used.update(id(value) for value in _tensors(args) if id(value) in self._weights)
-        if packet in self._formulas:
-            self._multiplied.update(self._storages.get(_storage(value), 0) for value in _tensors(args))
-        elif packet is torch.ops.aten._to_copy:
+        if self._weights and rule != _LOOKUP and not self.updating and torch.is_grad_enabled():
+            self._used.update(id(value) for value in args if id(value) in self._weights)
+        if callable(rule):
+            self._count(rule, args, kwargs, result)
+        elif rule == _CAST:
             if (cast := self._storages.get(_storage(args[0]))) is not None:
                 self._storages[_storage(result)] = cast
-        else:
-            space = getattr(func, "namespace", "aten")
-            heavy = name.startswith(_HEAVY_PREFIXES) and "norm" not in name and "cross" not in name
-            if space not in _CHEAP_SPACES or (space == "aten" and heavy):
-                self.uncounted.add(f"{space}::{name}")
+        elif rule == _HEAVY:
+            self.uncounted.add(f"{getattr(func, 'namespace', 'aten')}::{_name(getattr(func, '_overloadpacket', func))}")
+            self._used.update(id(value) for value in _tensors(args) if id(value) in self._weights)
+        return result
 
-    def _add(self, packet: Any, formula: Callable[[], int], result: Any) -> None:
+    def _count(self, formula: Formula, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        in_backward = torch._C._current_graph_task_id() != -1
+        with_grad = torch.is_grad_enabled()
+        if self.updating:
+            if not (in_backward or with_grad):
+                return
+            self.updating = False
+        if self._weights:
+            self._multiplied.update(self._storages.get(_storage(value), 0) for value in _tensors(args))
         try:
-            flops = int(formula())
-        except Exception:  # a formula must never break the step it looks at
-            self.uncounted.add(_name(packet))
+            flops = int(formula(*args, **kwargs, out_val=result))
+        except Exception:  # a formula that does not know this overload must not end the step it looks at
+            self.uncounted.add(getattr(formula, "__name__", "an operation"))
             return
         if isinstance(result, Tensor) and result.is_complex():
             flops *= 4
-        self.flops += flops
-        if torch._C._current_graph_task_id() != -1 and torch.is_grad_enabled():
-            self.again += flops
+        if in_backward and with_grad and _recomputing():
+            self.recomputed += flops
+        else:
+            self.flops += flops
+
+    def leave(self) -> None:
+        """Take the mode off the stack, also from under modes that were entered later and are still active."""
+        above: list[Any] = []
+        while (top := _get_current_dispatch_mode()) is not None and top is not self:
+            above.append(_pop_mode())
+        if top is self:
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        for mode in reversed(above):
+            _push_mode(mode)
+
+
+def leave_to_python() -> None:
+    """Keep ``torch.compile``, where it is in use, from compiling the counting itself."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo is not None and hasattr(dynamo, "skip_code"):
+        for value in (*globals().values(), *vars(OpCounter).values(), *_OURS.values()):
+            if isinstance(value, FunctionType) and value.__module__ == __name__:
+                dynamo.skip_code(value.__code__)
+
+
+@functools.cache
+def operation_seconds() -> float:
+    """What counting adds to an operation on this machine, measured once per process."""
+    value, times = torch.zeros(1), []
+    for mode in (contextlib.nullcontext(), OpCounter()):
+        with mode:
+            value.detach()
+            begun = perf_counter()
+            for _ in range(64):
+                value.detach()
+            times.append(perf_counter() - begun)
+    return max(times[1] - times[0], 0.0) / 64
+
+
+def _rule(func: Any) -> Formula | int:
+    packet = getattr(func, "_overloadpacket", func)
+    found: Formula | int | None = _formulas().get(packet)
+    if found is None:
+        name, space = _name(packet), getattr(func, "namespace", "aten")
+        heavy = name.startswith(_HEAVY_PREFIXES) and "norm" not in name and "cross" not in name
+        if space not in _CHEAP_SPACES or (space == "aten" and heavy):
+            found = _HEAVY
+        elif name in _LOOKUPS:
+            found = _LOOKUP
+        elif packet is torch.ops.aten._to_copy:
+            found = _CAST
+        else:
+            found = _COMPOSITE if _composite(func) else _NO_FORMULA
+    _rules[func] = found
+    return found
+
+
+def _composite(func: Any) -> bool:
+    try:
+        return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
+    except Exception:
+        return False
+
+
+def _recomputing() -> bool:
+    """Whether a checkpoint runs its function again, as opposed to a backward pass that is itself differentiated."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != "_engine_run_backward":
+        if frame.f_code.co_filename.endswith(_CHECKPOINT_FILES):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _storage(tensor: Tensor) -> int:
@@ -160,6 +220,7 @@ def _tensors(args: Iterable[Any]) -> Iterator[Tensor]:
             yield from (item for item in value if isinstance(item, Tensor))
 
 
+@functools.cache
 def _formulas() -> dict[Any, Formula]:
     torchs: dict[Any, Formula] = getattr(flop_counter, "flop_registry", {})
     if not torchs:  # torch before 2.2

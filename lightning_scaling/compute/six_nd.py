@@ -8,59 +8,68 @@ from typing import Any
 from torch import nn
 
 from lightning_scaling.compute.batch_counter import BatchCounter
+from lightning_scaling.compute.opcount import OpCounter
 from lightning_scaling.compute.params import ParamCounts
-from lightning_scaling.compute.rehearsal import Tally
 from lightning_scaling.compute.transformer_flops import dense_flops
 
-_LOW, _NOTHING, _HIGH = 0.3, 0.01, 5.0
+_LOW, _NOTHING, _HIGH, _LOW_COMPILED = 0.3, 0.01, 5.0, 0.8
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "nhead")
 
 
-def judge(seen: Tally, params: ParamCounts, positions: int | None, unit: str) -> tuple[bool, str]:
-    """Whether a count can be taken, and a sentence on how it compares with ``6 N D``.
+def judge(
+    seen: OpCounter, params: ParamCounts, positions: int | None, unit: str, *, compiled: bool = False
+) -> tuple[bool, str]:
+    """Whether the count of a step can be taken, and a sentence on how it compares with ``6 N D``.
 
     The comparison is made with the weights that the step was seen to use outside of table lookups, two FLOPs for frozen
     ones, so that embeddings, unused parts and frozen backbones raise no alarm. A count of zero is refused; so is one
     below 1 % of the estimate, or below 30 % when something ran that could not be counted, or when most weights were
-    seen to go into no matrix product. More than ``6 N D`` is normal
-    where weights are used more than once per sample (convolutions, recurrent layers), so a high count is worth a word
-    only where tokens are counted.
+    seen to go into no matrix product. Compiled code may do products in kernels of its own, which are not seen: there
+    all weights are taken for used, and a count below 80 % of the estimate is refused. More than ``6 N D`` is normal
+    where weights are used more than once per sample (convolutions, recurrent layers), so a high count is named only
+    where tokens are counted.
 
     Args:
-        seen: What the step did.
+        seen: What counted the step.
         params: The parameters of the model.
         positions: Tokens or samples of the batch, if known.
         unit: ``"tokens"`` or ``"samples"``.
+        compiled: Whether the step ran code made by ``torch.compile``.
 
     Returns:
         Whether to take it, and the sentence; empty if there is nothing to say.
     """
-    hidden = ", ".join((*seen.uncounted, *seen.blind)[:4])
-    weights = 6 * seen.trainable + 2 * seen.frozen
+    hidden = ", ".join(sorted(seen.uncounted)[:4])
     if seen.flops == 0:
-        if hidden:
-            return False, f"Counting gave 0 FLOPs and was refused: {hidden} cannot be counted."
-        return False, "Counting gave 0 FLOPs and was refused."
+        blame = f": {hidden} cannot be counted" if hidden else ""
+        return False, f"Counting gave 0 FLOPs and was refused{blame}."
+    matrices = [weight for weight in seen.used() if weight.ndim >= 2]
+    multiplied = {id(weight) for weight in seen.multiplied()}
+    trainable = sum(weight.numel() for weight in matrices if weight.requires_grad)
+    used = sum(weight.numel() for weight in matrices)
+    unseen = sum(weight.numel() for weight in matrices if id(weight) not in multiplied)
+    weights = 6 * max(params.trainable - params.embedding, 0) if compiled else 2 * used + 4 * trainable
     parts = []
     reference = weights * (positions or 0) * params.active / max(params.total, 1)
     if reference:
         ratio = seen.flops / reference
-        lost = 2 * seen.unseen > seen.trainable + seen.frozen
-        if ratio < _NOTHING or (ratio < _LOW and (hidden or lost)):
+        if compiled and ratio < _LOW_COMPILED:
+            return (
+                False,
+                f"Compiled code showed {ratio:.2g} times 6 N D; its own kernels may do the rest.",
+            )
+        if ratio < _NOTHING or (ratio < _LOW and (hidden or 2 * unseen > used)):
             blame = f": {hidden} cannot be counted" if hidden else ": most weights go into nothing that can be counted"
             return False, f"Counting gave {ratio:.2g} times 6 N D and was refused{blame}."
         parts.append(_compared(ratio, unit))
     if hidden:
         parts.append(f"Not counted, if they do work: {hidden}.")
-    if seen.again > 0.01 * seen.flops:
+    if seen.recomputed:
         parts.append(
-            f"{seen.again / seen.flops:.0%} of it was done in the backward pass with gradients on: recomputed "
-            "activations (checkpointing) or second derivatives."
+            f"Checkpointing computes activations again: {seen.recomputed / seen.flops:.0%} on top, not counted."
         )
-    if seen.stand_ins:
-        parts.append("The step reads numbers that the copy does not have; 1 was read instead.")
     return True, " ".join(part for part in parts if part)
 
 
