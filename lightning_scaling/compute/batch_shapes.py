@@ -120,9 +120,10 @@ def rows_and_size(key: Any) -> tuple[int, int]:
     """First dimension of the first tensor, 1 without one, and the numbers in all tensors, padding included.
 
     Args:
-        key: A signature; plain numbers in it, such as the nodes of a graph, add themselves to the size.
+        key: A signature; without tensors, plain numbers in it, such as the nodes of a graph, are the sizes.
     """
-    sizes = list(_sizes(key))
+    every = list(_sizes(key))
+    sizes = [size for size in every if isinstance(size, torch.Size)] or every
     rows = next((size[0] if isinstance(size, torch.Size) else size for size in sizes if size not in (0, ())), 1)
     return max(rows, 1), sum(math.prod(size) if isinstance(size, torch.Size) else size for size in sizes)
 

@@ -102,6 +102,8 @@ class FlopMeter:
         self._sizes = (layers, width, context)
         self._max_shapes = max_shapes
         self._compiled = False
+        self._warning = ""
+        self._frames = _frames()
         self._stored: Mapping[str, Any] | None = None
         self._params: ParamCounts | None = None
         self.reset()
@@ -156,7 +158,12 @@ class FlopMeter:
 
     def can_watch(self, module: nn.Module) -> bool:
         """Whether real steps of this module can be looked at: with older torch, not when parts of it are compiled."""
-        return self.wanting and self._counting and not self._failure and not (_PLAIN_CODE_ONLY and _compiled(module))
+        return (
+            self.wanting
+            and self._counting
+            and not self._failure
+            and not (_PLAIN_CODE_ONLY and (self._compiled or _frames()))
+        )
 
     def wants(self, module: nn.Module, batch: Any) -> bool:
         """Whether the step on this batch, which is about to begin, should be watched. Call it once for each step."""
@@ -202,7 +209,7 @@ class FlopMeter:
     def note(self) -> str:
         """What to know about the number: the cross-check with ``6 N D``, and why counting was not trusted."""
         families = self._families.values()
-        parts = list(self._notes)
+        parts = [self._warning, *self._notes] if self._warning else list(self._notes)
         if self._counted and not all(family.steady for family in families):
             parts.append("Steps of one shape do different work; those not looked at have their mean.")
         shapes = sum(len(family.shapes) for family in families)
@@ -259,7 +266,7 @@ class FlopMeter:
             try:
                 self._constant, self._source = _checked(own, "The module's `flops_per_batch`"), "module"
             except (TypeError, ValueError) as error:
-                self._notes.append(str(error))
+                self._warning = str(error)
         stored, self._stored = self._stored, None
         if stored is not None and stored.get("params") == self._params.to_dict():
             for name, family in stored["families"].items():
@@ -279,6 +286,7 @@ class FlopMeter:
         """Keep what a step was seen to do; ``None`` if that is not trusted."""
         if not self._counted:
             assert self._params is not None
+            self._compiled = self._compiled or _frames() > self._frames
             positions = self._counter.positions(batch)
             taken, sentence = judge(seen, self._params, positions, self._counter.unit, compiled=self._compiled)
             if not taken:
@@ -400,13 +408,18 @@ class Watch:
 
 
 def _compiled(module: nn.Module) -> bool:
-    """Whether parts of a module are compiled, or anything has been in this process."""
+    """Whether parts of a module are compiled."""
     for child in module.modules():
         own = vars(child)
         if "_orig_mod" in child._modules or own.get("_compiled_call_impl") or own.get("_compiler_ctx"):
             return True
+    return False
+
+
+def _frames() -> int:
+    """Functions that have been compiled in this process."""
     dynamo = sys.modules.get("torch._dynamo.utils")
-    return dynamo is not None and bool(dynamo.counters.get("frames"))
+    return 0 if dynamo is None else int(dynamo.counters.get("frames", {}).get("total", 0))
 
 
 def _checked(value: Any, what: str) -> int | float:

@@ -98,7 +98,7 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        if self._weights and rule != _LOOKUP and not self.updating and torch.is_grad_enabled():
+        if self._weights and rule != _LOOKUP and not self.updating:
             self._used.update(id(value) for value in args if id(value) in self._weights)
         if callable(rule):
             self._count(rule, args, kwargs, result)

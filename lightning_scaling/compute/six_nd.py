@@ -12,7 +12,7 @@ from lightning_scaling.compute.opcount import OpCounter
 from lightning_scaling.compute.params import ParamCounts
 from lightning_scaling.compute.transformer_flops import dense_flops
 
-_LOW, _NOTHING, _HIGH, _LOW_COMPILED = 0.3, 0.01, 5.0, 0.8
+_LOW, _NOTHING, _HIGH, _LOW_COMPILED = 0.3, 0.01, 5.0, 0.5
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "nhead")
@@ -27,7 +27,7 @@ def judge(
     ones, so that embeddings, unused parts and frozen backbones raise no alarm. A count of zero is refused; so is one
     below 1 % of the estimate, or below 30 % when something ran that could not be counted, or when most weights were
     seen to go into no matrix product. Compiled code may do products in kernels of its own, which are not seen: there
-    all weights are taken for used, and a count below 80 % of the estimate is refused. More than ``6 N D`` is normal
+    all weights are taken for used, and a count below half of the estimate is refused. More than ``6 N D`` is normal
     where weights are used more than once per sample (convolutions, recurrent layers), so a high count is named only
     where tokens are counted.
 
