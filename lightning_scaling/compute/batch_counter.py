@@ -30,6 +30,8 @@ _TOKEN_NAMES = frozenset(
         "text_ids",
     )
 )
+# Under three columns, integers are pairs of identifiers (user and item, head and tail), not a sequence.
+_LEAST_LENGTH = 3
 _INTEGERS = frozenset((torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8))
 
 
@@ -55,7 +57,8 @@ class BatchCounter:
     ===================  ===========================================================================================
     ``"auto"``           ``B * T`` of a 2-D integer tensor ``(B, T)`` with ``T > 1`` that stands under a usual name
                          (``input_ids``, ``tokens``, ``x``, ...), or is the batch or the first tensor of a plain tuple
-                         or list; otherwise none: samples are counted
+                         or list and then has ``T > 2`` (pairs of identifiers are no sequence) and no bytes (pixels);
+                         otherwise none: samples are counted
     ``"samples"``        none
     ``"tokens"``         as ``"auto"``, or else ``B * T`` of the first tensor ``(B, T, ...)``, or ``T`` of ``(T,)``
     an integer ``n``     ``n`` per sample
@@ -184,12 +187,14 @@ def _unnamed(found: list[Leaf]) -> Leaf | None:
 def _tokens(found: list[Leaf], *, strict: bool) -> _Reading | None:
     tensors = [leaf for leaf in found if isinstance(leaf.value, Tensor) and not leaf.value.is_nested]
 
-    def is_ids(leaf: Leaf) -> bool:
-        return leaf.value.ndim == 2 and leaf.value.shape[1] > 1 and leaf.value.dtype in _INTEGERS
+    def is_ids(leaf: Leaf, least: int) -> bool:
+        return leaf.value.ndim == 2 and leaf.value.shape[1] >= least and leaf.value.dtype in _INTEGERS
 
-    chosen = next((leaf for leaf in tensors if leaf.name in _TOKEN_NAMES and is_ids(leaf)), None)
-    if chosen is None and (first := _unnamed(found)) is not None and first in tensors and is_ids(first):
-        chosen = first
+    chosen = next((leaf for leaf in tensors if leaf.name in _TOKEN_NAMES and is_ids(leaf, 2)), None)
+    if chosen is None and (first := _unnamed(found)) is not None and any(first is leaf for leaf in tensors):
+        # Without a name, bytes are taken for pixels.
+        if is_ids(first, _LEAST_LENGTH) and first.value.dtype is not torch.uint8:
+            chosen = first
     if chosen is None and not strict:
         chosen = next((leaf for leaf in tensors if leaf.value.ndim >= 2), None)
         if chosen is None:
