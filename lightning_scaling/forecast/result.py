@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
+from html import escape
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from lightning_scaling._utils.formatting import significant
+from lightning_scaling._utils.serialization import finite_or_none
+from lightning_scaling._utils.stats import t_quantile
+from lightning_scaling._utils.validation import probability
 from lightning_scaling.forecast.metric_scale import PLAIN, MetricScale
 
 DEGREES_OF_FREEDOM = 4.0
 """Of the Student t of the forecast error, by maximum likelihood on recorded runs."""
+
+DEFAULT_LEVEL = 0.9
+"""Level of intervals where none is given."""
+
+_TINY = 1e-300
+_UNKNOWN = 0.5  # the probability of anything where nothing is known
 
 Trust = Literal["none", "low", "ok"]
 
@@ -42,32 +53,43 @@ class Prediction(float):
     def __reduce__(self) -> tuple[Any, ...]:
         return (Prediction, (float(self), self.scale, self.df))
 
+    def __repr__(self) -> str:
+        lower, upper = self.interval()
+        return f"{type(self).__name__}({significant(self)}, 90% [{significant(lower)}, {significant(upper)}])"
+
+    def to_dict(self) -> dict[str, float]:
+        """``median``, ``scale`` and degrees of freedom ``df`` as builtins."""
+        return {"median": float(self), "scale": self.scale, "df": self.df}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, float]) -> Prediction:
+        """Read back what :meth:`to_dict` gave."""
+        return Prediction(data["median"], data["scale"], data["df"])
+
     def quantile(self, q: float) -> float:
         """The loss below which the outcome falls with probability ``q``.
 
         Raises:
             ValueError: If ``q`` is not strictly between 0 and 1.
         """
-        if not 0 < q < 1:
-            raise ValueError(f"`q` must lie strictly between 0 and 1, but got {q!r}.")
-        return float(self) + self.scale * _deviate(q, self.df)
+        probability("q", q)
+        return float(self) + self.scale * t_quantile(q, self.df)
 
-    def interval(self, level: float = 0.9) -> tuple[float, float]:
+    def interval(self, level: float = DEFAULT_LEVEL) -> tuple[float, float]:
         """The central interval that holds the outcome with probability ``level``.
 
         Raises:
             ValueError: If ``level`` is not strictly between 0 and 1.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"`level` must lie strictly between 0 and 1, but got {level!r}.")
-        half = self.scale * _deviate((1 + level) / 2, self.df)
+        probability("level", level)
+        half = self.scale * t_quantile((1 + level) / 2, self.df)
         return float(self) - half, float(self) + half
 
     def below(self, loss: float) -> float:
         """Probability that the outcome is at most ``loss``."""
         if not np.isfinite(self.scale):
-            return 0.5
-        return float(stats.t.cdf((loss - float(self)) / max(self.scale, 1e-300), self.df))
+            return _UNKNOWN
+        return float(stats.t.cdf((loss - float(self)) / max(self.scale, _TINY), self.df))
 
     def reaches(self, target: float) -> float:
         """Probability that the outcome is at least as good as ``target``."""
@@ -106,7 +128,7 @@ class MetricPrediction(Prediction):
         Prediction.quantile(self, q)
         return float(self.measured.from_law(self.on_law.quantile(q if self.measured.mode == "min" else 1 - q)))
 
-    def interval(self, level: float = 0.9) -> tuple[float, float]:
+    def interval(self, level: float = DEFAULT_LEVEL) -> tuple[float, float]:
         """The central interval that holds the outcome with probability ``level``."""
         one, other = (float(self.measured.from_law(end)) for end in self.on_law.interval(level))
         return min(one, other), max(one, other)
@@ -123,17 +145,23 @@ class MetricPrediction(Prediction):
         return self.on_law.below(float(self.measured.to_law(target)))
 
 
-@lru_cache(maxsize=256)
-def _deviate(q: float, df: float) -> float:
-    """Quantile of the standard Student t; scipy takes 80 microseconds for one, and few different ones are asked for."""
-    return float(stats.t.ppf(q, df))
-
-
 PredictivePath = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Medians and scales of the loss at steps of shape ``(n,)``."""
 
 
 @dataclass(frozen=True)
+class ConstantPath:
+    """One median and scale at all steps: of a forecast that was read back without its path."""
+
+    median: float
+    scale: float
+
+    def __call__(self, steps: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Medians and scales at steps of shape ``(m,)``."""
+        return np.full(steps.shape, self.median), np.full(steps.shape, self.scale)
+
+
+@dataclass(frozen=True, repr=False)
 class Forecast:
     """Where the loss is going to be, as known at one step of the run.
 
@@ -146,12 +174,12 @@ class Forecast:
         params: Weighted means of the law's parameters and the settings of the fit.
         path: Medians and scales at any steps; ``None`` when there was too little to fit.
         own_path: The path by the run's own losses alone, where past runs have changed :attr:`path`.
-        peer_path: The path by the curves of relatives under the same schedule; ``None`` without enough of them.
+        peer_path: The path by the curves of past runs under the same schedule; ``None`` without enough of them.
         is_falling: Whether the law found the curve to fall at all.
         at_plan_end: Whether the horizon is the end of the plan.
         valid_until: Step up to which the run may be held to the forecast: beyond it lies what only the prior knows.
-        scale: Between the metric and the scale of the law. The paths and the params are on the scale of the law; all
-            else that a forecast says is in the units of the metric. Of a loss they are the same.
+        scale: Between the metric and the scale of the law. The paths and the params are on the scale of the law,
+            all else is in the units of the metric. Of a loss they are the same.
     """
 
     step: int
@@ -160,7 +188,7 @@ class Forecast:
     trust: Trust
     why: str
     df: float = DEGREES_OF_FREEDOM
-    params: dict[str, float] = field(default_factory=dict)
+    params: dict[str, float] = field(default_factory=dict, hash=False, repr=False)
     path: PredictivePath | None = field(default=None, repr=False, compare=False)
     own_path: PredictivePath | None = field(default=None, repr=False, compare=False)
     peer_path: PredictivePath | None = field(default=None, repr=False, compare=False)
@@ -211,7 +239,7 @@ class Forecast:
         """Median of the loss at the horizon; ``nan`` when the trust is ``"none"`` for want of data."""
         return float(self.final_distribution)
 
-    def interval(self, level: float = 0.9) -> tuple[float, float]:
+    def interval(self, level: float = DEFAULT_LEVEL) -> tuple[float, float]:
         """The central interval of the loss at the horizon."""
         return self.final_distribution.interval(level)
 
@@ -219,17 +247,42 @@ class Forecast:
         """The loss at the horizon below which the outcome falls with probability ``q``."""
         return self.final_distribution.quantile(q)
 
+    def __repr__(self) -> str:
+        lower, upper = self.interval()
+        known = f"final={significant(self.final)}, 90% [{significant(lower)}, {significant(upper)}], "
+        known = known if math.isfinite(self.final) else ""
+        return f"Forecast(step={self.step:,}/{self.horizon:,}, {known}trust={self.trust})"
+
+    def _repr_html_(self) -> str:
+        """A small table for notebooks."""
+        lower, upper = self.interval()
+        rows = {
+            "step": f"{self.step:,} of {self.horizon:,}",
+            "final": significant(self.final),
+            "90 % interval": f"{significant(lower)} to {significant(upper)}",
+            "trust": f"{self.trust}: {self.why}" if self.why else self.trust,
+            "law": self.law,
+        }
+        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows.items())
+        return f"<table>{cells}</table>"
+
     def to_dict(self) -> dict[str, Any]:
-        """The forecast as builtins (without the path between now and the horizon)."""
+        """The forecast as builtins, without the path.
+
+        Returns:
+            ``step`` and ``horizon``; of the final loss the median ``final``, its ``scale``, the degrees of freedom
+            ``df``, and the interval ``lower`` to ``upper`` of the given ``level``, in the units of the metric; the name
+            of the ``law``, ``trust``, ``why``, and the law's ``params`` on the scale of the law.
+        """
         prediction = self.final_distribution
-        lower, upper = prediction.interval(0.9)
+        lower, upper = prediction.interval()
         return {
             "step": self.step,
             "horizon": self.horizon,
             "final": float(prediction),
             "scale": prediction.scale,
             "df": self.df,
-            "level": 0.9,
+            "level": DEFAULT_LEVEL,
             "lower": lower,
             "upper": upper,
             "law": self.law,
@@ -237,3 +290,26 @@ class Forecast:
             "why": self.why,
             "params": dict(self.params),
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Forecast:
+        """Read back what :meth:`to_dict` gave.
+
+        The forecast of the final loss is kept; with no path, :attr:`path` is constant at it. Of a metric that is no
+        loss the interval is symmetric.
+
+        Raises:
+            KeyError: If a key is missing.
+        """
+        final, scale = finite_or_none(data["final"]), finite_or_none(data["scale"])
+        path = None if final is None or scale is None else ConstantPath(final, scale)
+        return cls(
+            int(data["step"]),
+            int(data["horizon"]),
+            str(data["law"]),
+            data["trust"],
+            str(data["why"]),
+            float(data["df"]),
+            {name: float(value) for name, value in data["params"].items()},
+            path,
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -49,6 +51,7 @@ class Progress:
     ) -> None:
         self.plan = plan
         self.horizon = float(horizon)
+        self._arguments = (power, beta, gamma, unit)
         self._unit: tuple[float, float, float, float, float] = (
             (plan.peak, plan.warmup_end, power, beta, gamma) if unit is None else unit._unit
         )
@@ -69,6 +72,9 @@ class Progress:
         self._whole: float = reach if unit is None else unit._whole
         self._progress /= max(self._whole, 1e-300)
         self._rate = rate
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuilt, (self.plan, self.horizon, *self._arguments))
 
     def _falls(
         self, rate: NDArray[np.float64], warmup_end: float, gamma: float
@@ -137,6 +143,11 @@ class Progress:
             return self.horizon
         shown = self.fallen(step - _DECAY_SHOWS * self.horizon)
         return max(self.reaches(shown + _DECAY_HELD), float(step))
+
+
+def _rebuilt(plan: Plan, horizon: float, power: float, beta: float, gamma: float, unit: Progress | None) -> Progress:
+    """Pickles hold the arguments alone: the grid is 50 times larger than the plan."""
+    return Progress(plan, horizon, power=power, beta=beta, gamma=gamma, unit=unit)
 
 
 def _integral(grid: NDArray[np.float64], rate: NDArray[np.float64]) -> NDArray[np.float64]:

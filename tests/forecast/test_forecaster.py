@@ -139,3 +139,22 @@ def test_too_few_or_unfinished_relatives_leave_the_published_prior(make_run):
     half = run.step <= 2000
     unfinished = Run(run.step[half], run.loss[half], run.lr[half], total_steps=4000, planned_lr=run.planned_lr)
     assert family_prior(RunHistory([unfinished] * 5)) is PUBLISHED
+
+
+def test_a_forecast_survives_pickling_and_stays_small(make_run):
+    run = make_run("cosine", total=2000)
+    made = forecast(run, 0.4)
+    text = pickle.dumps(made)
+    again = pickle.loads(text)
+    assert len(text) < 50_000
+    assert (again, hash(again), again.interval(), again.at(1500)) == (made, hash(made), made.interval(), made.at(1500))
+    assert pickle.loads(pickle.dumps(again)).final == made.final
+
+
+def test_a_forecast_shows_its_final_loss_and_interval(make_run):
+    made = forecast(make_run("cosine", total=2000), 0.4)
+    lower, upper = made.interval()
+    assert repr(made) == (
+        f"Forecast(step=800/2,000, final={made.final:#.4g}, 90% [{lower:#.4g}, {upper:#.4g}], trust={made.trust})"
+    )
+    assert Forecast.from_dict(made.to_dict()).interval() == made.interval()
