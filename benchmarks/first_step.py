@@ -98,7 +98,10 @@ def rows_of(name: str, task: str, known: list[Recorded], asked: list[Recorded]) 
     for item in asked:
         began = time.perf_counter()
         family = Family(
-            nearest_in_size(teaching, item.run.params), item.run.params, item.run.tokens_per_step, landed=teaching
+            nearest_in_size(teaching, item.run.params),
+            item.run.params,
+            item.run.tokens_per_step,
+            with_final_loss=teaching,
         )
         found.append(Forecaster(item.run.plan, Landings(family)).before())
         took.append(1e3 * (time.perf_counter() - began))

@@ -87,7 +87,7 @@ class Histories:
             teaching = [self.relatives[name] for name in ids if self.relatives[name].is_usable]
             enough = sum(r.finished for r in teaching) > 1
             self.families[known] = (
-                Family(nearest_in_size(teaching, size[0]), *size, landed=teaching) if enough else None
+                Family(nearest_in_size(teaching, size[0]), *size, with_final_loss=teaching) if enough else None
             )
         return PriorLearned(self.families[known])
 

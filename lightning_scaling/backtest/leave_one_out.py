@@ -1,4 +1,4 @@
-"""Forecasts of finished runs, made as if each were new, beside what came of them."""
+"""Forecasts of finished runs, made as if each were new, and their errors."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from lightning_scaling.schedule.plan import Plan
 
 LEVELS = (0.5, 0.9)
 
-_JUDGED = 64
-_TEACHERS = 2
-_WORTH_TELLING = 1.15
+_MAX_SCORED_RUNS = 64
+_MIN_PAST_RUNS = 2
+_NOTABLE_FACTOR = 1.15
 
 Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _AtFractions:
     """A family asked only about the fractions at which it is judged."""
 
     family: Family
 
     def with_batch_size(self, tokens_per_step: float) -> PriorSource:
-        return _Asked(self.family.with_batch_size(tokens_per_step))
+        return _AtFractions(self.family.with_batch_size(tokens_per_step))
 
     def for_plan(self, plan: Plan) -> RunPrior:
         return self.family.for_plan(plan, np.array(FRACTIONS))
@@ -59,7 +59,7 @@ class CalibrationReport:
 
     Attributes:
         calibration: The correction; false where there were too few runs to correct anything.
-        rows: Each forecast beside what came.
+        rows: Each forecast and its error.
         runs: How many finished runs were looked at.
     """
 
@@ -79,7 +79,7 @@ class CalibrationReport:
         lines = []
         for mode in MODES:
             rows = [row for row in self.rows if row.mode == mode]
-            without = {kind: ErrorSpread.of(r for r in rows if r.kind != kind) for kind in {row.kind for row in rows}}
+            without = {kind: ErrorSpread.fit(r for r in rows if r.kind != kind) for kind in {row.kind for row in rows}}
             for place, fraction in enumerate(FRACTIONS):
                 here = [row for row in rows if row.fraction == fraction]
                 if not here:
@@ -105,17 +105,17 @@ class CalibrationReport:
 
     def judgement(self) -> str:
         """One sentence on each mode: whether its intervals hold, and where they do not."""
-        return " ".join(self._judge(mode) for mode in MODES)
+        return " ".join(self._sentence(mode) for mode in MODES)
 
-    def _judge(self, mode: str) -> str:
-        name = "Taught by the family" if mode == FAMILY else "Alone"
+    def _sentence(self, mode: str) -> str:
+        name = "With past runs" if mode == FAMILY else "Alone"
         spread = self.calibration.spreads.get(mode)
         if spread is None or not spread.enough:
             runs = 0 if spread is None else spread.runs
             return f"{name}: {runs} {'run' if runs == 1 else 'runs'} could be forecast, {ENOUGH} are needed."
         seen = [place for place, kinds in enumerate(spread.kinds) if kinds]
-        narrow = [place for place in seen if spread.factor[place] > _WORTH_TELLING]
-        wide = [place for place in seen if spread.factor[place] < 1 / _WORTH_TELLING]
+        narrow = [place for place in seen if spread.factor[place] > _NOTABLE_FACTOR]
+        wide = [place for place in seen if spread.factor[place] < 1 / _NOTABLE_FACTOR]
         if not narrow and not wide:
             return f"{name}: the intervals hold what they promise."
         said = []
@@ -134,7 +134,7 @@ def calibrate(
     version: str = "",
     progress: Progress | None = None,
 ) -> CalibrationReport:
-    """Forecast every finished run from the others, compare with what came, and find what sets the intervals right.
+    """Forecast every finished run from the others, compare with what came, and correct the intervals.
 
     A run is forecast without those of its size, length and schedule (unless hardly any others are left) and, as a new
     run would be, by the others nearest in size; of many runs the latest 64 are judged. What a run's own monitor
@@ -150,65 +150,65 @@ def calibrate(
         The report, with the calibration in it.
     """
     runs = list(history)
-    relatives = [PastRun(run) for run in runs]
-    kinds = kinds_of([relative.features for relative in relatives])
-    teaching = [i for i, relative in enumerate(relatives) if relative.is_usable]
-    judged = sorted([i for i in teaching if relatives[i].finished][-_JUDGED:], key=lambda i: kinds[i])
+    past_runs = [PastRun(run) for run in runs]
+    kinds = kinds_of([past_run.features for past_run in past_runs])
+    usable = [i for i, past_run in enumerate(past_runs) if past_run.is_usable]
+    scored = sorted([i for i in usable if past_runs[i].finished][-_MAX_SCORED_RUNS:], key=lambda i: kinds[i])
     rows: list[ScoredForecast] = []
     families: dict[tuple[Any, ...], Family] = {}
-    for done, i in enumerate(judged):
+    for done, i in enumerate(scored):
         live = scored_forecasts(runs[i].meta.get(FORECASTS), run_name(runs[i], i), kinds[i])
-        told = {(row.mode, row.fraction): row for row in live}
+        known_rows = {(row.mode, row.fraction): row for row in live}
         for mode in MODES:
             if sum(row.mode == mode for row in live) < len(FRACTIONS):
-                source = PUBLISHED if mode == ALONE else _teacher(i, runs, relatives, teaching, kinds, families)
+                source = PUBLISHED if mode == ALONE else _prior_source(i, runs, past_runs, usable, kinds, families)
                 if source is not None:
-                    for row in _forecasts(relatives[i], source, run_name(runs[i], i), kinds[i], mode):
-                        told.setdefault((row.mode, row.fraction), row)
-        rows += told.values()
+                    for row in _forecasts(past_runs[i], source, run_name(runs[i], i), kinds[i], mode):
+                        known_rows.setdefault((row.mode, row.fraction), row)
+        rows += known_rows.values()
         if progress is not None:
-            progress(done + 1, len(judged))
-    calibration = Calibration.of(rows, Forecaster.law, made=now(), version=version, family=family)
-    return CalibrationReport(calibration, tuple(rows), len(judged))
+            progress(done + 1, len(scored))
+    calibration = Calibration.fit(rows, Forecaster.law, made=now(), version=version, family=family)
+    return CalibrationReport(calibration, tuple(rows), len(scored))
 
 
-def _teacher(
+def _prior_source(
     i: int,
     runs: Sequence[Run],
-    relatives: Sequence[PastRun],
-    teaching: Sequence[int],
+    past_runs: Sequence[PastRun],
+    usable: Sequence[int],
     kinds: Sequence[int],
     families: dict[tuple[Any, ...], Family],
 ) -> PriorSource | None:
-    """What the other runs teach of one of them; ``None`` if they are too few."""
-    others = [j for j in teaching if kinds[j] != kinds[i]]
-    if sum(relatives[j].finished for j in others) < _TEACHERS:
-        others = [j for j in teaching if j != i]
-    if sum(relatives[j].finished for j in others) < _TEACHERS:
+    """The prior of a run from the others; ``None`` if they are too few."""
+    others = [j for j in usable if kinds[j] != kinds[i]]
+    if sum(past_runs[j].finished for j in others) < _MIN_PAST_RUNS:
+        others = [j for j in usable if j != i]
+    if sum(past_runs[j].finished for j in others) < _MIN_PAST_RUNS:
         return None
     run = runs[i]
-    used = nearest_in_size([relatives[j] for j in others], run.params)
+    used = nearest_in_size([past_runs[j] for j in others], run.params)
     key = (run.params, *sorted(map(id, used)))
     if key not in families:
         families.clear()  # runs of one kind mostly follow one another, and a family holds all its curves
         families[key] = Family(used, run.params, run.tokens_per_step)
     family = families[key]
-    return _Asked(family if run.tokens_per_step is None else family.with_batch_size(run.tokens_per_step))
+    return _AtFractions(family if run.tokens_per_step is None else family.with_batch_size(run.tokens_per_step))
 
 
-def _forecasts(relative: PastRun, source: PriorSource, name: str, kind: int, mode: str) -> list[ScoredForecast]:
+def _forecasts(past_run: PastRun, source: PriorSource, name: str, kind: int, mode: str) -> list[ScoredForecast]:
     """A run's forecasts at the fractions, those left out that were not to be trusted at all."""
-    forecaster = Forecaster(relative.plan, source)
+    forecaster = Forecaster(past_run.plan, source)
     rows = []
     for fraction in FRACTIONS:
-        now = int(fraction * relative.total_steps)
-        if not 1 <= now <= relative.reached:
+        now = int(fraction * past_run.total_steps)
+        if not 1 <= now <= past_run.reached:
             continue
-        forecast = forecaster.fit(before(relative.points, now), now)
+        forecast = forecaster.fit(before(past_run.points, now), now)
         if forecast.path is None or forecast.trust == "none" or not forecast.final > 0:
             continue
         scale = forecast.final_distribution.scale / forecast.final
         if scale > 0 and math.isfinite(scale):
-            error = log_outcome(relative) - math.log(forecast.final)
+            error = log_outcome(past_run) - math.log(forecast.final)
             rows.append(ScoredForecast(name, kind, mode, fraction, error, scale))
     return rows

@@ -380,7 +380,8 @@ class Monitor:
     def _what_if_context(self) -> dict[str, Any]:
         points = self.metric.points(before(self.curve.points, self.forecast.step))
         doubtful = self.deviation.alarm or self.forecast.why == _OTHER_RATES
-        return {"points": points, "prior": self._prior.source, "doubt": self.forecast.why if doubtful else ""}
+        doubt = self.forecast.why if doubtful else ""
+        return {"points": points, "prior": self._prior.source, "doubt": doubt, "monitor": self.metric.name}
 
     def finish(self) -> list[Update]:
         """Close the run: a last update if losses came since the one before, and the outcomes of all forecasts.

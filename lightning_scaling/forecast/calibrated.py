@@ -29,7 +29,7 @@ _NEAR = 0.02
 
 @dataclass(frozen=True)
 class CalibratedRunPrior(RunPrior):
-    """A lesson whose forecasts have their scale set right last of all.
+    """A run's prior whose forecasts have their scale corrected last of all.
 
     Args:
         calibration: By what; ``None`` leaves them as they are.
@@ -38,7 +38,7 @@ class CalibratedRunPrior(RunPrior):
     calibration: Calibration | None = None
 
     def correct(self, fraction: float, final: float, scale: float) -> tuple[float, float]:
-        """The forecast set right by what relatives taught, then its scale by how such forecasts have fared."""
+        """The forecast combined with the prior, then its scale corrected by the errors of such forecasts."""
         final, scale = super().correct(fraction, final, scale)
         if self.calibration is None:
             return final, scale
@@ -47,11 +47,11 @@ class CalibratedRunPrior(RunPrior):
 
 @dataclass(frozen=True)
 class CalibratedSource:
-    """A teacher whose lessons are calibrated.
+    """A source of calibrated priors.
 
     Args:
-        teacher: Who teaches.
-        calibration: How its forecasts are set right.
+        source: The source.
+        calibration: How its forecasts are corrected.
     """
 
     source: PriorSource
@@ -59,8 +59,8 @@ class CalibratedSource:
 
     def with_batch_size(self, tokens_per_step: float) -> PriorSource:
         """The same, for a run of so many tokens (or samples) per step."""
-        taught = self.source.with_batch_size(tokens_per_step)
-        return self if taught is self.source else CalibratedSource(taught, self.calibration)
+        other = self.source.with_batch_size(tokens_per_step)
+        return self if other is self.source else CalibratedSource(other, self.calibration)
 
     def for_plan(self, plan: Plan) -> RunPrior:
         """What is believed of a run under this plan."""
@@ -71,14 +71,14 @@ class CalibratedSource:
 
 
 def with_calibration(source: PriorSource, calibration: Calibration | None) -> PriorSource:
-    """The teacher with its forecasts set right; unchanged without a calibration, or with one of other forecasts."""
+    """The source with its forecasts corrected; unchanged without a calibration, or with one of other forecasts."""
     if calibration is None or not calibration or calibration.stale(Forecaster.law):
         return source
     return CalibratedSource(source, calibration)
 
 
 def mode_of(run_prior: RunPrior) -> str:
-    """Whether relatives teach where the run is going to land."""
+    """The mode: whether past runs predict the final loss."""
     return ALONE if run_prior.log_final_loss is None else FAMILY
 
 
@@ -92,7 +92,7 @@ def applied(run_prior: RunPrior, forecast: Forecast) -> tuple[str, float]:
 
 
 def forecast_log_of(rows: Iterable[Mapping[str, Any]], run: Run) -> dict[str, Any] | None:
-    """The forecasts that were made of a run while it trained, beside what came: short enough for a tag.
+    """The forecasts that were made of a run while it trained, and its error: short enough for a tag.
 
     Args:
         rows: The ledger of its monitor.
@@ -102,10 +102,10 @@ def forecast_log_of(rows: Iterable[Mapping[str, Any]], run: Run) -> dict[str, An
         Builtins, less than 1,000 characters of JSON; ``None`` for a run that has not reached the end of its plan, or of
         which nothing was forecast.
     """
-    relative = PastRun(run)
-    if not relative.finished or not relative.is_usable:
+    past_run = PastRun(run)
+    if not past_run.finished or not past_run.is_usable:
         return None
-    landed = log_outcome(relative)
+    finals = log_outcome(past_run)
     usable = [row for row in rows if _usable(row, run.total_steps)]
     found: dict[str, list[Any]] = {"at": [], "mode": [], "error": [], "scale": []}
     for fraction in FRACTIONS:
@@ -116,7 +116,7 @@ def forecast_log_of(rows: Iterable[Mapping[str, Any]], run: Run) -> dict[str, An
         unit = Prediction(0.0, 1.0, DEGREES_OF_FREEDOM).interval(row["level"])[1]
         found["at"].append(fraction)
         found["mode"].append(row.get("mode", ALONE))
-        found["error"].append(_digits(landed - math.log(row["final"])))
+        found["error"].append(_digits(finals - math.log(row["final"])))
         found["scale"].append(_digits(half / unit / row["final"]))
     if not found["at"]:
         return None
@@ -124,10 +124,10 @@ def forecast_log_of(rows: Iterable[Mapping[str, Any]], run: Run) -> dict[str, An
     return {"version": _FORMAT, "law": law, "revision": REVISION, "steps": run.total_steps, **found}
 
 
-def log_outcome(relative: PastRun) -> float:
-    """Logarithm of what came of a finished run: of the mean loss over the last 1 % of its plan."""
-    came = relative.points.final_loss(relative.total_steps, reached=relative.reached)
-    return relative.log_final_loss[0] if came is None or came <= 0 else math.log(came)
+def log_outcome(past_run: PastRun) -> float:
+    """Logarithm of the final loss of a finished run (:mod:`lightning_scaling.runs.final_loss`)."""
+    came = past_run.points.final_loss(past_run.total_steps, reached=past_run.reached)
+    return past_run.log_final_loss[0] if came is None or came <= 0 else math.log(came)
 
 
 def _usable(row: Mapping[str, Any], total_steps: int) -> bool:
@@ -145,7 +145,7 @@ def _digits(value: float) -> float:
 
 
 def scored_forecasts(ledger: Any, run: str, kind: int) -> list[ScoredForecast]:
-    """The forecasts that a ledger tells of; none if it is no ledger, or one of other forecasts than these.
+    """The forecasts of a forecast log; none if it is no such log, or one of other forecasts than these.
 
     Args:
         ledger: What :func:`ledger_of` gave.

@@ -1,4 +1,4 @@
-"""How far forecasts have been off what came, and the factor on their scale that makes intervals hold."""
+"""Calibration of intervals by the errors of past forecasts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from lightning_scaling.forecast.config import DEFAULT
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM
 
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
@@ -20,24 +21,23 @@ FRACTIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
 
 FAMILY, ALONE = "family", "alone"
 MODES = (FAMILY, ALONE)
-"""Taught by relatives, or from the run's own losses and the published prior."""
+"""With past runs as prior, or from the run's own losses and the published prior."""
 
 REVISION = 1
-"""Of the forecasts themselves: raised when they change so much that errors of before say nothing of those to come."""
+"""Of the forecasts themselves: raised when they change so much that earlier errors do not predict later ones."""
 
 ENOUGH = 5
 """Runs below which nothing is corrected."""
 
 _VERSION = 1
-_WIDENING, _NARROWING = 5.0, 10.0
-_NEIGHBOURS = 0.7
+_CONFIG = DEFAULT.calibration
 _LOG_FACTORS = np.linspace(-2.0, 2.0, 161)
-_MOST_SEEN = 256
+_FACTOR_RANGE = (0.01, 100.0)  # outside of it a stored factor is corrupt
 
 
 @dataclass(frozen=True)
 class ScoredForecast:
-    """One forecast of the final loss beside what came.
+    """One forecast of the final loss and its error.
 
     Attributes:
         run: Which run it was made for.
@@ -78,7 +78,7 @@ class ErrorSpread:
     found: tuple[float, ...]
 
     @classmethod
-    def of(cls, rows: Iterable[ScoredForecast]) -> ErrorSpread:
+    def fit(cls, rows: Iterable[ScoredForecast]) -> ErrorSpread:
         """The spread of the errors of some forecasts: the likeliest scale of a Student t at each fraction."""
         rows = list(rows)
         kinds, found = [], []
@@ -103,10 +103,10 @@ class ErrorSpread:
         """
         kinds = np.array(self.kinds, dtype=np.float64)
         place = np.arange(kinds.size)
-        near = np.exp(-0.5 * ((place[:, None] - place) / _NEIGHBOURS) ** 2) * kinds
+        near = np.exp(-0.5 * ((place[:, None] - place) / _CONFIG.smoothing_fractions) ** 2) * kinds
         total = near.sum(1)
         log = near @ np.log(self.found) / np.where(total > 0, total, 1.0)
-        log *= kinds / (kinds + np.where(log > 0, _WIDENING, _NARROWING))
+        log *= kinds / (kinds + np.where(log > 0, _CONFIG.widening_shrinkage, _CONFIG.narrowing_shrinkage))
         return tuple(float(value) for value in np.exp(log))
 
     def joined(self, other: ErrorSpread) -> ErrorSpread:
@@ -130,10 +130,10 @@ def _log_likelihood(standardised: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The correction of intervals that finished runs of a family ask for.
+    """The correction of intervals by the finished runs of a family.
 
-    A factor on the scale of the forecast at each of :data:`FRACTIONS`, apart for forecasts taught by relatives and for
-    those made alone; medians stay as they are.
+    A factor on the scale of the forecast at each of :data:`FRACTIONS`, separate for forecasts with past runs and
+    for those made alone; medians stay as they are.
 
     Attributes:
         spreads: By mode, what was found; a mode of fewer than :data:`ENOUGH` runs corrects nothing yet.
@@ -154,7 +154,7 @@ class Calibration:
     seen: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, rows: Sequence[ScoredForecast], law: str, **known: Any) -> Calibration:
+    def fit(cls, rows: Sequence[ScoredForecast], law: str, **known: Any) -> Calibration:
         """The correction that some forecasts ask for.
 
         Args:
@@ -162,9 +162,10 @@ class Calibration:
             law: Name of the law behind them.
             **known: Other attributes: ``made``, ``version``, ``family``.
         """
-        spreads = {mode: ErrorSpread.of(row for row in rows if row.mode == mode) for mode in MODES}
+        spreads = {mode: ErrorSpread.fit(row for row in rows if row.mode == mode) for mode in MODES}
         runs = dict.fromkeys(short(row.run) for row in rows)
-        return cls({m: s for m, s in spreads.items() if s.runs}, law, seen=tuple(runs)[-_MOST_SEEN:], **known)
+        seen = tuple(runs)[-_CONFIG.max_known_runs :]
+        return cls({m: s for m, s in spreads.items() if s.runs}, law, seen=seen, **known)
 
     def __bool__(self) -> bool:
         return any(spread.enough for spread in self.spreads.values())
@@ -175,7 +176,7 @@ class Calibration:
         return 1.0 if spread is None or not spread.enough else float(np.interp(fraction, FRACTIONS, spread.factor))
 
     def apply(self, mode: str, fraction: float, median: float, scale: float) -> tuple[float, float]:
-        """Median and scale of a forecast set right.
+        """Median and scale of a corrected forecast.
 
         Args:
             mode: ``"family"`` or ``"alone"``.
@@ -199,7 +200,7 @@ class Calibration:
             max(self.made, other.made),
             self.version or other.version,
             self.family or other.family,
-            (*self.seen, *other.seen)[-_MOST_SEEN:],
+            (*self.seen, *other.seen)[-_CONFIG.max_known_runs :],
         )
 
     def stale(self, law: str) -> str:
@@ -207,7 +208,7 @@ class Calibration:
         if self.law == law and self.revision == REVISION:
             return ""
         by = f"version {self.version}" if self.version else "another version"
-        return f"it was made by {by}, which forecasts otherwise ({self.law}, revision {self.revision})"
+        return f"it was made by {by}, which forecasts differently ({self.law}, revision {self.revision})"
 
     def sentence(self) -> str:
         """What it does to the intervals."""
@@ -256,7 +257,9 @@ class Calibration:
                     continue
                 one = data["modes"][mode]
                 kinds, found = tuple(map(int, one["kinds"])), tuple(map(float, one["found"]))
-                sound = all(0.01 < value < 100 for value in found) and min(kinds, default=0) >= 0
+                sound = (
+                    all(_FACTOR_RANGE[0] < value < _FACTOR_RANGE[1] for value in found) and min(kinds, default=0) >= 0
+                )
                 if not sound or len(kinds) != len(FRACTIONS) or len(found) != len(FRACTIONS):
                     raise ValueError("its factors make no sense")
                 spreads[mode] = ErrorSpread(int(one["runs"]), kinds, found)

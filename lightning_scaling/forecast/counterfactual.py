@@ -1,4 +1,4 @@
-"""What if the plan were another one: answers from the very law that the forecast rests on."""
+"""Counterfactual forecasts under alternative plans."""
 
 from __future__ import annotations
 
@@ -10,43 +10,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling._utils.formatting import significant
+from lightning_scaling.forecast.config import DEFAULT
 from lightning_scaling.forecast.forecaster import Forecaster, Mixture, PriorSource
 from lightning_scaling.forecast.priors.base import PUBLISHED
-from lightning_scaling.forecast.result import Forecast, MetricPrediction, Prediction, Trust
+from lightning_scaling.forecast.result import DEFAULT_LEVEL, Forecast, MetricPrediction, Prediction, Trust
 from lightning_scaling.runs.curve import Points
 from lightning_scaling.schedule import changes, variants
 from lightning_scaling.schedule.changes import USUAL
 from lightning_scaling.schedule.plan import Plan
 from lightning_scaling.schedule.progress import Progress
 
-_LEVEL = 0.9
-_RISE = 0.05
-_HALF = 2.132
-# How far the gain of a decay follows the slope of the loss to another end: not at all in some recipes (Luo et al. 2025,
-# arXiv 2503.12811, have it constant), wholly in others.
-_FOLLOWS = 0.5
-# Scale of the error of a difference of two forecasts of one run, by the pairs of benchmarks/what_if.py.
-_LEAST = 1e-4
-_OF_SPREAD = 0.5
-_OF_PROGRESS = 0.12
-_OF_ANNEALING = 0.12
+_CONFIG = DEFAULT.counterfactual
 
 
 @dataclass(frozen=True)
 class WhatIf:
-    """Where the run would land under another plan, and how that compares with carrying on.
+    """The forecast under another plan, and how it compares with carrying on.
 
     Attributes:
         name: What is changed, in a few words.
         step: The present step: the plans are the same up to it.
         plan: The other plan.
         total_steps: Where it ends.
-        landing: Predictive distribution of the loss there.
+        final_distribution: Predictive distribution of the loss there.
         difference: Predictive distribution of that loss minus the one of carrying on; most of the error of the two
             forecasts is the same and cancels. Below 0 the change pays.
         extra_steps: Steps more than planned; negative ones are saved.
         extra_compute: The same as a fraction of the planned steps.
-        trust: Of the landing: ``"none"``, ``"low"`` or ``"ok"``.
+        trust: Of the final loss: ``"none"``, ``"low"`` or ``"ok"``.
         why: Why the trust is not ``"ok"``, one clause; empty otherwise.
         reason: The answer as one plain sentence with numbers.
     """
@@ -65,10 +57,10 @@ class WhatIf:
 
     @property
     def final(self) -> float:
-        """Median of the loss at the end of the other plan; ``nan`` where there is too little to tell."""
+        """Median of the loss at the end of the other plan; ``nan`` where too little is known."""
         return float(self.final_distribution)
 
-    def interval(self, level: float = _LEVEL) -> tuple[float, float]:
+    def interval(self, level: float = DEFAULT_LEVEL) -> tuple[float, float]:
         """The central interval of the loss at the end of the other plan."""
         return self.final_distribution.interval(level)
 
@@ -76,7 +68,7 @@ class WhatIf:
         """The loss at the end of the other plan below which the outcome falls with probability ``q``."""
         return self.final_distribution.quantile(q)
 
-    def to_dict(self, level: float = _LEVEL) -> dict[str, Any]:
+    def to_dict(self, level: float = DEFAULT_LEVEL) -> dict[str, Any]:
         """The answer as builtins, with intervals of one level."""
         lower, upper = self.final_distribution.interval(level)
         least, most = self.difference.interval(level)
@@ -106,12 +98,13 @@ def what_if(
     prior: PriorSource = PUBLISHED,
     name: str | None = None,
     doubt: str = "",
+    monitor: str = "loss",
     **options: Any,
 ) -> WhatIf:
-    """Where a run would land if from the present step of a forecast on it followed another plan.
+    """The final loss of a run if from the present step of a forecast on it followed another plan.
 
-    The law of the forecast is evaluated on the changed plan in the units of the original one. Where relatives have
-    landed, they are asked about the changed plan too.
+    The law of the forecast is evaluated on the changed plan in the units of the original one. Past runs with
+    a final loss count under the changed plan too.
 
     Args:
         forecast: The forecast of the run under its plan.
@@ -120,9 +113,10 @@ def what_if(
             ``"longer"`` (``factor``), ``"wsd"`` (``decay``, ``shape``, ``to``), each as in
             :mod:`lightning_scaling.schedule.variants`, or another plan, of which the part after the present counts.
         points: The curve that the forecast was made from, on the scale of the law.
-        prior: What was believed before the losses came.
+        prior: The prior of the forecast.
         name: What to call it; left out, a few words that say what is changed.
         doubt: Why forecasts of this run are in doubt at present; empty if they are not.
+        monitor: Name of the metric, for the sentence.
         **options: Options of the change.
 
     Returns:
@@ -144,9 +138,9 @@ def what_if(
     else:
         on_law, own = forecast.on_law, forecast.own_path
         shift = _Shift(own, changed, forecast.horizon, end) if isinstance(own, Mixture) else None
-        # The other plan on its own terms: whether its end can be trusted, and what relatives say of it. A rate above
+        # The other plan on its own terms: whether its end can be trusted, and the prior from past runs. A rate above
         # all before would look like a warm-up.
-        higher = changed.peak > (1 + _RISE) * plan.peak and step > plan.warmup_end
+        higher = changed.peak > (1 + _CONFIG.max_rate_rise) * plan.peak and step > plan.warmup_end
         forecaster = Forecaster(plan if higher else changed, prior)
         other = forecaster.fit(points, step)
         if end <= forecast.horizon and shared >= end:
@@ -183,7 +177,7 @@ def what_if(
         why=why,
         reason="",
     )
-    return replace(answer, reason=_reason(answer, forecast, taken))
+    return replace(answer, reason=_reason(answer, forecast, taken, monitor))
 
 
 def what_ifs(
@@ -194,6 +188,7 @@ def what_ifs(
     points: Points,
     prior: PriorSource = PUBLISHED,
     doubt: str = "",
+    monitor: str = "loss",
 ) -> list[WhatIf]:
     """Carrying on, then several changes.
 
@@ -205,12 +200,13 @@ def what_ifs(
         points: As of :func:`what_if`.
         prior: As of :func:`what_if`.
         doubt: As of :func:`what_if`.
+        monitor: As of :func:`what_if`.
 
     Raises:
         ValueError: As :func:`what_if`.
         TypeError: As :func:`what_if`.
     """
-    known: dict[str, Any] = {"points": points, "prior": prior, "doubt": doubt}
+    known: dict[str, Any] = {"points": points, "prior": prior, "doubt": doubt, "monitor": monitor}
     answers = [what_if(forecast, plan, **known)]
     for change in USUAL if asked is None else asked:
         kind, options = change if isinstance(change, tuple) else (change, {})
@@ -223,7 +219,7 @@ def what_ifs(
 
 
 class _Shift:
-    """How far the shapes of a forecast end from where they do, were the plan another one.
+    """The difference that another plan makes to the final loss of each shape of a forecast.
 
     Args:
         own: The shapes, weighted.
@@ -241,13 +237,16 @@ class _Shift:
         other_began, other_ended = (_parts(own, there, at) for at in (own.now, end))
         change, other = ended - began, other_ended - other_began
         follows = np.exp(-own.alpha * np.log(there.progress(end)))
-        progress, annealing = other[:, 0] - change[:, 0], other[:, 1] * follows**_FOLLOWS - change[:, 1]
+        progress, annealing = (
+            other[:, 0] - change[:, 0],
+            other[:, 1] * follows**_CONFIG.gain_follows_slope - change[:, 1],
+        )
         self._middle = float(own.weight @ progress), float(own.weight @ annealing)
         self._spread = math.sqrt(float(own.weight @ (progress + annealing - sum(self._middle)) ** 2))
         self._doubt = 0.5 * float(own.weight @ (other[:, 1] * (follows - 1)))
 
     def final_distribution(self, other: Mixture, df: float) -> Prediction:
-        """Where the run ends; what is not known yet of that plan's decay is told by the other forecast."""
+        """The final loss; the unknown gain of that plan's decay is taken from the other forecast."""
         there = replace(
             self._own, progress=self._there, spread_factor=other.spread_factor, gain_unknown=other.gain_unknown
         )
@@ -260,10 +259,10 @@ class _Shift:
         gain_unknown = self._own.gain_unknown or other.gain_unknown
         progress, annealing = self._middle
         return math.hypot(
-            _LEAST * final,
-            _OF_SPREAD * self._spread,
-            _OF_PROGRESS * progress,
-            (1 / _HALF if gain_unknown else _OF_ANNEALING) * annealing,
+            _CONFIG.min_share_of_loss * final,
+            _CONFIG.spread_share * self._spread,
+            _CONFIG.progress_share * progress,
+            (1 / DEFAULT.error.interval_half_width if gain_unknown else _CONFIG.annealing_share) * annealing,
             self._doubt,
         )
 
@@ -294,7 +293,7 @@ def _trust(other: Forecast, changed: Plan, plan: Plan, doubt: str) -> tuple[Trus
         return "low", doubt
     ahead = changed.steps >= max(other.step, plan.warmup_end)
     rise = float(changed.lr[ahead].max()) - float(changed.at(max(other.step, plan.warmup_end))) if ahead.any() else 0.0
-    if rise > _RISE * plan.peak:
+    if rise > _CONFIG.max_rate_rise * plan.peak:
         return "low", "the learning rate would rise again, of which the law knows little"
     return other.trust, other.why
 
@@ -303,16 +302,16 @@ def _unseen(forecast: Forecast) -> bool:
     return isinstance(forecast.own_path, Mixture) and forecast.own_path.progress.unseen(forecast.step)
 
 
-def _reason(answer: WhatIf, forecast: Forecast, taken: str) -> str:
+def _reason(answer: WhatIf, forecast: Forecast, taken: str, monitor: str) -> str:
+    metric = "a loss" if monitor == "loss" else f"`{monitor}`"
     if not math.isfinite(answer.final):
-        return f"Nothing can be told of it yet: {answer.why}."
+        return f"Nothing can be said of it yet: {answer.why}."
     lower, upper = answer.interval()
-    said = (
-        f"{answer.name[0].upper()}{answer.name[1:]}: a loss of {_number(answer.final)} at step {answer.total_steps:,}"
-    )
-    said += f" (90% sure: {_number(lower)} to {_number(upper)})"
+    said = f"{answer.name[0].upper()}{answer.name[1:]}: {metric} of {significant(answer.final)}"
+    said += f" at step {answer.total_steps:,}"
+    said += f" (90% sure: {significant(lower)} to {significant(upper)})"
     if answer.difference.scale > 0 or answer.extra_steps:
-        least, most = answer.difference.interval(_LEVEL)
+        least, most = answer.difference.interval(DEFAULT_LEVEL)
         off = float(answer.difference)
         side = "above" if off > 0 else "below"
         said += f", {abs(off):.3g} {side} carrying on to step {forecast.horizon:,} ({least:+.2g} to {most:+.2g})"
@@ -323,7 +322,3 @@ def _reason(answer: WhatIf, forecast: Forecast, taken: str) -> str:
     if taken:
         said += f"; {taken}"
     return said + "."
-
-
-def _number(value: float) -> str:
-    return f"{value:#.4g}"

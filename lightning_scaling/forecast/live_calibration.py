@@ -35,7 +35,7 @@ def updated_with_logs(calibration: Calibration | None, history: Iterable[Run], *
     rows = [row for row in rows if short(row.run) not in counted]
     if calibration is not None and not rows:
         return calibration
-    found = Calibration.of(rows, Forecaster.law, **{"made": now(), **known})
+    found = Calibration.fit(rows, Forecaster.law, **{"made": now(), **known})
     return found if calibration is None else calibration.joined(found)
 
 

@@ -201,19 +201,6 @@ def check_bounds(bounds: Sequence[float | None]) -> Bounds:
     return low, high
 
 
-def bounds_from_text(text: str) -> Bounds:
-    """Bounds as typed on a command line: ``0,1`` or, with one of them open, ``0,`` or ``,1``.
-
-    Raises:
-        ValueError: If that is not what the text says.
-    """
-    parts = text.split(",")
-    try:
-        return check_bounds([float(part) if part.strip() else None for part in parts])
-    except ValueError:
-        raise ValueError(f"`bounds` must be two numbers such as 0,1 or 0,inf, but got {text!r}.") from None
-
-
 def _words(name: str) -> set[str]:
     """The words of a metric's name in lower case, digits at their ends once kept and once left out."""
     parts = [part for part in re.split(r"[^A-Za-z0-9]+", name) if part]

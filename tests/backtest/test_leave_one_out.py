@@ -92,7 +92,7 @@ def test_unfinished_runs_teach_and_are_not_judged(runs, make_run):
 def test_too_few_runs_are_said_to_be(runs):
     report = calibrate(runs[:3])
     assert not report.calibration
-    assert report.judgement().startswith("Taught by the family: 3 runs could be forecast, 5 are needed.")
+    assert report.judgement().startswith("With past runs: 3 runs could be forecast, 5 are needed.")
     assert calibrate([]).table() == []
 
 
@@ -103,13 +103,13 @@ def test_progress_is_told(runs):
 
 
 def test_the_judgement_names_what_is_off(report):
-    assert report.judgement().count("Taught by the family:") == 1
+    assert report.judgement().count("With past runs:") == 1
     off = hindsight.CalibrationReport(factors(1.5), report.rows, report.runs)
     assert "too narrow at 5%, 10%, 25%, 50%, 75%, 90% (factor 1.50, " in off.judgement()
     wide = hindsight.CalibrationReport(factors(0.5), report.rows, report.runs)
     assert "wider than need be at 5%" in wide.judgement()
     right = hindsight.CalibrationReport(factors(1.0), report.rows, report.runs)
-    assert "Taught by the family: the intervals hold what they promise." in right.judgement()
+    assert "With past runs: the intervals hold what they promise." in right.judgement()
 
 
 # ------------------------------------------------------------------ what a calibration does

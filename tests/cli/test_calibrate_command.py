@@ -70,7 +70,7 @@ def test_a_folder_prints_its_table_and_keeps_the_correction(folder):
     assert "all runs: 6 finished runs" in result.stdout
     lines = [line.split() for line in result.stdout.splitlines()]
     assert [line[1] for line in lines if line and line[0] == "family"][-4:] == ["25%", "50%", "75%", "90%"]
-    assert "Taught by the family: the intervals" in result.stdout
+    assert "With past runs: the intervals" in result.stdout
     assert f"Stored in {folder / 'calibration.json'}" in result.stdout
     assert "6 runs of the folder" in result.stderr
     assert RunHistory.from_csv(folder).calibration.spreads["family"].runs == 6

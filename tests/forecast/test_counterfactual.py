@@ -168,7 +168,7 @@ def test_a_run_without_losses_gets_an_answer_without_numbers(make_run):
     answer = Monitor(make_run("cosine").plan).what_if("longer")
     assert np.isnan(answer.final)
     assert answer.trust == "none"
-    assert answer.reason.startswith("Nothing can be told of it yet")
+    assert answer.reason.startswith("Nothing can be said of it yet")
 
 
 def test_an_accuracy_is_told_in_its_own_units():

@@ -143,7 +143,7 @@ def test_too_few_or_unfinished_relatives_leave_the_published_prior(make_run):
 
 def test_a_forecast_survives_pickling_and_stays_small(make_run):
     run = make_run("cosine", total=2000)
-    made = forecast(run, 0.4)
+    made = fitted(run, 0.4)
     text = pickle.dumps(made)
     again = pickle.loads(text)
     assert len(text) < 50_000
@@ -152,7 +152,7 @@ def test_a_forecast_survives_pickling_and_stays_small(make_run):
 
 
 def test_a_forecast_shows_its_final_loss_and_interval(make_run):
-    made = forecast(make_run("cosine", total=2000), 0.4)
+    made = fitted(make_run("cosine", total=2000), 0.4)
     lower, upper = made.interval()
     assert repr(made) == (
         f"Forecast(step=800/2,000, final={made.final:#.4g}, 90% [{lower:#.4g}, {upper:#.4g}], trust={made.trust})"

@@ -8,7 +8,6 @@ from lightning_scaling.forecast import Forecast, Prediction
 from lightning_scaling.forecast.metric_scale import (
     PLAIN,
     MetricScale,
-    bounds_from_text,
     check_bounds,
     scale_of,
     scales_for,
@@ -96,13 +95,6 @@ def test_the_spread_of_a_share_is_the_same_everywhere_on_the_scale():
 def test_bounds_that_are_none(bounds):
     with pytest.raises(ValueError, match="`bounds` must be"):
         check_bounds(bounds)
-
-
-def test_bounds_as_text():
-    assert bounds_from_text("0,1") == (0, 1)
-    assert bounds_from_text("0,") == bounds_from_text("0,inf") == (0, math.inf)
-    with pytest.raises(ValueError, match="such as 0,1"):
-        bounds_from_text("0:1")
 
 
 def test_a_mode_that_is_none():

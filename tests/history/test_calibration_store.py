@@ -116,7 +116,7 @@ def test_a_stale_or_spoilt_one_is_ignored_with_a_reason(past, place, caplog):
         past.ours(seed)
     keep_in_mlflow(place, factors(1.5, family="past", law="another_law"), past.uri)
     learned = background(past)
-    said = "The calibration of the experiment 'past' is ignored: it was made by version 0.1, which forecasts otherwise"
+    said = "The calibration of the experiment 'past' is ignored: it was made by version 0.1, which forecasts differently"
     assert said in learned.sentence
     assert learned.data["calibration"] is None
     past.client.set_experiment_tag(past.id, "scaling.calibration", "{}")

@@ -1,4 +1,4 @@
-"""What past runs of the same family teach about a new one."""
+"""The prior from past runs of the same family."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.forecast.config import DEFAULT
 from lightning_scaling.forecast.priors.base import PUBLISHED, Correction, RunPrior, ShapePrior
 from lightning_scaling.forecast.priors.final_loss import FinalLossPrior
 from lightning_scaling.forecast.priors.gaussian_process import (
@@ -25,82 +26,74 @@ from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
-FRACTIONS = np.array([0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9])
-"""Parts of the run at which forecasts of the relatives are compared with what came."""
+_CONFIG = DEFAULT.family
+FRACTIONS = np.array(_CONFIG.fractions)
+"""Parts of the run at which forecasts of past runs are compared with their outcomes."""
 
-_ENOUGH = 2
-_MOST = 64
-_MUCH = 0.15
-_OF_GAIN = 0.6
-_LEAST_SPREAD = 0.1
-_SCARCE = 10.0
-_MOST_SHARED = 0.8
-_LEVEL = GPScales(unit=0.1, offset=30.0, related=(0.03, 0.1, 0.3, 1.0), apart=(0.003, 0.01, 0.03, 0.1))
+_LEVEL = GPScales(unit=0.1, offset=30.0, shared=(0.03, 0.1, 0.3, 1.0), individual=(0.003, 0.01, 0.03, 0.1))
 _SHAPE = tuple(
     GPScales(unit=spread, middle=math.log(median))
-    for median, spread in (
-        (0.3, 0.6),
-        (1.2, 0.45),
-        (0.03, 0.8),
-    )
+    for median, spread in zip(_CONFIG.shape_medians, _CONFIG.shape_spreads, strict=True)
 )
+_CLIP = 3.0  # standardized errors beyond are outliers of the correlation
 
 
 class Family:
-    """Past runs, and how each quantity of theirs depends on what they are.
+    """Past runs of a family as a prior: each quantity of theirs as a function of their features.
 
     Args:
-        relatives: The past runs, those that :attr:`Relative.is_usable`.
+        past_runs: The past runs, those that :attr:`Relative.is_usable`.
         params: Number of parameters of the new run.
         tokens_per_step: Tokens (or samples) of one of its steps.
-        landed: Those whose final losses alone count, if there are more of them.
+        with_final_loss: Those whose final losses alone count, if there are more of them.
     """
 
     def __init__(
         self,
-        relatives: list[PastRun],
+        past_runs: list[PastRun],
         params: int | None = None,
         tokens_per_step: float | None = None,
         *,
-        landed: list[PastRun] | None = None,
+        with_final_loss: list[PastRun] | None = None,
     ) -> None:
-        self._relatives = relatives
-        self._landed = landed or relatives
+        self._past_runs = past_runs
+        self._with_final_loss = with_final_loss or past_runs
         self._params = params
         self._tokens_per_step = tokens_per_step
-        self._shaped = [r for r in relatives if r.has_informative_shape]
-        self._annealed = sum(falls(r.plan, r.reached) for r in self._shaped) >= _ENOUGH
+        self._shaped = [r for r in past_runs if r.has_informative_shape]
+        self._annealed = sum(falls(r.plan, r.reached) for r in self._shaped) >= _CONFIG.min_runs
         self._errors: dict[float, tuple[GaussianProcess, FeatureSpace, float] | None] = {}
-        finished = sum(r.finished for r in relatives)
-        others = f" and {len(relatives) - finished} unfinished" if finished < len(relatives) else ""
+        finished = sum(r.finished for r in past_runs)
+        others = f" and {len(past_runs) - finished} unfinished" if finished < len(past_runs) else ""
         self.source = f"{finished} finished{others} runs of the family"
 
     @cached_property
     def _levels(self) -> tuple[FeatureSpace, GaussianProcess]:
-        space = FeatureSpace([r.features for r in self._relatives])
-        log_final_loss = np.array([r.log_final_loss for r in self._relatives])
+        space = FeatureSpace([r.features for r in self._past_runs])
+        log_final_loss = np.array([r.log_final_loss for r in self._past_runs])
         process = GaussianProcess(space.at, log_final_loss[:, 0], log_final_loss[:, 1], _LEVEL)
-        return space, process.calibrate(_groups([r.features for r in self._relatives]))
+        return space, process.calibrate(_groups([r.features for r in self._past_runs]))
 
     @cached_property
     def _finals(self) -> FinalLossPrior | None:
-        return FinalLossPrior.from_history(RunHistory(r.run for r in self._landed))
+        return FinalLossPrior.from_history(RunHistory(r.run for r in self._with_final_loss))
 
-    def _landing(self, plan: Plan, features: RunFeatures) -> tuple[float, float]:
-        """Where the run will land, from the landings alone: by likeness and by the law of final losses.
+    def _log_final_loss(self, plan: Plan, features: RunFeatures) -> tuple[float, float]:
+        """Mean and standard deviation of the log final loss, from past final losses alone.
 
-        Their errors are anything from independent to the same, so the joint one is taken to be no smaller than theirs;
-        and as each knows its own best where it is small, the surer one counts by the fourth power.
+        Combines a Gaussian process over the features with the law of final losses. The correlation of their errors is
+        unknown, so the joint error is no smaller than theirs; weights are proportional to ``std**-4``, as both error
+        estimates are least reliable when large.
         """
         space, levels = self._levels
         log, error = levels.predict(space.place(features))
         tokens = self._tokens_per_step and self._tokens_per_step * (plan.total_steps or 0)
-        told = self._finals.predict(self._params, tokens or None, plan) if self._finals and plan.known else None
-        if told is None or not math.isfinite(told.scale) or told <= 0:
+        predicted = self._finals.predict(self._params, tokens or None, plan) if self._finals and plan.known else None
+        if predicted is None or not math.isfinite(predicted.scale) or predicted <= 0:
             return log, error
-        other = told.scale / float(told)
+        other = predicted.scale / float(predicted)
         weight = error**4 / (error**4 + other**4)
-        return log + weight * (math.log(told) - log), math.sqrt(2 / (error**-2 + other**-2))
+        return log + weight * (math.log(predicted) - log), math.sqrt(2 / (error**-2 + other**-2))
 
     @cached_property
     def _space(self) -> FeatureSpace:
@@ -114,54 +107,54 @@ class Family:
         ]
 
     @cached_property
-    def _twins(self) -> list[NDArray[np.intp]]:
-        """For each relative, itself first, then the others of its size, length and schedule."""
+    def _replicates(self) -> list[NDArray[np.intp]]:
+        """For each past run its own place, then those of its replicates."""
         return _groups([r.features for r in self._shaped])
 
     @cached_property
     def _priors(self) -> list[ShapePrior]:
-        """For each relative the shape that the others, its twins left out, would have given it."""
-        told = [[process.without(group) for process in self._shapes] for group in self._twins]
-        return [_shape([(float(m[0]), float(s[0])) for m, s in each], self.source) for each in told]
+        """For each past run the shape predicted by the others, its replicates left out."""
+        predicted = [[process.without(group) for process in self._shapes] for group in self._replicates]
+        return [_shape([(float(m[0]), float(s[0])) for m, s in each], self.source) for each in predicted]
 
     def _error(self, fraction: float) -> tuple[GaussianProcess, FeatureSpace, float] | None:
-        """How the errors of forecasts made at a fraction depend on the run, learnt by leaving each relative out."""
+        """Errors of forecasts made at a fraction as a function of the run, by leave-one-out."""
         if fraction not in self._errors:
             self._errors[fraction] = self._learn_error(fraction)
         return self._errors[fraction]
 
     def _learn_error(self, fraction: float) -> tuple[GaussianProcess, FeatureSpace, float] | None:
-        judged = [
-            (i, relative, told)
-            for i, (relative, prior) in enumerate(zip(self._shaped, self._priors, strict=True))
-            if relative.finished and (told := relative.forecast(fraction, prior)) is not None
+        scored = [
+            (i, past_run, predicted)
+            for i, (past_run, prior) in enumerate(zip(self._shaped, self._priors, strict=True))
+            if past_run.finished and (predicted := past_run.forecast(fraction, prior)) is not None
         ]
-        if len(judged) < _ENOUGH:
+        if len(scored) < _CONFIG.min_runs:
             return None
-        landed = np.array([relative.log_final_loss for _, relative, _ in judged])
-        forecast = np.array([told for _, _, told in judged])
-        off, scale = landed[:, 0] - forecast[:, 0], forecast[:, 1]
+        with_final_loss = np.array([past_run.log_final_loss for _, past_run, _ in scored])
+        forecast = np.array([predicted for _, _, predicted in scored])
+        off, scale = with_final_loss[:, 0] - forecast[:, 0], forecast[:, 1]
         unit = max(float(np.median(scale)), 1e-6)
-        space = FeatureSpace([relative.features for _, relative, _ in judged])
+        space = FeatureSpace([past_run.features for _, past_run, _ in scored])
         process = GaussianProcess(
             space.at,
             off,
             scale,
-            GPScales(unit, middle=0.0, related=(0.1, 0.3, 1.0), apart=(0.03, 0.1, 0.4), trusted=(0.3, 0.6, 1.0)),
+            GPScales(unit, middle=0.0, shared=(0.1, 0.3, 1.0), individual=(0.03, 0.1, 0.4), trusted=(0.3, 0.6, 1.0)),
         )
-        process.calibrate(_groups([relative.features for _, relative, _ in judged]))
-        return process, space, self._shared([i for i, _, _ in judged], process, scale)
+        process.calibrate(_groups([past_run.features for _, past_run, _ in scored]))
+        return process, space, self._shared([i for i, _, _ in scored], process, scale)
 
-    def _shared(self, judged: list[int], process: GaussianProcess, scale: NDArray[np.float64]) -> float:
-        """Correlation of what is left of such errors with the errors of landings told by the relatives' landings."""
-        place = {id(r): k for k, r in enumerate(self._relatives)}
+    def _shared(self, scored: list[int], process: GaussianProcess, scale: NDArray[np.float64]) -> float:
+        """Correlation of the residual errors with the errors of final losses predicted from past final losses."""
+        place = {id(r): k for k, r in enumerate(self._past_runs)}
         levels = self._levels[1]
-        rows = {i: k for k, i in enumerate(judged)}
+        rows = {i: k for k, i in enumerate(scored)}
         pairs = []
-        for i in judged:
-            group = [j for j in self._twins[i] if j in rows]
+        for i in scored:
+            group = [j for j in self._replicates[i] if j in rows]
             here, spread = process.without(np.array([rows[j] for j in group]))
-            there, wide = levels.without(np.array([place[id(self._shaped[j])] for j in self._twins[i]]))
+            there, wide = levels.without(np.array([place[id(self._shaped[j])] for j in self._replicates[i]]))
             own = place[id(self._shaped[i])]
             pairs.append(
                 (
@@ -169,26 +162,26 @@ class Family:
                     (levels.value[own] - there[0]) / wide[0],
                 )
             )
-        one, other = np.clip(np.array(pairs), -3, 3).T
+        one, other = np.clip(np.array(pairs), -_CLIP, _CLIP).T
         scale_ = math.sqrt(float(one @ one) * float(other @ other))
         found = float(one @ other) / scale_ if scale_ > 0 else 0.0
-        return min(max(found * len(pairs) / (len(pairs) + _SCARCE), 0.0), _MOST_SHARED)
+        return min(max(found * len(pairs) / (len(pairs) + _CONFIG.correlation_shrinkage), 0.0), _CONFIG.max_correlation)
 
     def with_batch_size(self, tokens_per_step: float) -> Family:
-        """The same family, asked about a run of so many tokens (or samples) per step."""
+        """The same family for a run of so many tokens (or samples) per step."""
         other = copy(self)
         other._tokens_per_step = tokens_per_step
         return other
 
     def prepare(self) -> Family:
-        """Work out everything now rather than when it is first asked for."""
-        if len(self._shaped) >= _ENOUGH:
+        """Compute everything now rather than at the first use."""
+        if len(self._shaped) >= _CONFIG.min_runs:
             for fraction in FRACTIONS:
                 self._error(float(fraction))
         return self
 
     def for_plan(self, plan: Plan, fractions: NDArray[np.float64] = FRACTIONS) -> RunPrior:
-        """What the family teaches of a new run under this plan.
+        """The prior of a new run under this plan.
 
         Args:
             plan: What the new run intends to do.
@@ -196,17 +189,20 @@ class Family:
         """
         if plan.total_steps is None:
             shape = PUBLISHED
-            if len(self._shaped) >= _ENOUGH:
+            if len(self._shaped) >= _CONFIG.min_runs:
                 middle = self._space.at.mean(0)[None]
                 shape = _shape([process.predict(middle) for process in self._shapes], self.source)
             return RunPrior(shape)
         features = RunFeatures.of(plan, plan.total_steps, self._params, self._tokens_per_step)
-        peer_curves = NormalizedCurves.among(self._relatives, plan, features)
-        log_final_loss = self._landing(plan, features)
+        peer_curves = NormalizedCurves.among(self._past_runs, plan, features)
+        log_final_loss = self._log_final_loss(plan, features)
         if not self._annealed and falls(plan):
             prior = PUBLISHED.for_plan(plan).shape
-            log_final_loss = log_final_loss[0], math.hypot(log_final_loss[1], _OF_GAIN * prior.kappa * prior.slope)
-        if len(self._shaped) < _ENOUGH or not plan.known:
+            log_final_loss = (
+                log_final_loss[0],
+                math.hypot(log_final_loss[1], _CONFIG.unseen_gain_spread * prior.kappa * prior.slope),
+            )
+        if len(self._shaped) < _CONFIG.min_runs or not plan.known:
             return RunPrior(
                 PUBLISHED.for_plan(plan).shape,
                 log_final_loss,
@@ -218,11 +214,11 @@ class Family:
         errors = [(f, e) for f in fractions if (e := self._error(float(f))) is not None]
         if not errors or (falls(plan) and not self._annealed):
             return RunPrior(shape, log_final_loss, annealed=self._annealed, source=self.source, peer_curves=peer_curves)
-        told = np.array([process.predict(space.place(features)) for _, (process, space, _) in errors])
+        predicted = np.array([process.predict(space.place(features)) for _, (process, space, _) in errors])
         correction = Correction(
             np.array([f for f, _ in errors]),
-            told[:, 0],
-            told[:, 1],
+            predicted[:, 0],
+            predicted[:, 1],
             np.array([process.trusted for _, (process, _, _) in errors]),
             np.array([shared for _, (_, _, shared) in errors]),
         )
@@ -232,7 +228,7 @@ class Family:
 def family_prior(
     history: RunHistory | Iterable[Run] | None, params: int | None = None, tokens_per_step: float | None = None
 ) -> Family | ShapePrior:
-    """What the runs of a history teach; the published prior when there are too few.
+    """The prior from the runs of a history; the published one when there are too few.
 
     Args:
         history: Past runs of the same family; those not finished count by what they show so far.
@@ -242,37 +238,37 @@ def family_prior(
     Returns:
         What a :class:`Forecaster` takes for its prior.
     """
-    relatives = [relative for run in history or () if (relative := PastRun(run)).is_usable]
-    if sum(r.finished for r in relatives) < _ENOUGH:
+    past_runs = [past_run for run in history or () if (past_run := PastRun(run)).is_usable]
+    if sum(r.finished for r in past_runs) < _CONFIG.min_runs:
         return PUBLISHED
-    return Family(nearest_in_size(relatives, params), params, tokens_per_step, landed=relatives).prepare()
+    return Family(nearest_in_size(past_runs, params), params, tokens_per_step, with_final_loss=past_runs).prepare()
 
 
 def falls(plan: Plan, step: float = math.inf) -> bool:
     """Whether the planned rate gives up much of its peak by a step after the warm-up."""
     rates = plan.lr[(plan.steps >= plan.warmup_end) & (plan.steps <= step)]
-    return bool(-np.minimum(np.diff(rates), 0.0).sum() > _MUCH * plan.peak)
+    return bool(-np.minimum(np.diff(rates), 0.0).sum() > _CONFIG.min_decay * plan.peak)
 
 
-def nearest_in_size(relatives: list[PastRun], params: int | None) -> list[PastRun]:
-    """The relatives that are used: of many, those nearest in size, then the latest."""
-    if len(relatives) <= _MOST:
-        return relatives
+def nearest_in_size(past_runs: list[PastRun], params: int | None) -> list[PastRun]:
+    """The past runs that are used: of many, those nearest in size, then the latest."""
+    if len(past_runs) <= _CONFIG.max_runs:
+        return past_runs
     size = math.log(params) if params else math.nan
-    apart = [abs(r.features.values[0] - size) for r in relatives]
-    order = sorted(range(len(relatives)), key=lambda i: (math.inf if math.isnan(apart[i]) else apart[i], -i))
-    return [relatives[i] for i in sorted(order[:_MOST])]
+    apart = [abs(r.features.values[0] - size) for r in past_runs]
+    order = sorted(range(len(past_runs)), key=lambda i: (math.inf if math.isnan(apart[i]) else apart[i], -i))
+    return [past_runs[i] for i in sorted(order[: _CONFIG.max_runs])]
 
 
 def _groups(features: list[RunFeatures]) -> list[NDArray[np.intp]]:
-    """For each run its own place, then those of its twins."""
+    """For each run its own place, then those of its replicates."""
     alike = replicates(features)
     np.fill_diagonal(alike, False)
     return [np.concatenate([[i], np.flatnonzero(row)]) for i, row in enumerate(alike)]
 
 
-def _shape(told: list[tuple[float, float]], source: str) -> ShapePrior:
+def _shape(predicted: list[tuple[float, float]], source: str) -> ShapePrior:
     (alpha, alpha_spread), (kappa, kappa_spread), (slope, slope_spread) = (
-        (math.exp(middle), max(spread, _LEAST_SPREAD)) for middle, spread in told
+        (math.exp(middle), max(spread, _CONFIG.min_shape_spread)) for middle, spread in predicted
     )
     return ShapePrior(alpha, alpha_spread, kappa, kappa_spread, slope, slope_spread, source)

@@ -1,4 +1,4 @@
-"""Where a run will land, asked before its first step: the final losses of its relatives."""
+"""The prior of a final loss from the final losses of past runs."""
 
 from __future__ import annotations
 
@@ -60,16 +60,16 @@ class FinalLossPrior:
     steps, each counting by its rate over the peak to the power .75, times ``tokens per step`` to a fitted power. ``U``
     is the annealing gain at the end, of the form of the Multi-Power Law (Luo et al. 2025, arXiv 2503.12811, section 3)
     with rates relative to the peak: 0 for a constant rate, near 1 once the rate has fallen for long. A run that is
-    unfinished or ends on a high rate thus teaches the same law as one that was annealed.
+    unfinished or ends on a high rate thus informs the same law as one that was annealed.
 
     It is fitted to log losses by reweighted least squares with the weights of a Student t, under weak priors of all
-    parameters; losses midway through the relatives' curves count a little while the relatives are few. A Gaussian
-    process then follows what the law leaves over near the runs it has seen (regression kriging), if that foretells the
-    relatives, each left out, better than the law alone.
+    parameters; losses midway through the past runs' curves count a little while the past runs are few. A Gaussian
+    process then follows what the law leaves over near the runs it has seen (regression kriging), if that predicts the
+    past runs, each left out, better than the law alone.
 
     The error is a Student t. Its squared scale adds the law's covariance, the variance of the process and the noise of
-    one run, stretched until nine tenths of the relatives, each left out, lie inside their intervals, and .15 of how far
-    the prediction lies below every relative.
+    one run, stretched until nine tenths of the past runs, each left out, lie inside their intervals, and .15 of how far
+    the prediction lies below every past run.
 
     Example:
         >>> steps = range(100, 1001, 100)
@@ -87,9 +87,9 @@ class FinalLossPrior:
     def __init__(self, kind: Literal["tokens", "steps"], sized: bool, rows: Rows, midway: Rows, why: str) -> None:
         self.why = why
         self._kind, self._sized, self._rows = kind, sized, rows
-        self.relatives = len(rows.loss)
-        if self.relatives < _FEW:
-            self.why = why or f"there are only {self.relatives} relatives"
+        self.past_runs = len(rows.loss)
+        if self.past_runs < _FEW:
+            self.why = why or f"there are only {self.past_runs} past runs"
         self.trust: Trust = "low" if self.why else "ok"
         self._annealed = float(np.median(rows.annealed))
         self._share = float(np.median(rows.work - rows.steps))
@@ -101,20 +101,20 @@ class FinalLossPrior:
 
     @classmethod
     def from_history(cls, history: RunHistory | None) -> FinalLossPrior | None:
-        """Learn from the relatives of a run.
+        """Learn from the past runs of a run.
 
         Args:
             history: Runs of its family, finished or not.
 
         Returns:
-            What they teach; ``None`` where fewer than two of them have a loss to learn from.
+            The prior; ``None`` where fewer than two of them have a loss to learn from.
         """
         runs = [run for run in history or () if _usable(run)]
         tokens = [run for run in runs if run.tokens_per_step]
         why = ""
         kind: Literal["tokens", "steps"] = "tokens"
         if len(tokens) < max(_FEWEST, len(runs) / 2):
-            kind, why = "steps", "the tokens of the relatives are not known, so that steps stand for them"
+            kind, why = "steps", "the tokens of the past runs are not known, so that steps stand for them"
         else:
             runs = tokens
         known = [run for run in runs if run.params]
@@ -122,7 +122,7 @@ class FinalLossPrior:
         if sized:
             runs = known
         else:
-            why = "the sizes of the relatives are not known"
+            why = "the sizes of the past runs are not known"
         if len(runs) < _FEWEST:
             return None
         runs = runs[-_MOST:]
@@ -134,7 +134,7 @@ class FinalLossPrior:
         """The final loss of a run that has not begun.
 
         Args:
-            params: Its parameters, counted as the relatives' are; ``None`` when unknown.
+            params: Its parameters, counted as the past runs' are; ``None`` when unknown.
             tokens: Tokens it will see in all (``total_steps`` times tokens per step); ``None`` when unknown.
             plan: Its schedule.
 
@@ -163,7 +163,7 @@ class FinalLossPrior:
             work, annealed, peak, why = math.log(max(done, 1e-3)), gain, math.log(plan.peak), ""
         else:
             work, annealed, peak = math.log(total) + self._share, self._annealed, float(np.median(self._rows.peak))
-            why = "the schedule is not known and taken to be that of the relatives"
+            why = "the schedule is not known and taken to be that of the past runs"
         query = _rows([(size, work, batch, peak, annealed, math.log(total), 0.0)])
         value, slopes = self._law(query)
         rest, variance = self._field(axes(query))
@@ -187,21 +187,21 @@ class FinalLossPrior:
         ):
             away = max(float(asked[0] - seen.max()), float(seen.min() - asked[0]))
             if away > _FAR:
-                return "low", f"its {name} is {math.exp(away):.0f} times outside that of the relatives"
+                return "low", f"its {name} is {math.exp(away):.0f} times outside that of the past runs"
         return "ok", ""
 
     def _of_same_length(self, total: int, missing: str) -> FinalPrediction:
-        """Without a size or tokens only relatives of the same length can be compared with."""
+        """Without a size or tokens only past runs of the same length can be compared with."""
         rows = self._rows
         alike = np.abs(rows.steps - math.log(total)) < math.log(_SAME_LENGTH)
         if alike.sum() < _FEWEST:
-            return self._nothing(f"the run's `{missing}` is not known, and too few relatives have its length")
+            return self._nothing(f"the run's `{missing}` is not known, and too few past runs have its length")
         logs = rows.loss[alike]
         middle = float(np.median(logs))
         spread = 1.4826 * float(np.median(np.abs(logs - middle)))
         spread = math.sqrt((logs.size * spread**2 + 2 * _UNRELATED**2) / logs.size)
         median = math.exp(middle)
-        why = f"the run's `{missing}` is not known; {logs.size} relatives of the same length"
+        why = f"the run's `{missing}` is not known; {logs.size} past runs of the same length"
         return FinalPrediction(median, median * spread, DEGREES_OF_FREEDOM, "low", why)
 
     @staticmethod

@@ -178,7 +178,7 @@ def _kernel(one: Array, other: Array, length: float) -> Array:
 
 
 def fit_field(at: Array, rest: Array) -> ResidualProcess:
-    """The most likely process behind residuals in units of the noise, or none if it does not foretell left-out runs."""
+    """The most likely process behind residuals in units of the noise, or none if it does not predict left-out runs."""
     nu = DEGREES_OF_FREEDOM
     doubt = np.ones(rest.size)
     kernels = [(length, _kernel(at, at, length)) for length in _LENGTHS]
@@ -213,7 +213,7 @@ def _score(z: Array, spread: Array) -> float:
 
 
 def _stretch(z: Array) -> float:
-    """How much wider the intervals must be to hold nine tenths of the left-out relatives, shrunk towards 1."""
+    """How much wider the intervals must be to hold nine tenths of the left-out past runs, shrunk towards 1."""
     seen = float(np.quantile(z, 0.9)) / 2.13
     shrunk = math.exp(z.size / (z.size + 10) * math.log(max(seen, 1e-3)))
     return min(max(shrunk, 0.9), 2.5) * math.sqrt(1 + _OF_FEW / z.size)

@@ -1,4 +1,4 @@
-"""What a few runs teach about another: Gaussian-process regression on the traits of runs."""
+"""Gaussian-process regression on the features of runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from scipy import linalg
 from lightning_scaling.schedule.plan import Plan
 
 _PROFILE = np.linspace(0.01, 1.0, 50)
-# How different two runs are that teach each other less by a factor exp(-1/2): in logarithms of parameters, steps,
-# tokens per step and peak rate, and in the root mean square difference of rates relative to their peaks.
+# Distances at which the correlation of two runs falls by exp(-1/2), before the length scale: in logarithms of
+# parameters, steps, tokens per step and peak rate, and in the root mean square difference of rates over their peaks.
+# Engineering choices; benchmarks/first_step.py prints the effect.
 _APART = np.array([1.0, 0.6, 0.7, 1.0])
 _PROFILE_APART = 0.15
 _REACH = 3.0
@@ -25,7 +26,7 @@ _EXPECTED = 5.0
 
 @dataclass(frozen=True)
 class RunFeatures:
-    """What is known of a run before it starts.
+    """The configuration of a run as known before it starts.
 
     Args:
         values: Logarithms of parameters, planned steps, tokens per step and peak rate; ``nan`` where not known.
@@ -37,7 +38,7 @@ class RunFeatures:
 
     @classmethod
     def of(cls, plan: Plan, total_steps: int, params: int | None, tokens_per_step: float | None) -> RunFeatures:
-        """The traits of a run with this plan."""
+        """The features of a run with this plan."""
         known = plan.known and plan.peak > 0
         return cls(
             np.array(
@@ -65,10 +66,10 @@ def replicates(runs: list[RunFeatures]) -> NDArray[np.bool_]:
 
 
 class FeatureSpace:
-    """The traits of several runs as coordinates; what a run lacks is put in the middle, and told apart by lacking it.
+    """The features of several runs as coordinates; a missing feature is set to the mean and marked by an indicator.
 
     Args:
-        runs: The traits of the runs that teach.
+        runs: The features of the past runs.
     """
 
     def __init__(self, runs: list[RunFeatures]) -> None:
@@ -100,21 +101,21 @@ class GPScales:
         unit: The scale it varies on.
         middle: Its value where nothing is known; ``None`` for the median of the runs.
         offset: Standard deviation of the mean about the middle, in units.
-        related: Standard deviations, in units, of what runs alike share; the likeliest is used.
-        apart: Standard deviations, in units, of what even twins do not share.
-        trusted: Factors on the stated errors of the values.
+        shared: Candidate standard deviations, in units, of the part that similar runs share.
+        individual: Candidate standard deviations, in units, of the part that even replicates do not share.
+        trusted: Candidate factors on the stated errors of the values; the likeliest of all candidates are used.
     """
 
     unit: float
     middle: float | None = None
     offset: float = 1.0
-    related: tuple[float, ...] = (0.17, 0.3, 0.55, 1.0)
-    apart: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    shared: tuple[float, ...] = (0.17, 0.3, 0.55, 1.0)
+    individual: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
     trusted: tuple[float, ...] = (1.0,)
 
 
 class GaussianProcess:
-    """A quantity of runs as a Gaussian process over their traits: a constant, a trend in the logarithms, and likeness.
+    """A quantity of runs as a Gaussian process over their features: constant, linear and squared-exponential kernels.
 
     See Rasmussen and Williams, *Gaussian Processes for Machine Learning* (2006), eqs. 2.22 to 2.24, 5.8 and 5.12. The
     scales are the likeliest of a grid under a wide prior; values far off their leave-one-out prediction count less.
@@ -134,7 +135,7 @@ class GaussianProcess:
         self._scales = scales
         self._middle = float(np.median(value)) if scales.middle is None else scales.middle
         likeness, trend = _kernels(at, at)
-        choices = list(product(scales.related, scales.apart, scales.trusted))
+        choices = list(product(scales.shared, scales.individual, scales.trusted))
         settled = [self._settle(choice, likeness, trend, error) for choice in choices]
         best = max(range(len(choices)), key=lambda i: settled[i][0])
         self._related, self._apart, self.trusted = choices[best]
@@ -178,23 +179,23 @@ class GaussianProcess:
         return pull
 
     def without(self, group: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What the other runs say of a group of runs: medians and standard deviations, those of the values left out."""
+        """Leave-out prediction of a group of runs by the others: medians and standard deviations."""
         covariance = np.linalg.inv(self._inverse[np.ix_(group, group)])
         own = (self.trusted * self._error[group]) ** 2
         variance = np.maximum(np.diag(covariance) - own, (self._apart * self._scales.unit) ** 2)
         return self.value[group] - covariance @ self._pull[group], np.sqrt(variance)
 
     def calibrate(self, groups: list[NDArray[np.intp]]) -> GaussianProcess:
-        """Widen what is predicted by how far the values lay from what was said of them without their group.
+        """Widen the predictions by the standardized leave-out errors.
 
         Args:
             groups: For each value its own place, then those of the values to leave out with it.
         """
         surprise = 0.0
         for group in groups:
-            told, spread = self.without(group)
+            found, spread = self.without(group)
             variance = spread[0] ** 2 + (self.trusted * self._error[group[0]]) ** 2
-            surprise += min((self.value[group[0]] - told[0]) ** 2 / variance, _OUTLYING**2)
+            surprise += min((self.value[group[0]] - found[0]) ** 2 / variance, _OUTLYING**2)
         self._strain = max(math.sqrt((surprise + _EXPECTED) / (len(groups) + _EXPECTED)), 1.0)
         return self
 

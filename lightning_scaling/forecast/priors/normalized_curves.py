@@ -1,4 +1,4 @@
-"""Where the curves of runs under one schedule lead: once normalised, they coincide."""
+"""Normalized curves of past runs under one schedule, and the paths they predict."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+from lightning_scaling.forecast.config import DEFAULT
 from lightning_scaling.forecast.law_grid import isolated_outliers
 from lightning_scaling.forecast.priors.gaussian_process import RunFeatures
 from lightning_scaling.forecast.priors.past_run import PastRun
@@ -18,38 +19,22 @@ from lightning_scaling.schedule.plan import Plan
 
 Array = NDArray[np.float64]
 
-_FEWEST, _MOST = 4, 8
-_SAME_SCHEDULE = 0.07
-_GIVEN_BACK = 0.1
-_FROM = 0.05
-_AT = np.linspace(0.01, 1.0, 200)
-_FLOORS = (0.0, 0.5, 0.75)
-_WINDOWS = (0.02, 0.04, 0.08, 0.16)
-_AHEAD = 0.05
-_NOISE_AIMED_AT = 2e-3
-_WIDEST = 6.0
-_OF_LEVEL = 3e-4
-_OF_CHANGE = 0.05
-_REACH = 0.25
-_PROVED = 0.06
-_PRESUMED = 2.0
-_LEAST_STRAYED = 0.6
-_FEWEST_POINTS = 4
-_MEDIAN_BEND = 0.826  # of normal values of standard deviation 1
-# How much a difference in the logarithms of parameters, steps, tokens per step and peak rate sets runs apart, beside
-# that in tokens per parameter, on which the normalised curve depends most (Bergsma et al. 2025, arXiv 2509.25087).
-_APART = np.array([0.2, 0.2, 0.2, 0.2])
+_CONFIG = DEFAULT.peers
+_AT = np.linspace(0.01, 1.0, _CONFIG.grid_points)
+_MEDIAN_BEND = 0.826  # median of |x1 - (x0 + x2) / 2| of normal values of standard deviation 1
+_DRIFTS_PER_LAG = 5  # overlapping drifts per lag
+_MIN_SMOOTHING = 0.5  # points: less smoothing changes nothing
 
 
 @dataclass(frozen=True)
 class PeerPath:
-    """How a run goes on if its normalised curve is that of its relatives.
+    """The rest of a run if its normalized curve is that of past runs.
 
     Args:
         steps: Steps, shape ``(m,)``.
         medians: Medians of the loss there, shape ``(m,)``.
         scales: Scales, shape ``(m,)``.
-        strayed: By how much the run has strayed from the relatives' mean so far, over what they strayed.
+        divergence_ratio: Drift of the run from the past runs' mean so far, over the drift among them.
     """
 
     steps: Array
@@ -63,34 +48,37 @@ class PeerPath:
 
 
 class NormalizedCurves:
-    r"""Finished runs under the schedule of a new one, as the measure of its curve.
+    r"""Finished runs under the schedule of a new one, to compare its curve with.
 
-    The normalised curves ``l(x) = (L(x c) - L0) / (L(c) - L0)`` of a family coincide (Qiu et al. 2025, arXiv
+    The normalized curves ``l(x) = (L(x c) - L0) / (L(c) - L0)`` of a family coincide (Qiu et al. 2025, arXiv
     2507.02119, "supercollapse"; Bergsma et al. 2025, arXiv 2509.25087). So ``log(L - L0)`` of a run should differ from
-    the mean of its relatives by a constant, the unknown logarithm of ``L(c) - L0``; what it differs by lately is that
-    constant, and how far relatives have strayed from theirs over the same part of the run tells how sure the rest is.
-    ``L0`` is the one of a few shares of the lowest loss under which the relatives coincide best.
+    the mean of past runs by a constant, the unknown logarithm of ``L(c) - L0``; what it differs by lately is that
+    constant, and the drift of past runs from theirs over the same part of the run gives the error of the rest.
+    ``L0`` is the one of a few shares of the lowest loss under which the past runs coincide best.
 
     Args:
-        relatives: The runs, at least four, each with positive losses.
+        past_runs: The runs, at least four, each with positive losses.
     """
 
-    def __init__(self, relatives: list[PastRun]) -> None:
-        self.count = len(relatives)
-        curves = np.stack([_curve(relative) for relative in relatives])
-        self._begins = max(_FROM, *(_shown(relative) for relative in relatives))
-        late = _AT >= 2 * _FROM
+    def __init__(self, past_runs: list[PastRun]) -> None:
+        self.count = len(past_runs)
+        curves = np.stack([_curve(past_run) for past_run in past_runs])
+        self._begins = max(_CONFIG.start, *(_shown(past_run) for past_run in past_runs))
+        late = 2 * _CONFIG.start <= _AT
         self.floor, self._logs = min(
-            ((share * float(curves.min()), np.log(curves - share * float(curves.min()))) for share in _FLOORS),
-            key=lambda told: float(np.var(told[1] - told[1][:, late].mean(1, keepdims=True), axis=0)[late].mean()),
+            (
+                (share * float(curves.min()), np.log(curves - share * float(curves.min())))
+                for share in _CONFIG.floor_shares
+            ),
+            key=lambda found: float(np.var(found[1] - found[1][:, late].mean(1, keepdims=True), axis=0)[late].mean()),
         )
 
     @classmethod
-    def among(cls, relatives: Iterable[PastRun], plan: Plan, features: RunFeatures) -> NormalizedCurves | None:
-        """Those of the relatives that are finished, never gave back a tenth of their gain and had the same schedule.
+    def among(cls, past_runs: Iterable[PastRun], plan: Plan, features: RunFeatures) -> NormalizedCurves | None:
+        """Those of the past runs that are finished, never gave back a tenth of their gain and had the same schedule.
 
         Args:
-            relatives: Past runs of the family.
+            past_runs: Past runs of the family.
             plan: Plan of the new run.
             features: Its features.
 
@@ -99,12 +87,12 @@ class NormalizedCurves:
         """
         if not plan.known or plan.total_steps is None:
             return None
-        alike = [(_apart(r.features, features), i, r) for i, r in enumerate(relatives) if _serves(r, features)]
-        nearest_in_size = [relative for _, _, relative in sorted(alike)[:_MOST]]
-        return cls(nearest_in_size) if len(nearest_in_size) >= _FEWEST else None
+        alike = [(_apart(r.features, features), i, r) for i, r in enumerate(past_runs) if _serves(r, features)]
+        nearest_in_size = [past_run for _, _, past_run in sorted(alike)[: _CONFIG.max_runs]]
+        return cls(nearest_in_size) if len(nearest_in_size) >= _CONFIG.min_runs else None
 
     def path(self, points: Points, step: int, total_steps: int) -> PeerPath | None:
-        """How the run goes on, told by its latest losses and the relatives.
+        """The rest of the run, from its latest losses and the past runs.
 
         Args:
             points: The curve up to now.
@@ -112,21 +100,21 @@ class NormalizedCurves:
             total_steps: Length of its plan.
 
         Returns:
-            ``None`` while there are too few losses or none lately, or with losses below where relatives count from.
+            ``None`` while there are too few losses or none lately, or with losses below where past runs count from.
         """
         now = step / total_steps
-        used = (points.last > (self._begins - _FROM) * total_steps) & ~isolated_outliers(points.loss)
+        used = (points.last > (self._begins - _CONFIG.start) * total_steps) & ~isolated_outliers(points.loss)
         at, loss, count = points.step[used] / total_steps, points.loss[used], points.count[used]
-        if now < self._begins + _PROVED or at.size < 2 * _FEWEST_POINTS or float(loss.min()) <= self.floor:
+        if now < self._begins + _CONFIG.min_seen or at.size < 2 * _CONFIG.min_points or float(loss.min()) <= self.floor:
             return None
         theirs = np.stack([np.interp(at, _AT, row) for row in self._logs])
         logs = np.log(loss - self.floor)
         off = logs - theirs.mean(0)
-        noise = _roughness(off[at > now - _WINDOWS[-1]]) * math.sqrt(float(count.mean()))
+        noise = _roughness(off[at > now - _CONFIG.level_windows[-1]]) * math.sqrt(float(count.mean()))
         divergence_ratio = self._divergence_ratio(at, off, now, noise / math.sqrt(float(count.mean())))
-        ahead = np.array([min(now + _AHEAD, 1.0)])
+        ahead = np.array([min(now + _CONFIG.drift_lag, 1.0)])
         level, error, apart, best = 0.0, 0.0, self._logs, math.inf
-        for window in _WINDOWS:
+        for window in _CONFIG.level_windows:
             used = at > now - window
             if not used.any():
                 continue
@@ -144,22 +132,24 @@ class NormalizedCurves:
         above = np.exp(level + mean)
         own = divergence_ratio * _growing(rows, later)
         medians = self.floor + above
-        scales = np.hypot(above * np.hypot(own, error), _OF_LEVEL * medians)
+        scales = np.hypot(above * np.hypot(own, error), _CONFIG.min_share_of_loss * medians)
         return PeerPath(later * total_steps, medians, scales, divergence_ratio)
 
     def _divergence_ratio(self, at: Array, off: Array, now: float, noise: float) -> float:
-        """How far the run has strayed from the relatives' mean over every twentieth of it, beside what they have.
+        """Drift from the past runs' mean curve per 5 % of the run, relative to the drift among the past runs.
 
         Runs of another kind are no measure of this one: where its curve has not been theirs so far, little is made of
         its leaving them.
         """
-        late = np.arange(self._begins + _AHEAD, now, _AHEAD / 5)
-        drift = np.interp(late, at, off) - np.interp(late - _AHEAD, at, off)
-        rows = np.stack([np.interp(late, _AT, row) - np.interp(late - _AHEAD, _AT, row) for row in self._logs])
-        usual = float(np.mean(_own_error(_spread(rows), rows.mean(0)) ** 2)) + _OF_LEVEL**2
+        lag, prior = _CONFIG.drift_lag, _CONFIG.prior_windows
+        late = np.arange(self._begins + lag, now, lag / _DRIFTS_PER_LAG)
+        drift = np.interp(late, at, off) - np.interp(late - lag, at, off)
+        rows = np.stack([np.interp(late, _AT, row) - np.interp(late - lag, _AT, row) for row in self._logs])
+        usual = float(np.mean(_own_error(_spread(rows), rows.mean(0)) ** 2)) + _CONFIG.min_share_of_loss**2
         found = max(float(np.mean(drift**2)) - 2 * noise**2, 0.0) / usual
-        independent = (now - self._begins) / _AHEAD
-        return max(math.sqrt((_PRESUMED + independent * found) / (_PRESUMED + independent)), _LEAST_STRAYED)
+        independent = (now - self._begins) / lag
+        ratio = math.sqrt((prior + independent * found) / (prior + independent))
+        return max(ratio, _CONFIG.min_drift_ratio)
 
 
 def _spread(logs: Array) -> Array:
@@ -171,14 +161,14 @@ def _spread(logs: Array) -> Array:
 
 
 def _growing(rows: Array, later: Array) -> Array:
-    """The scale of an error that grows all the time, at least at the rate at which relatives stray from each other.
+    """The scale of an error that grows all the time, at least at the rate at which past runs stray from each other.
 
     How far a few of them lie from where they were may happen to be the same at two times, though they have moved.
     """
     mean = rows.mean(0)
     error: Array = np.maximum.accumulate(_own_error(_spread(rows), mean) ** 2)
-    ahead = np.minimum(later + _AHEAD, later[-1])
-    near = (later <= later[0] + _REACH) & (ahead > later)
+    ahead = np.minimum(later + _CONFIG.drift_lag, later[-1])
+    near = (later <= later[0] + _CONFIG.growth_window) & (ahead > later)
     if not near.any():
         return np.sqrt(error)
     moved = np.stack([np.interp(ahead[near], later, row) for row in rows]) - rows[:, near]
@@ -188,44 +178,44 @@ def _growing(rows: Array, later: Array) -> Array:
 
 
 def _own_error(spread: Array, change: Array) -> Array:
-    """Scale of where a run lies, given the relatives' scatter and how much they change in the mean."""
-    error: Array = np.hypot(spread, _OF_CHANGE * change)
+    """Scale of where a run lies, given the past runs' scatter and how much they change in the mean."""
+    error: Array = np.hypot(spread, _CONFIG.change_share * change)
     return error
 
 
-def _serves(relative: PastRun, features: RunFeatures) -> bool:
-    if not (relative.finished and relative.has_informative_shape and float(np.min(relative.points.loss)) > 0):
+def _serves(past_run: PastRun, features: RunFeatures) -> bool:
+    if not (past_run.finished and past_run.has_informative_shape and float(np.min(past_run.points.loss)) > 0):
         return False
-    if relative.points.step[0] > 2 * _FROM * relative.total_steps:
+    if past_run.points.step[0] > 2 * _CONFIG.start * past_run.total_steps:
         return False
-    curve = _curve(relative)
+    curve = _curve(past_run)
     best = np.minimum.accumulate(curve)
-    if float((curve - best).max()) > _GIVEN_BACK * float(curve[0] - best[-1]):
+    if float((curve - best).max()) > _CONFIG.max_rise_share * float(curve[0] - best[-1]):
         return False  # it had troubles of its own
-    used = slice(int(_FROM * features.profile.size), None)
-    return bool(np.abs(relative.features.profile[used] - features.profile[used]).max() < _SAME_SCHEDULE)
+    used = slice(int(_CONFIG.start * features.profile.size), None)
+    return bool(np.abs(past_run.features.profile[used] - features.profile[used]).max() < _CONFIG.max_rate_difference)
 
 
-def _shown(relative: PastRun) -> float:
+def _shown(past_run: PastRun) -> float:
     """The part of a past run by which it had as many points as are asked of a new one."""
-    steps = relative.points.step
-    return float(steps[min(_FEWEST_POINTS, steps.size) - 1]) / relative.total_steps
+    steps = past_run.points.step
+    return float(steps[min(_CONFIG.min_points, steps.size) - 1]) / past_run.total_steps
 
 
 def _apart(one: RunFeatures, other: RunFeatures) -> float:
     gap = np.nan_to_num(one.values - other.values)
     per_parameter = abs(float(gap[1] + gap[2] - gap[0]))
-    return per_parameter + float(_APART @ np.abs(gap))
+    return per_parameter + float(np.array(_CONFIG.feature_weights) @ np.abs(gap))
 
 
-def _curve(relative: PastRun) -> Array:
-    """Losses of a relative at even parts of its run; the noisier they are, the more of them are averaged."""
-    points = relative.points
-    at = np.log(np.maximum(points.step, 1.0) / relative.total_steps)
+def _curve(past_run: PastRun) -> Array:
+    """Losses of a past run at even parts of its run; the noisier they are, the more of them are averaged."""
+    points = past_run.points
+    at = np.log(np.maximum(points.step, 1.0) / past_run.total_steps)
     logs = np.log(points.loss)
-    aim = (_roughness(logs) / _NOISE_AIMED_AT) ** 2
-    if aim > 0.5:
-        logs = gaussian_filter1d(logs, min(aim, _WIDEST), mode="nearest")
+    aim = (_roughness(logs) / _CONFIG.target_noise) ** 2
+    if aim > _MIN_SMOOTHING:
+        logs = gaussian_filter1d(logs, min(aim, _CONFIG.max_smoothing_points), mode="nearest")
     return np.exp(np.interp(np.log(_AT), at, logs))
 
 

@@ -74,7 +74,7 @@ def test_intervals_hold_what_they_promise():
     assert 0.75 <= np.mean(held) <= 1.0
 
 
-def test_the_interval_widens_outside_the_relatives():
+def test_the_interval_widens_outside_the_past_runs():
     prior = FinalLossPrior.from_history(ladder(noise=0.005))
     widths = [width(ask(prior, n, t)) for n, t in ((1e8, 6_000), (1e9, 60_000), (1e11, 2_000_000))]
     assert widths == sorted(widths)
@@ -91,12 +91,12 @@ def test_a_run_that_keeps_its_rate_ends_higher():
     assert kept / annealed == pytest.approx(1.036, abs=0.008)
 
 
-def test_unfinished_relatives_are_evidence():
+def test_unfinished_past_runs_are_evidence():
     few = [make(n, 6_000) for n in SIZES[:3]]
     halfway = [make(n, 20_000, kind="constant", seen=0.6) for n in SIZES]
     alone = FinalLossPrior.from_history(RunHistory(few))
     more = FinalLossPrior.from_history(RunHistory([*few, *halfway]))
-    assert more.relatives == 7
+    assert more.past_runs == 7
     assert width(ask(more, 3e8, 15_000)) < width(ask(alone, 3e8, 15_000))
 
 
@@ -115,7 +115,7 @@ def test_one_ruined_relative_does_not_ruin_the_forecast():
     assert ask(prior, 5e7, 10_000) == pytest.approx(planted(5e7, 1e9), rel=0.01)
 
 
-def test_what_the_law_leaves_over_is_followed_near_the_relatives():
+def test_what_the_law_leaves_over_is_followed_near_the_past_runs():
     def bump(params, total):
         return 1 + 0.03 * np.exp(-(np.log(params / 5e7) ** 2) - np.log(total / 6_000) ** 2)
 
@@ -129,7 +129,7 @@ def test_what_the_law_leaves_over_is_followed_near_the_relatives():
     assert ask(prior, 4e7, 5_000) == pytest.approx(planted(4e7, 5e8) * bump(4e7, 5_000), rel=0.006)
 
 
-def test_diverged_and_hardly_begun_relatives_are_left_out():
+def test_diverged_and_hardly_begun_past_runs_are_left_out():
     ruined = Run([1, 500, 1000], [5.0, 4.0, math.inf], total_steps=1000, params=10**7, tokens_per_step=1e5)
     begun = make(1e8, 6_000, seen=0.1)
     assert FinalLossPrior.from_history(RunHistory([ruined, begun, make(1e8, 6_000)])) is None
@@ -137,11 +137,11 @@ def test_diverged_and_hardly_begun_relatives_are_left_out():
     assert FinalLossPrior.from_history(RunHistory()) is None
 
 
-def test_few_relatives_are_said_to_be_few():
+def test_few_past_runs_are_said_to_be_few():
     prior = FinalLossPrior.from_history(ladder(sizes=SIZES[:1]))
     forecast = ask(prior, 1e7, 4_000)
     assert forecast.trust == prior.trust == "low"
-    assert forecast.why == "there are only 3 relatives"
+    assert forecast.why == "there are only 3 past runs"
     assert width(forecast) > width(ask(FinalLossPrior.from_history(ladder()), 1e7, 4_000))
 
 
@@ -151,13 +151,13 @@ def test_without_its_size_a_run_is_compared_with_those_of_its_length():
     finals = [planted(n, 6_000 * TOKENS_PER_STEP) for n in SIZES]
     assert min(finals) < forecast < max(finals)
     assert forecast.trust == "low"
-    assert "`params` is not known; 4 relatives of the same length" in forecast.why
+    assert "`params` is not known; 4 past runs of the same length" in forecast.why
     unlike = prior.predict(1e8, None, make(1e8, 9_000).plan)
     assert unlike.trust == "none"
     assert math.isinf(unlike.scale)
 
 
-def test_relatives_without_tokens_or_sizes_are_compared_by_steps():
+def test_past_runs_without_tokens_or_sizes_are_compared_by_steps():
     runs = [make(1e8, t, unsized=True) for t in (2_000, 3_000, 6_000, 9_000, 15_000, 20_000)]
     bare = FinalLossPrior.from_history(RunHistory(runs))
     assert bare.predict(None, 1e9, make(1e8, 10_000).plan) == pytest.approx(planted(1e8, 1e9), rel=0.01)
