@@ -142,9 +142,16 @@ class Configuration:
         return ", ".join(parts) + (f" (rate and batch by {NAMED[self.rule]})" if carried else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as builtins."""
+        """Every attribute by its name, and ``width``, ``layers`` and ``heads`` for the shape, as builtins."""
         shape = vars(self.shape) if self.shape is not None else {"width": None, "layers": None, "heads": None}
         return {name: value for name, value in vars(self).items() if name != "shape"} | shape
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Configuration:
+        """The configuration that :meth:`to_dict` described."""
+        own = {name: value for name, value in data.items() if name not in ("width", "layers", "heads")}
+        shape = None if data["width"] is None else Shape(data["width"], data["layers"], data["heads"])
+        return cls(**own, shape=shape)
 
 
 def step_law_exponents() -> tuple[float, float, float]:
