@@ -109,6 +109,6 @@ def least_delay(run: Run, changed: Run, smooth: np.ndarray, alpha: float) -> flo
     after = seen & (at >= BEGINS)
     shift = (changed.loss - run.loss)[after]
     tripled = np.std((changed.loss - smooth)[after]) > 2 * np.std((run.loss - smooth)[after])
-    worth = np.full(shift.size, (9 - 1) / 2 - math.log(3)) if tripled else shift**2 / (2 * variance)
-    enough = np.flatnonzero(np.cumsum(worth) >= -math.log(alpha))
+    evidence = np.full(shift.size, (9 - 1) / 2 - math.log(3)) if tripled else shift**2 / (2 * variance)
+    enough = np.flatnonzero(np.cumsum(evidence) >= -math.log(alpha))
     return float(at[after][enough[0]] - BEGINS) if enough.size else math.inf

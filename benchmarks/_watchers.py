@@ -1,4 +1,4 @@
-"""Rivals that watch a loss without a forecast; each returns when it first speaks, or none."""
+"""Baselines that watch a loss without a forecast; each returns when it first speaks, or none."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def adwin(at: np.ndarray, loss: np.ndarray, *, delta: float = 0.002) -> float | 
     return None
 
 
-RIVALS: dict[str, Watcher] = {
+BASELINES: dict[str, Watcher] = {
     "EarlyStopping": early_stopping(0.0),
     "EarlyStopping .001": early_stopping(0.001),
     "mean + 3 sd": running_mean,

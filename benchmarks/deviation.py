@@ -1,8 +1,8 @@
-"""Do alarms mean something? Replays of healthy runs, of those with faults planted at 40 %, and of real blow-ups.
+"""False alarms and detection delays: replays of healthy runs, of runs with faults planted at 40 %, and of blow-ups.
 
-False alarms are counted over whole runs, at the monitor's own cadence, alone and taught by relatives. The delay of a
-found fault is compared with the least in which any test could find it given the noise. Rivals see the same means of the
-losses over every hundredth of the run: Lightning's EarlyStopping, a running mean with three standard deviations,
+False alarms are counted over whole runs, at the monitor's own cadence, alone and with past runs. The delay of a
+found fault is compared with the least in which any test could find it given the noise. Baselines see the same means of
+the losses over every hundredth of the run: Lightning's EarlyStopping, a running mean with three standard deviations,
 Page-Hinkley, and ADWIN.
 
     python benchmarks/deviation.py [--source NAME] [--json] [--quick]
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from _data import Recorded, curves, folder
 from _faults import BEGINS, FAULTS, least_delay, smooth_curve, with_losses, with_other_rate
-from _watchers import RIVALS
+from _watchers import BASELINES
 from forecast import Histories
 from scipy import stats
 
@@ -50,13 +50,13 @@ def named(item: Recorded) -> str:
 
 
 def healthy_rows(items: list[Recorded], histories: Histories) -> pd.DataFrame:
-    """Alarms on healthy runs, for every mode and alpha, and those of the rivals."""
+    """Alarms on healthy runs, for every mode and alpha, and those of the baselines."""
     rows = []
     for item in items:
         family = histories.of(item).family
-        for mode, teacher in (("alone", None), ("family", family)):
+        for mode, source in (("alone", None), ("family", family)):
             for alpha in ALPHAS:
-                said = updates_of(item.run, alpha, teacher)
+                said = updates_of(item.run, alpha, source)
                 alarms = [u for u in said if u.deviation.alarm]
                 rows.append(
                     {
@@ -68,7 +68,7 @@ def healthy_rows(items: list[Recorded], histories: Histories) -> pd.DataFrame:
                         "reason": alarms[0].advice.reason if alarms else "",
                     }
                 )
-        for name, watcher in RIVALS.items():
+        for name, watcher in BASELINES.items():
             at = watcher(*hundredths(item.run))
             rows.append({"id": item.id, "source": named(item), "method": name, "alarm": at is not None, "stop": False})
     return pd.DataFrame(rows)
@@ -83,7 +83,7 @@ def hundredths(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fault_rows(items: list[Recorded], alpha: float, histories: Histories | None = None) -> pd.DataFrame:
-    """What is said of planted faults, and when, next to the least delay and the rivals; taught by relatives or not."""
+    """Advice on planted faults, and when, next to the least delay and the baselines; with past runs or without."""
     rows = []
     for item in items:
         family = None if histories is None else histories.of(item).family
@@ -110,9 +110,9 @@ def fault_rows(items: list[Recorded], alpha: float, histories: Histories | None 
                 "stop": any(u.advice.action == "stop" for u in said),
             }
             if not known and histories is None:
-                for rival, watcher in RIVALS.items():
+                for baseline, watcher in BASELINES.items():
                     when = watcher(*hundredths(run))
-                    row[rival] = math.nan if when is None else when - BEGINS
+                    row[baseline] = math.nan if when is None else when - BEGINS
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -141,7 +141,7 @@ def blow_up_rows(alpha: float) -> pd.DataFrame:
         start = float(run.loss[seen][0])
         lost = np.where(seen, run.loss - best, np.inf) / np.maximum(start - best, 0.02 * abs(start))
         late = run.step > 0.1 * run.total_steps
-        # Half of the gain is lost where it is so for three points on end, or up to the end of the record.
+        # Half of the gain is lost where it is so for three points in a row, or up to the end of the record.
         half = np.flatnonzero(late & (lost >= 0.5) & lasting(lost >= 0.5))
         begin = float(run.step[half[0]]) if half.size else math.inf
         spoke = [u.step for u in said if u.advice.action != "continue"]
@@ -189,7 +189,7 @@ def found(faults: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         "below": ("direction", lambda x: float((x == "below").mean())),
         "stops": ("stop", "sum"),
     }
-    columns |= {name: (name, share) for name in RIVALS if name in part}
+    columns |= {name: (name, share) for name in BASELINES if name in part}
     return late.groupby(by, sort=False).agg(**columns)
 
 
@@ -205,14 +205,14 @@ def main() -> None:
     histories = Histories(every)
     healthy = healthy_rows(items, histories)
     faults = fault_rows(items[::3], ALPHAS[0])
-    taught = fault_rows(items[::3], ALPHAS[0], histories)
+    with_history = fault_rows(items[::3], ALPHAS[0], histories)
     blow_ups = blow_up_rows(ALPHAS[0]) if not args.source else pd.DataFrame()
     tables = {
         "false alarms": rates(healthy),
         "faults": found(faults, ["fault"]),
         "faults by source": found(faults, ["fault", "source"]),
-        "faults, family": found(taught, ["fault"]),
-        "faults by source, family": found(taught, ["fault", "source"]),
+        "faults, family": found(with_history, ["fault"]),
+        "faults by source, family": found(with_history, ["fault", "source"]),
         "blow-ups": blow_ups,
     }
     if args.json:
@@ -220,18 +220,18 @@ def main() -> None:
         return
     print("healthy runs: share with an alarm, and its 95 % interval\n")
     print(tables["false alarms"].round(4).to_string())
-    told = healthy[healthy.alarm & healthy.method.str.startswith("monitor")]
-    for row in told.drop_duplicates("id").itertuples():
+    alarmed = healthy[healthy.alarm & healthy.method.str.startswith("monitor")]
+    for row in alarmed.drop_duplicates("id").itertuples():
         print(f"  {row.id}: {row.reason}")
     print(
         "\nfaults planted at 40 % of every third run where the bound leaves room (at most 5 % of the run): share found"
         "\nwithin 10 % of the run; median delay and bound, as parts of the run, and their ratio (bounds below 1 % of"
-        "\nthe run, the usual cadence, count as that); share called 'below'; stops; share found by the rivals\n"
+        "\nthe run, the usual cadence, are taken as that); share called 'below'; stops; share found by the baselines\n"
     )
     print(tables["faults"].round(3).to_string())
     print()
     print(tables["faults by source"].iloc[:, :7].round(3).to_string())
-    print("\nthe same, taught by relatives\n")
+    print("\nthe same, with past runs\n")
     print(tables["faults, family"].round(3).to_string())
     print()
     print(tables["faults by source, family"].round(3).to_string())
