@@ -11,7 +11,7 @@ from lightning_scaling.laws.base import Law, Parameter, Source
 class Rectified(Law):
     """``loss = B / (D_l + finetune_tokens^beta) + E``.
 
-    ``D_l`` is what the model knew of the task before: while ``finetune_tokens^beta`` is small compared with it the curve
+    ``D_l`` is what the model knew of the task before. While ``finetune_tokens^beta`` is small against it the curve
     is flat (the pre-power phase), and only then a power law towards ``E``.
 
     Lin et al. 2024 (arXiv 2402.02314). The authors' page raises the whole to a further power; the paper fixes it at 1.
