@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _CHUNKS = 4096
+_SAVED_CHUNKS = 256
 
 
 class LossBuffer:
@@ -67,7 +68,7 @@ class LossBuffer:
         """The losses as builtins: at most 256 chunks of them. Saving changes nothing here."""
         small = copy(self)
         small._step, small._loss, small._count = self._step.copy(), self._loss.copy(), self._count.copy()
-        while np.count_nonzero(small._count) > 256:
+        while np.count_nonzero(small._count) > _SAVED_CHUNKS:
             small._double()
         used = np.count_nonzero(small._count)
         return {

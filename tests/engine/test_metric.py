@@ -19,8 +19,8 @@ def accuracy(seed=0, drop=0.0):
     return np.round(1 - share + noise - drop * (STEPS > 600), 3)
 
 
-def drive(values, upto=TOTAL, **told):
-    monitor = Monitor(Plan(np.arange(1, TOTAL + 1), RATES, total_steps=TOTAL), **told)
+def drive(values, upto=TOTAL, **settings):
+    monitor = Monitor(Plan(np.arange(1, TOTAL + 1), RATES, total_steps=TOTAL), **settings)
     seen = upto >= STEPS
     updates = monitor.observe(STEPS[seen], values[seen], lr=RATES[STEPS[seen] - 1])
     return monitor, updates + monitor.finish()
@@ -30,7 +30,7 @@ def at(updates, fraction):
     return next(update for update in updates if update.fraction == fraction)
 
 
-def test_an_accuracy_lands_inside_its_interval_and_its_bounds():
+def test_an_accuracy_ends_inside_its_interval_and_its_bounds():
     monitor, updates = drive(accuracy(), monitor="val_acc")
     for fraction in (0.5, 0.75):
         made = at(updates, fraction).forecast
@@ -78,13 +78,13 @@ def test_a_fall_below_the_forecast_is_the_bad_side():
     assert "learning rate" in alarm.advice.reason
 
 
-def test_a_jump_above_the_forecast_is_too_good_to_be_true():
+def test_a_jump_above_the_forecast_is_better_than_forecast():
     alarm = next(u for u in drive(accuracy(drop=-0.04), monitor="val_acc")[1] if u.deviation.alarm)
     assert alarm.deviation.direction == "above"
     assert "leak" in alarm.advice.reason
 
 
-def test_a_collapse_is_told_in_the_units_of_the_metric():
+def test_a_collapse_is_reported_in_the_units_of_the_metric():
     values = accuracy()
     values[60:] = 0.1
     stop = next(update for update in drive(values, monitor="val_acc")[1] if update.advice.action == "stop")
@@ -142,20 +142,20 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_been():
         assert one.forecast.final == next(u for u in whole if u.step == one.step).forecast.final
 
 
-def test_past_runs_teach_by_the_same_metric():
+def test_past_runs_count_by_the_same_metric():
     past = RunHistory(
         [Run(STEPS, accuracy(seed), RATES[STEPS - 1], total_steps=TOTAL, params=10**6) for seed in (1, 2, 3)]
     )
     alone = drive(accuracy(), upto=250, monitor="val_acc")[0].forecast
-    taught = drive(accuracy(), upto=250, monitor="val_acc", history=past, params=10**6)[0].forecast
-    assert taught.final == pytest.approx(accuracy()[-1], abs=0.01)
-    assert np.ptp(taught.interval()) < np.ptp(alone.interval())
+    informed = drive(accuracy(), upto=250, monitor="val_acc", history=past, params=10**6)[0].forecast
+    assert informed.final == pytest.approx(accuracy()[-1], abs=0.01)
+    assert np.ptp(informed.interval()) < np.ptp(alone.interval())
     late = Monitor(Plan(np.arange(1, TOTAL + 1), RATES, total_steps=TOTAL), monitor="val_acc", params=10**6)
     late.learn(RunHistory([Run(r.step, 100 * r.loss, r.lr, total_steps=TOTAL, params=10**6) for r in past]))
     assert late.metric.scale.bounds == (0, 100)
 
 
-def test_a_replay_can_be_told_what_the_run_was_measured_by():
+def test_a_record_keeps_the_settings_of_its_metric():
     run = drive(accuracy(), monitor="val_acc")[0].run(name="one", meta={"unit": "samples"})
     assert run.meta == {"unit": "samples", "metric": "val_acc", "mode": "max", "bounds": None}
     assert drive(accuracy())[0].run().meta == {}
