@@ -1,4 +1,4 @@
-"""Running copies of schedulers ahead of a run: stepped where that is quick, in tables where it is not."""
+"""Simulation of copies of schedulers ahead of a run."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_scaling.schedule.clock import EpochGrid, ticks
-from lightning_scaling.schedule.formulas import Table
+from lightning_scaling.schedule.jump import rate_after
 from lightning_scaling.schedule.knots import thin
+from lightning_scaling.schedule.probe import Probe
 from lightning_scaling.schedule.scheduler_copy import CannotCopyError, Replica, impure
-from lightning_scaling.schedule.tables import chain, scan, tabulate
 
 Array = NDArray[np.float64]
 Steps = NDArray[np.int64]
 Points = tuple[Array, Array, str]
 """Steps, the rates used for them (linear in between), and why they end early, or an empty string."""
 
-_STEPPED = 5_000
-_MOST_STEPPED = 400_000
+# Ticks up to which every schedule is stepped (about 3 us each), and that check one that is not.
+_STEPPED = 20_000
 _CHECKED = 5_000
+# Ticks stepped at most, deadline or not, of a schedule that can only be stepped.
+_MOST_STEPPED = 1_000_000
 _WINDOW = 1_000_000
-_DENSE = 200_000
-_BLOCKS = 2_048
+# A schedule that swings too often to be asked where it bends: so many ticks each, then means of so many blocks of so
+# many ticks at uneven distances, so that no period can hide.
+_FOLLOWED = 20_000
+_BLOCKS, _SAMPLES = 512, 32
+_GOLDEN = 0.6180339887498949
 _AGREE = 1e-6
 _THIN = 1e-5
 _ROUNDING = 1e-9
@@ -114,16 +119,10 @@ class Simulation:
         return made
 
     def _run(self, grid: EpochGrid, first: int, last: int, *, rewound: bool) -> Points:
-        count = 0
-        for window in _windows(first, last):
-            count += sum(len(steps) for steps in self._ticks(grid, *window))
-            if count > _STEPPED:
-                break
-        if count > _STEPPED and all(spec.advance is None for spec in self.specs):
-            try:
-                points = self._computed(grid, first, last, rewound)
-            except Exception:
-                points = None  # a scheduler that is not built as expected can still be stepped
+        alone = len(self.specs) == 1 and self.specs[0].advance is None
+        if alone and last - first > _STEPPED:
+            steps = ticks(self.specs[0].interval, self.specs[0].frequency, grid, first, last)
+            points = self._asked(grid, steps, first, last, rewound) if len(steps) > _STEPPED else None
             if points is not None:
                 return points
         return self._stepped(grid, first, last, rewound)
@@ -178,56 +177,47 @@ class Simulation:
                 break
         return np.array(seen, np.int64), np.array(rates), stop
 
-    def _computed(self, grid: EpochGrid, first: int, last: int, rewound: bool) -> Points | None:
-        """The rates by tables, or ``None`` if there are none or if they do not agree with stepping."""
-        scratch = self._replica(rewound)
-        start = scratch.rate
-        tables: list[Table] = []
-        for index, spec in enumerate(self.specs):
-            steps_each = spec.interval == "step"
-            most = last - first if steps_each else len(ticks(spec.interval, spec.frequency, grid, first, last))
-            table = tabulate(scratch, index, most)
-            if table is None:
-                return None
-            tables.append(table)
-        seen, rates, _ = self._walk(self._replica(rewound), grid, first, min(last, first + _WINDOW), _CHECKED)
-        made = [0] * len(tables)
-        xs: list[Array] = []
-        ys: list[Array] = []
-        rate, size = start, 0
-        for begin, end in _windows(first, last):
-            found = self._ticks(grid, begin, end)
-            steps, after = self._window(tables, found, made, rate)
-            if begin == first and not _agree(seen, rates, steps, after):
-                return None
-            x, y = _points(steps, np.concatenate([[rate], after]), begin, end)
-            rate = float(y[-1])
-            if size > _DENSE:
-                x, y = _means(x, y)
-            else:
-                x, y = _thinned(x, y)
-            size += len(x)
-            xs.append(x[1:] if xs else x)
-            ys.append(y[1:] if ys else y)
-            if not np.isfinite(rate):
-                break
-        return _usable(np.concatenate(xs), np.concatenate(ys), "")
+    def _asked(self, grid: EpochGrid, steps: Steps, first: int, last: int, rewound: bool) -> Points | None:
+        """The rates of a single scheduler by asking it out of order; ``None`` if it has to be stepped.
 
-    def _window(self, tables: list[Table], found: list[Steps], made: list[int], rate: float) -> tuple[Steps, Array]:
-        """The steps of a window after which a scheduler is stepped, and the rates then; counts up ``made``."""
-        own_maps = []
-        for index, (table, own) in enumerate(zip(tables, found, strict=True)):
-            own_maps.append(table(np.arange(made[index] + 1, made[index] + len(own) + 1, dtype=np.int64)))
-            made[index] += len(own)
-        with np.errstate(all="ignore"):
-            if len(tables) == 1:
-                return found[0], scan(*own_maps[0], rate)
-            steps = np.unique(np.concatenate(found))
-            a, b = np.ones(len(steps)), np.zeros(len(steps))
-            for own, maps in zip(found, own_maps, strict=True):
-                at = np.searchsorted(steps, own)
-                a[at], b[at] = chain((a[at], b[at]), maps)
-            return steps, scan(a, b, rate)
+        Args:
+            grid: Where the run begins.
+            steps: Steps after which the scheduler is stepped, shape ``(n,)``.
+            first: First step whose rate is asked for.
+            last: Last step.
+            rewound: Whether the scheduler begins anew.
+        """
+        count = len(steps)
+        replica = self._replica(rewound)
+        start = replica.rate
+        ask = rate_after(replica, 0, count)
+        if ask is None:
+            return None
+        _, rates, stop = self._walk(self._replica(rewound), grid, first, int(steps[_CHECKED]), _CHECKED)
+        if stop is not None or not np.allclose(
+            [ask(tick) for tick in range(1, len(rates) + 1)], rates, rtol=0, atol=_AGREE * float(np.max(np.abs(rates)))
+        ):
+            return None
+        # half of the time left, so that a schedule that swings too often can still be followed
+        probe = Probe.over(ask, 1, count, (perf_counter() + self.deadline) / 2)
+        if probe is None:
+            return _followed(ask, steps, first, last, start)
+        if count == last - first:
+            return _usable(np.append(first, first + probe.x), np.append(start, probe.y), "")
+        each = np.append(start, probe(np.arange(1.0, count + 1)))
+        return _usable(*_thinned(*_points(steps, each, first, last)), "")
+
+
+def _followed(ask: Callable[[int], float], steps: Steps, first: int, last: int, start: float) -> Points:
+    """The rates of a scheduler that swings too often to be asked where it bends: each at first, then means."""
+    count = min(_FOLLOWED, len(steps) - 1)
+    x, y = _points(steps[:count], np.array([start, *map(ask, range(1, count + 1))]), first, int(steps[count]))
+    edges = np.linspace(count, len(steps), _BLOCKS + 1)
+    places = edges[:-1, None] + (np.arange(1, _SAMPLES + 1) * _GOLDEN % 1.0) * np.diff(edges)[:, None]
+    means = np.array([np.mean([ask(max(int(tick), 1)) for tick in row]) for row in places])
+    centres = steps[((edges[:-1] + edges[1:]) / 2).astype(int)].astype(np.float64)
+    used = (centres > x[-1]) & (centres < last)
+    return _usable(np.concatenate([x, centres[used], [last]]), np.concatenate([y, means[used], means[-1:]]), "")
 
 
 def _windows(first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -258,25 +248,6 @@ def _thinned(x: Array, y: Array) -> tuple[Array, Array]:
             if len(fewer[0]) > 0.7 * len(x):
                 return fewer
             x, y = fewer
-
-
-def _means(x: Array, y: Array) -> tuple[Array, Array]:
-    """Means over equal blocks, for a stretch of a rate that swings too often to be kept in full."""
-    area = np.concatenate([[0.0], np.cumsum(np.diff(x) * (y[1:] + y[:-1]) / 2)])
-    edges = np.linspace(x[0], x[-1], _BLOCKS + 1)
-    means = np.diff(np.interp(edges, x, area)) / np.diff(edges)
-    centres = (edges[1:] + edges[:-1]) / 2
-    return np.concatenate([[x[0]], centres, [x[-1]]]), np.concatenate([[means[0]], means, [means[-1]]])
-
-
-def _agree(seen: Steps, rates: Array, steps: Steps, after: Array) -> bool:
-    changed = np.append(seen[1:] != seen[:-1], True) if len(seen) else np.empty(0, dtype=bool)
-    changed[-1:] = False  # the last step seen may not have seen all of its schedulers
-    seen, rates = seen[changed], rates[changed]
-    if len(seen) > len(steps) or np.any(steps[: len(seen)] != seen):
-        return False
-    scale = float(np.max(np.abs(rates), initial=0.0))
-    return bool(np.all(np.abs(after[: len(seen)] - rates) <= _AGREE * scale))
 
 
 def _usable(x: Array, y: Array, reason: str) -> Points:

@@ -73,9 +73,9 @@ def plan_from_schedulers(
     """The plan of a run, from its live optimizer and schedulers.
 
     Neither is touched, nor is any random state: copies of the schedulers, bound to an optimizer of one number per
-    parameter group, are stepped instead. Beyond 5 000 scheduler steps the schedulers of torch (and the user's, where
-    their rate is a function of the epoch alone) are computed in tables, checked against 5 000 real steps; others are
-    stepped for as long as ``budget`` allows, and the plan says up to which step it is known.
+    parameter group, are stepped instead. Beyond 20 000 ticks a single scheduler, or a sequence of them, whose rate is a
+    function of the epoch alone is asked with torch's ``step(epoch)`` where its rate bends, and checked against 5 000
+    real steps; others are stepped for as long as ``budget`` allows, and the plan says up to which step it is known.
 
     The rates of the plan are exact where 256 knots suffice for them, within 0.01 % of the peak rate where 512 do, else
     within 0.2 %; jumps stay sharp. A schedule that swings too often for that is followed within 2 %, or at first alone
