@@ -191,10 +191,10 @@ def _tokens(found: list[Leaf], *, strict: bool) -> _Reading | None:
         return leaf.value.ndim == 2 and leaf.value.shape[1] >= least and leaf.value.dtype in _INTEGERS
 
     chosen = next((leaf for leaf in tensors if leaf.name in _TOKEN_NAMES and is_ids(leaf, 2)), None)
-    if chosen is None and (first := _unnamed(found)) is not None and any(first is leaf for leaf in tensors):
-        # Without a name, bytes are taken for pixels.
-        if is_ids(first, _LEAST_LENGTH) and first.value.dtype is not torch.uint8:
-            chosen = first
+    first = _unnamed(found)
+    # Without a name, bytes are taken for pixels.
+    if chosen is None and first is not None and not first.value.is_nested and first.value.dtype is not torch.uint8:
+        chosen = first if is_ids(first, _LEAST_LENGTH) else None
     if chosen is None and not strict:
         chosen = next((leaf for leaf in tensors if leaf.value.ndim >= 2), None)
         if chosen is None:
