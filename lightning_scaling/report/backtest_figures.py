@@ -57,7 +57,7 @@ class ReplayedRuns(Protocol):
         """The replays."""
 
     @property
-    def taught_by(self) -> str:
+    def history_source(self) -> str:
         """Which past runs the forecasts used."""
 
     def quality(self, fraction: float) -> Any:

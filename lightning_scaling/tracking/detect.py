@@ -1,12 +1,10 @@
-"""Finds where a run can be written to, from the Trainer's loggers and MLflow's active run; imports neither."""
+"""Targets of a run, from the Trainer's loggers and the active runs of trackers; imports neither."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any, TypeAlias
 
-from lightning_scaling.tracking.backends.lightning_logger import LoggerTarget
-from lightning_scaling.tracking.backends.mlflow import MLflowTarget
+from lightning_scaling.tracking.backends import BACKENDS, LoggerTarget
 from lightning_scaling.tracking.sink import SinkTarget
 
 Target: TypeAlias = SinkTarget | LoggerTarget
@@ -35,25 +33,25 @@ def find_targets(trainer: Any) -> tuple[list[Target], str]:
         loggers = []
         failed.append(f"the Trainer's loggers cannot be listed ({type(error).__name__}: {error})")
     for logger in loggers:
-        if not _is_mlflow_logger(logger):
-            others.append(logger)
-            continue
         try:
-            found = _of_logger(logger)
+            found = next((run for one in BACKENDS.values() if (run := one.from_logger(logger)) is not None), None)
         except Exception as error:
             failed.append(f"{type(logger).__name__} has no run to write to ({type(error).__name__}: {error})")
+            continue
+        if found is None:
+            others.append(logger)
         else:
             targets.append(found)
             said.append(f"{found.name} (its {type(logger).__name__})")
-    if not targets:
+    for backend in BACKENDS.values() if not targets else ():
         try:
-            active = _active_run()
+            active = backend.active()
         except Exception as error:
-            failed.append(f"MLflow's active run cannot be read ({type(error).__name__}: {error})")
-        else:
-            if active is not None:
-                targets.append(active)
-                said.append(f"{active.name} (the active run)")
+            failed.append(f"{backend.title}'s active run cannot be read ({type(error).__name__}: {error})")
+            continue
+        if active is not None:
+            targets.append(active)
+            said.append(f"{active.name} (the active run)")
     for logger in others:
         try:
             target = LoggerTarget(logger)
@@ -68,27 +66,3 @@ def find_targets(trainer: Any) -> tuple[list[Target], str]:
 def _sentence(said: list[str], failed: list[str]) -> str:
     start = f"Writing to {', '.join(said)}" if said else "No logger to write to: only the journal and the console"
     return "; ".join([start, *failed]) + "."
-
-
-def _is_mlflow_logger(logger: Any) -> bool:
-    named = any(one.__name__ == "MLFlowLogger" for one in type(logger).__mro__)
-    return named and hasattr(logger, "_tracking_uri")
-
-
-def _of_logger(logger: Any) -> MLflowTarget:
-    # Lightning has made the run before on_fit_start; the property, which may go over the network, is the fallback.
-    run_id = getattr(logger, "_run_id", None) or logger.run_id
-    uri = logger._tracking_uri
-    if not isinstance(run_id, str) or not run_id:
-        raise ValueError("its `run_id` is empty")
-    return MLflowTarget(run_id, str(uri))
-
-
-def _active_run() -> MLflowTarget | None:
-    mlflow = sys.modules.get("mlflow")
-    if mlflow is None or not hasattr(mlflow, "active_run"):
-        return None
-    run = mlflow.active_run()
-    if run is None:
-        return None
-    return MLflowTarget(str(run.info.run_id), str(mlflow.get_tracking_uri()))

@@ -82,8 +82,12 @@ class JournalContents:
 
     def artifact(self, op: Mapping[str, Any]) -> bytes | None:
         """Contents of the artifact an ``artifact`` row speaks of, or ``None`` when its file is gone."""
+        folder = self.files.resolve()
+        file = (folder / str(op["path"])).resolve()
+        if not file.is_relative_to(folder):  # a link, or "..", must not make a file from elsewhere be sent
+            return None
         try:
-            return (self.files / str(op["path"])).read_bytes()
+            return file.read_bytes()
         except OSError:
             return None
 

@@ -56,6 +56,16 @@ class SinkTarget(Protocol):
     """Where a :class:`Sink` sends. All methods but ``describe`` run in the sink's thread, and may block or raise."""
 
     inline: ClassVar[bool]
+    kind: ClassVar[str]
+    title: ClassVar[str]
+
+    @classmethod
+    def from_logger(cls, logger: Any) -> SinkTarget | None:
+        """The run that a Lightning logger writes to; ``None`` for a logger of another tracker. May raise."""
+
+    @classmethod
+    def active(cls) -> SinkTarget | None:
+        """The run that is active in this thread without a logger; ``None`` if there is none. May raise."""
 
     @property
     def key(self) -> str:

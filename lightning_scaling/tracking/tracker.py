@@ -327,7 +327,7 @@ class Tracker:
             dropped += sink.overflowed
         blocked = sink.blocked()
         silent = f"{sink.target.name} has not answered for {blocked:.1f} s." if waiting and blocked > 0.1 else ""
-        return TargetReport(sink.target.name, "mlflow", sink.sent, waiting, dropped, sink.error or silent)
+        return TargetReport(sink.target.name, sink.target.kind, sink.sent, waiting, dropped, sink.error or silent)
 
     def _trouble(self, kind: str, sentence: str) -> None:
         self._tell(sentence + self._comfort(kind))

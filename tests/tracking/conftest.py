@@ -21,6 +21,7 @@ class FakeTarget:
     """Keeps what it is sent; raises ``failure`` while set; blocks while ``gate`` is closed."""
 
     inline = False
+    kind = "mlflow"
 
     def __init__(self, run_id: str = "run") -> None:
         self.run_id = run_id

@@ -1,7 +1,8 @@
 import sys
 from types import SimpleNamespace
 
-from lightning_scaling.tracking import LoggerTarget, MLflowTarget, find_targets
+from lightning_scaling.tracking import LoggerTarget, MLflowTarget, Tracker, find_targets
+from lightning_scaling.tracking.backends import BACKENDS
 
 
 class MLFlowLogger:
@@ -127,3 +128,50 @@ def test_a_real_active_run(store):
         assert runs(find_targets(trainer())[0]) == []
     finally:
         mlflow.set_tracking_uri(before)
+
+
+def test_a_further_backend_is_one_class_and_one_entry(monkeypatch, tmp_path):
+    class ToyLogger:
+        def __init__(self):
+            self.kept = {}
+
+    class ToyTarget:
+        inline, kind, title = False, "toy", "Toy"
+        key = name = "toy run"
+
+        def __init__(self, logger):
+            self.logger = logger
+
+        @classmethod
+        def from_logger(cls, logger):
+            return cls(logger) if isinstance(logger, ToyLogger) else None
+
+        @classmethod
+        def active(cls):
+            return None
+
+        def describe(self):
+            return {"kind": "toy"}
+
+        def open(self):
+            pass
+
+        def write(self, *, metrics=None, params=None, tags=None):
+            self.logger.kept |= {one.key: one.value for one in metrics or []} | (params or {}) | (tags or {})
+
+        def note(self, text):
+            self.logger.kept["note"] = text
+
+        def artifact(self, path, content):
+            self.logger.kept[path] = content
+
+    monkeypatch.setitem(BACKENDS, "toy", ToyTarget)
+    logger = ToyLogger()
+    targets, sentence = find_targets(trainer(logger))
+    assert sentence == "Writing to toy run (its ToyLogger)."
+    tracker = Tracker(targets, journal=tmp_path / "run.jsonl", interval=0.0)
+    tracker.metrics({"scaling/loss": 2.5}, step=1)
+    tracker.artifact("scaling/curve.csv", "a,b\n")
+    report = tracker.close(30.0)
+    assert (report.waiting, report.targets[0].kind) == (0, "toy")
+    assert logger.kept == {"scaling/loss": 2.5, "scaling/curve.csv": b"a,b\n"}

@@ -210,3 +210,15 @@ def test_a_kept_uri_holds_no_secret_and_no_relative_path(tmp_path, monkeypatch):
     assert without_secrets("databricks") == "databricks"
     assert "secret" not in str(MLflowTarget("r", "http://me:secret@host").describe())
     assert "secret" not in MLflowTarget("r", "http://me:secret@host").name
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://me:pa/ss@host:5000/x", "http://host:5000/x"),
+        ("http://host:5000/?token=abc&a=1", "http://host:5000/?token=***&a=1"),
+        ("postgresql://me@host/db?password=abc", "postgresql://host/db?password=***"),
+    ],
+)
+def test_no_secret_of_a_tracking_uri_is_shown(uri, shown):
+    assert without_secrets(uri) == shown

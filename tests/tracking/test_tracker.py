@@ -322,7 +322,7 @@ def test_a_process_that_forgot_to_close_ends_though_its_target_blocks(tmp_path):
     tracker._AT_EXIT = 0.05
 
     class Blocked:
-        inline = False
+        inline, kind = False, "mlflow"
         key = name = "blocked"
         def describe(self): return {{"kind": "mlflow"}}
         def open(self): threading.Event().wait()

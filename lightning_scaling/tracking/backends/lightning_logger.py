@@ -19,6 +19,7 @@ class LoggerTarget:
     """
 
     inline: ClassVar[bool] = True
+    kind: ClassVar[str] = "logger"
 
     def __init__(self, logger: Any) -> None:
         if not callable(getattr(logger, "log_metrics", None)):
@@ -39,7 +40,7 @@ class LoggerTarget:
 
     def describe(self) -> dict[str, Any]:
         """What kind of logger it is; its rows cannot be sent later."""
-        return {"kind": "logger", "class": type(self.logger).__name__}
+        return {"kind": self.kind, "class": type(self.logger).__name__}
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log finite values; raises what the logger raises."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from lightning_scaling.tracking.sink import GoneError, Point, RefusedError
 NOTE_TAG = "mlflow.note.content"
 _MARK = re.compile(r"\n*<!-- lightning-scaling ([0-9a-f]{16}) -->\s*\Z")
 _OTHER = re.compile(r"[^\w./\- ]")
+_SECRET = re.compile(r"([^=&;]*(?:pass|pwd|token|secret|key|sig|auth|cred)[^=&;]*)=[^&;#]*", re.IGNORECASE)
 _LONGEST_KEY = 250
 _REFUSING = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS", "DATA_LOSS"}
 _CLOSING = {
@@ -60,8 +62,11 @@ def without_secrets(uri: str) -> str:
     if "://" not in uri:
         return uri if re.match(r"databricks|uc|file:", uri) else str(Path(uri).absolute())
     scheme, _, rest = uri.partition("://")
-    place, slash, path = rest.partition("/")
-    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}"
+    rest, question, query = rest.partition("?")
+    # an unquoted slash in a password makes the path begin early: everything up to the last "@" may be secret
+    rest = rest.rpartition("@")[2]
+    hidden = _SECRET.sub(r"\1=***", query)
+    return f"{scheme}://{rest}{question}{hidden}"
 
 
 class MLflowTarget:
@@ -81,6 +86,8 @@ class MLflowTarget:
     """
 
     inline: ClassVar[bool] = False
+    kind: ClassVar[str] = "mlflow"
+    title: ClassVar[str] = "MLflow"
 
     def __init__(
         self, run_id: str | None, tracking_uri: str, *, experiment: str | None = None, run_name: str | None = None
@@ -94,6 +101,30 @@ class MLflowTarget:
         self.created = False
         self._client: Any = None
         self._params: set[str] = set()
+
+    @classmethod
+    def from_logger(cls, logger: Any) -> MLflowTarget | None:
+        """The run of an ``MLFlowLogger``; ``None`` for another logger.
+
+        Raises:
+            ValueError: If the logger has no run.
+        """
+        if not (
+            any(one.__name__ == "MLFlowLogger" for one in type(logger).__mro__) and hasattr(logger, "_tracking_uri")
+        ):
+            return None
+        # Lightning has made the run before on_fit_start; the property, which may go over the network, is the fallback.
+        run_id = getattr(logger, "_run_id", None) or logger.run_id
+        if not isinstance(run_id, str) or not run_id:
+            raise ValueError("its `run_id` is empty")
+        return cls(run_id, str(logger._tracking_uri))
+
+    @classmethod
+    def active(cls) -> MLflowTarget | None:
+        """The run that is active in this thread; ``None`` if there is none, or MLflow is not imported."""
+        mlflow = sys.modules.get("mlflow")
+        run = mlflow.active_run() if mlflow is not None and hasattr(mlflow, "active_run") else None
+        return None if mlflow is None or run is None else cls(str(run.info.run_id), str(mlflow.get_tracking_uri()))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_client": None, "_params": set()}
@@ -111,7 +142,7 @@ class MLflowTarget:
 
     def describe(self) -> dict[str, Any]:
         """The run and where it is kept, without secrets."""
-        return {"kind": "mlflow", "run_id": self.run_id, "tracking_uri": without_secrets(self.tracking_uri)}
+        return {"kind": self.kind, "run_id": self.run_id, "tracking_uri": without_secrets(self.tracking_uri)}
 
     def open(self) -> None:
         """Make the client, create the run when there is none, and see which parameters it has."""
