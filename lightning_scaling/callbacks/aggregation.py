@@ -1,4 +1,4 @@
-"""Arithmetic of a flush: from what one rank kept of its batches to rows that ranks can add up, and to a block."""
+"""Aggregation of the batches of a flush into rows that ranks can sum, and into a block of the curve."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class Block:
 
 
 class Rows:
-    """Where each micro-batch belongs: the rows of a flush.
+    """The rows of a flush: sums over the micro-batches of each step.
 
     Args:
         ends: Number of micro-batches up to the end of each step, shape ``(steps,)``.
         batches: Number of micro-batches altogether.
 
     Attributes:
-        values: What ranks add up, shape ``(steps + 1, 6)``.
+        values: Columns that ranks sum, shape ``(steps + 1, 6)``.
         lengths: Number of micro-batches of each row.
     """
 
@@ -127,28 +127,28 @@ def _halves(flops: int | None) -> tuple[float, float]:
     return (np.nan, np.nan) if flops is None else (float(flops % _HALF), float(flops // _HALF))
 
 
-def running(total: int | None, column: Array, share: int) -> tuple[Counts | None, int | None]:
+def running(total: int | None, column: Array, copies: int) -> tuple[Counts | None, int | None]:
     """Cumulative sums of whole numbers and the new total; ``None`` once something was unknown.
 
     Args:
         total: Total so far.
         column: What each row adds, shape ``(n,)``.
-        share: How many ranks tell the same number.
+        copies: How many ranks count the same batch.
     """
     if total is None or np.isnan(column).any():
         return None, None
-    return _cumulated(total, np.rint(column).astype(np.int64) // share)
+    return _cumulated(total, np.rint(column).astype(np.int64) // copies)
 
 
-def running_flops(total: int | None, low: Array, high: Array, share: int) -> tuple[Counts | None, int | None]:
+def running_flops(total: int | None, low: Array, high: Array, copies: int) -> tuple[Counts | None, int | None]:
     """As :func:`running`, for numbers in two halves whose sum may not fit into 64 bits."""
     if total is None or np.isnan(low).any():
         return None, None
     whole, parts = np.rint(low).astype(np.int64), np.rint(high).astype(np.int64)
     if float(parts.sum()) * _HALF + total < _WORD:
-        return _cumulated(total, (whole + parts * _HALF) // share)
+        return _cumulated(total, (whole + parts * _HALF) // copies)
     exact = np.array(
-        [(a + _HALF * b) // share for a, b in zip(whole.tolist(), parts.tolist(), strict=True)], dtype=object
+        [(a + _HALF * b) // copies for a, b in zip(whole.tolist(), parts.tolist(), strict=True)], dtype=object
     )
     sums = np.cumsum(exact) + total
     return sums.astype(np.float64), int(sums[-1])

@@ -1,8 +1,7 @@
-"""What happens at every batch: one small record, and nothing that can wait until the flush."""
+"""Hooks of each batch: one small record, and nothing that can wait until the flush."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import compress
 from time import perf_counter
@@ -19,11 +18,12 @@ from lightning_scaling.compute.batch_shapes import signature
 from lightning_scaling.schedule.simulate import largest_group
 
 _LOSS = "the loss that `training_step` returns"
-_COMPACT = 16
+# Losses stacked on the device at a time: many small tensors in use slow the allocator down.
+_STACK_SIZE = 16
 
 
 @dataclass
-class Columns:
+class BatchRecords:
     """Records of consecutive micro-batches, one entry each; what belongs to a step is in its last micro-batch.
 
     Attributes:
@@ -60,129 +60,104 @@ class Columns:
 
 
 class BatchHooks:
-    """Takes what each micro-batch has to give, at the cost of a few microseconds.
-
-    The two functions that are called in the training loop are closures over all they need: right after a training
-    step little is left in the processor's caches, and every object touched there costs.
+    """Called at every micro-batch: records its loss and size and the learning rate, and reads nothing from the device.
 
     Args:
         trainer: The Trainer, about to train.
         module: The module in training.
-        sizes: What batches hold.
+        sizes: Measures what batches hold.
         metric: Name of a logged metric to follow instead of the loss.
 
     Attributes:
-        take: Called with outputs and batch after each training step; says whether to flush.
-        before_step: Called with the optimizer before each of its steps.
-        forget: Called when batches of one shape no longer hold what they did.
         manual: Whether the module optimizes by hand.
         per_step: Whether the followed metric may have a value at every step.
         metric_seen: Whether it has had one.
+        rate: Learning rate of the last step, a float or a device scalar; ``None`` before the first.
+        counts_only: Whether losses and sizes are left out, as after a failure.
         seconds: Time that stacking has taken.
     """
-
-    compact = 64
-    take: Callable[[Any, Any], bool]
-    before_step: Callable[[Any], None]
-    forget: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, trainer: Any, module: Any, sizes: BatchSizeMeter, metric: str | None) -> None:
         self.manual = not module.automatic_optimization
         self.per_step = metric is not None
         self.metric_seen = False
+        self.rate: Any = None
+        self.counts_only = False
         self.seconds = 0.0
+        self.progress = _step_progress(trainer, self.manual)
         self._trainer = trainer
         self._sizes = sizes
         self._metric = metric
         self._last: Any = None
+        self._last_key: Any = None
+        self._size: BatchSize | None = None
+        self._done = self.progress.completed
         self._values: list[Any] = []
         self._records: list[tuple[BatchSize | None, int, int, Any]] = []
         self._parts: list[Tensor] = []
         self._present: list[bool] = []
         self._error: Exception | None = None
         self._flush_at = 1
-        self._room = [1]
-        self._rate: list[Any] = [None]
-        self.progress = _step_progress(trainer, self.manual)
+        self._room = 1
         optimizers = list(trainer.optimizers)
         self._main = optimizers[0] if optimizers else None
+        self._several = len(optimizers) > 1
         self._group = 0 if self._main is None else largest_group(self._main)
-        self.before_step = self._rate_taker(len(optimizers) > 1)
-        self.take = self._taker() if metric is None else self._metric_taker()
 
-    def _rate_taker(self, several: bool) -> Callable[[Any], None]:
-        main, group, cell = self._main, self._group, self._rate
-        if main is None:
-            return lambda optimizer: None
+    def before_step(self, optimizer: Any) -> None:
+        """Called with the optimizer before each of its steps: keeps the first one's learning rate."""
+        main = self._main
+        if main is None or (self._several and optimizer is not main):
+            return
+        rate = main.param_groups[self._group]["lr"]
+        self.rate = rate if rate.__class__ is float else kept_rate(rate)
 
-        def before_step(optimizer: Any) -> None:
-            if several and optimizer is not main:
-                return
-            rate = main.param_groups[group]["lr"]
-            cell[0] = rate if rate.__class__ is float else kept_rate(rate)
+    def take(self, outputs: Any, batch: Any) -> bool:
+        """Called after each training step; returns whether to flush."""
+        if self.counts_only:
+            return self._record(None, None, 1)
+        size = self._size_of(batch)
+        if self._metric is not None:
+            done, before = self.progress.completed, self._done
+            self._done = done
+            return self._record(self.look() if self.per_step and done != before else None, size, 1)
+        try:
+            loss = outputs["loss"]
+        except (LookupError, TypeError):
+            loss = loss_of(outputs)
+        if self.manual or loss.__class__ is not Tensor:
+            loss = owned(loss, _LOSS, clone=self.manual)
+        return self._record(loss, size, self._trainer.accumulate_grad_batches)
 
-        return before_step
+    def _record(self, value: Any, size: BatchSize | None, factor: int) -> bool:
+        values = self._values
+        values.append(value)
+        self._records.append((size, factor, self.progress.completed, self.rate))
+        return len(values) >= self._room and self._full()
 
-    def _taker(self) -> Callable[[Any, Any], bool]:
-        values, room, rate, trainer, manual = self._values, self._room, self._rate, self._trainer, self.manual
-        keep, note, progress, sizes = values.append, self._records.append, self.progress, self._sizes
-        by_shape = sizes.by_shape
-        last_key: Any = None
-        size: BatchSize | None = None
-
-        def forget() -> None:
-            nonlocal last_key
-            last_key = None
-
-        self.forget = forget
-
-        def take(outputs: Any, batch: Any) -> bool:
-            nonlocal last_key, size
-            if by_shape:
-                try:
-                    kind = batch.__class__
-                    if kind is tuple or kind is list:
-                        key = [item.shape for item in batch]
-                    elif kind is dict:
-                        key = [item.shape for item in batch.values()]
-                    else:
-                        key = signature(batch)
-                except AttributeError:  # not all of them are tensors
-                    key = signature(batch)
-                if key != last_key or size is None:
-                    size, lasting = sizes.find(tuple(key) if key.__class__ is list else key, batch)
-                    last_key = key if lasting else None
+    def _size_of(self, batch: Any) -> BatchSize:
+        """Size of a batch; at the cost of comparing shapes while they stay the same."""
+        if not self._sizes.by_shape:
+            return self._sizes.look(batch)
+        key: Any
+        try:
+            kind = batch.__class__
+            if kind is tuple or kind is list:
+                key = [item.shape for item in batch]
+            elif kind is dict:
+                key = [item.shape for item in batch.values()]
             else:
-                size = sizes.look(batch)
-            try:
-                loss = outputs["loss"]
-            except (LookupError, TypeError):
-                loss = loss_of(outputs)
-            if manual or loss.__class__ is not Tensor:
-                loss = owned(loss, _LOSS, clone=manual)
-            keep(loss)
-            known = size if sizes.step_flops is None else sizes.measured(size)
-            note((known, trainer.accumulate_grad_batches, progress.completed, rate[0]))
-            return len(values) >= room[0] and self._full()
+                key = signature(batch)
+        except AttributeError:  # not all of them are tensors
+            key = signature(batch)
+        if self._size is None or key != self._last_key:
+            self._size, lasting = self._sizes.find(tuple(key) if key.__class__ is list else key, batch)
+            self._last_key = key if lasting else None
+        return self._size
 
-        return take
-
-    def _metric_taker(self) -> Callable[[Any, Any], bool]:
-        before = self.progress.completed
-
-        def take(outputs: Any, batch: Any) -> bool:
-            nonlocal before
-            size, _ = self._sizes.find(signature(batch), batch)
-            if self._sizes.step_flops is not None:
-                size = self._sizes.measured(size)
-            done = self.progress.completed
-            value = self.look() if self.per_step and done != before else None
-            before = done
-            self._values.append(value)
-            self._records.append((size, 1, done, self._rate[0]))
-            return len(self._values) >= self._room[0] and self._full()
-
-        return take
+    def forget_sizes(self) -> None:
+        """Look again at the next batch: batches of one shape may no longer hold what they did."""
+        self._last_key = None
 
     def look(self) -> Tensor | None:
         """The followed metric if it has a value that was not seen before; stays on its device."""
@@ -209,17 +184,11 @@ class BatchHooks:
             self.per_step = False
         return value
 
-    def limp(self) -> bool:
-        """Keep only the counters that decide when ranks meet; says whether to flush."""
-        self._values.append(None)
-        self._records.append((None, 1, self.progress.completed, None))
-        return len(self._values) >= self._room[0] and self._full()
-
     def _full(self) -> bool:
-        """Let go of small tensors, many of which in use slow down all else; says whether it is time to flush."""
+        """Stack the values taken, and return whether it is time to flush."""
         begun = perf_counter()
         self._stack()
-        self._room[0] = max(min(self._flush_at - self.pending, _COMPACT), 1)
+        self._room = max(min(self._flush_at - self.pending, _STACK_SIZE), 1)
         self.seconds += perf_counter() - begun
         return self.pending >= self._flush_at
 
@@ -232,30 +201,25 @@ class BatchHooks:
                 self._parts.append(stacked(values))
             elif any(present):
                 self._parts.append(stacked(list(compress(values, present))))
-        except Exception as error:  # told at the flush, where all ranks meet
+        except Exception as error:  # reported at the flush, where all ranks meet
             self._error = error
         values.clear()
 
     def make_room(self, batches: int) -> None:
         """Set at how many pending micro-batches the next flush comes."""
         self._flush_at = batches
-        self._room[0] = max(min(batches - len(self._present), _COMPACT), 1)
+        self._room = max(min(batches - len(self._present), _STACK_SIZE), 1)
 
     @property
     def pending(self) -> int:
         """Micro-batches that wait to be read; alike on all ranks."""
         return len(self._records)
 
-    @property
-    def rate(self) -> Any:
-        """Learning rate of the last step, a float or a device scalar; ``None`` before the first."""
-        return self._rate[0]
-
-    def drain(self) -> Columns:
-        """Everything that was taken since the last call."""
+    def drain(self) -> BatchRecords:
+        """Everything recorded since the last call."""
         if self._values:
             self._stack()
-        columns = Columns(parts=self._parts, present=self._present, error=self._error)
+        columns = BatchRecords(parts=self._parts, present=self._present, error=self._error)
         if self._records:
             sizes, columns.factors, columns.done, columns.rates = zip(*self._records, strict=True)
             columns.sizes = self._sizes.resolve(sizes)
@@ -264,10 +228,10 @@ class BatchHooks:
         return columns
 
     def count_batches(self) -> None:
-        """Take every batch for a step from now on: the optimizers are used behind Lightning's back."""
+        """Count every batch as a step from now on: the optimizers are used behind Lightning's back."""
         self.progress.every_batch = True
         if self._main is not None:
-            self._rate[0] = kept_rate(self._main.param_groups[self._group]["lr"])
+            self.rate = kept_rate(self._main.param_groups[self._group]["lr"])
 
 
 class _GlobalStep:

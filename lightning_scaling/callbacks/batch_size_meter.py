@@ -1,4 +1,4 @@
-"""Samples, tokens and FLOPs of micro-batches."""
+"""Samples, tokens and FLOPs of each micro-batch, at the cost of comparing its shapes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lightning_scaling.callbacks.aggregation import BatchSize
+from lightning_scaling.callbacks.guard import Guard
 from lightning_scaling.compute import BatchCounter, FlopMeter
 from lightning_scaling.compute.shape_flops import ShapeFlops
 
 if TYPE_CHECKING:
     from lightning_scaling.compute.flops import Watch
 
-_MOST_SHAPES = 4096
+_MAX_SHAPES = 4096  # remembered; bounds the memory of a run whose batches all differ
+_FAILED = "`{}` failed ({{cause}}); {} are not counted any more, training continues."
 
 
 class BatchSizeMeter:
@@ -41,6 +43,8 @@ class BatchSizeMeter:
         self.error: Exception | None = None
         self._counter = BatchCounter(count)
         self._meter = FlopMeter(flops, counter=self._counter)
+        self._samples_only = BatchCounter("samples")
+        self._guard = Guard()
         self._module = module
         self.by_shape = not callable(count) and not callable(flops)
         self._known: dict[Any, BatchSize] = {}
@@ -57,15 +61,15 @@ class BatchSizeMeter:
             return known, True
         size = self.look(batch)
         lasting = self.by_shape and not isinstance(size.samples, Tensor) and not isinstance(size.tokens, Tensor)
-        if lasting and len(self._known) < _MOST_SHAPES:
+        if lasting and len(self._known) < _MAX_SHAPES:
             self._known[key] = size
-        return size, lasting and len(self._known) < _MOST_SHAPES
+        return size, lasting and len(self._known) < _MAX_SHAPES
 
     def look(self, batch: Any) -> BatchSize:
-        """Count a batch; its FLOPs may be those of its shape, to be read by :meth:`resolve`."""
-        samples, tokens = self._counter.samples_and_tokens(batch)
-        flops = None
-        if self.error is None:
+        """Count a batch, measuring its FLOPs if no batch of its shape has been seen."""
+        samples, tokens = self._count(batch)
+        flops = self._guard.run("flops", _FAILED.format("flops", "FLOPs"), self._meter.per_batch, batch)
+        if flops is None and self._meter.wanting and not self._guard.has_failed("flops"):
             begun = perf_counter()
             try:
                 flops = self._meter.prospect(self._module, batch)
@@ -111,6 +115,12 @@ class BatchSizeMeter:
             if size is not None and isinstance(size.flops, ShapeFlops) and id(size) not in found:
                 found[id(size)] = size._replace(flops=size.flops.figure())
         return tuple([found.get(id(size), size) for size in sizes])
+
+    def _count(self, batch: Any) -> tuple[Any, Any]:
+        """Samples and tokens; where the user's `count` fails, samples alone from then on."""
+        sentence = _FAILED.format("count", "tokens")
+        counted = self._guard.run("count", sentence, self._counter.samples_and_tokens, batch)
+        return counted or (self._samples_only.samples_and_tokens(batch)[0], None)
 
     def detach(self) -> None:
         """Let go of the module."""

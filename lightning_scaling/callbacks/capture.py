@@ -1,4 +1,4 @@
-"""Capture of what training really had: losses, learning rates and counters, read from the device in blocks.
+"""Capture of losses, learning rates and counters, read from the device in blocks.
 
 Nothing here imports Lightning: the Trainer is used through what it offers.
 """
@@ -27,13 +27,13 @@ from lightning_scaling.callbacks.aggregation import (
     running,
     running_flops,
 )
-from lightning_scaling.callbacks.batch_hooks import BatchHooks, Columns
+from lightning_scaling.callbacks.batch_hooks import BatchHooks, BatchRecords
 from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
 from lightning_scaling.callbacks.device_reads import CaptureError, read_numbers
 from lightning_scaling.callbacks.distributed import Ranks
 
-_MOST_BATCHES = 4096
-_BETWEEN_FLUSHES = 5.0
+_MAX_PENDING = 4096  # batches; bounds the memory of a run that flushes seldom
+_FLUSH_INTERVAL = 5.0  # seconds of training: fresh enough for charts, rare enough to cost nothing
 _STATE_VERSION = 1
 _COUNTERS = (
     "micro_batches",
@@ -53,24 +53,25 @@ class Capture:
     """Own counters and pending values of one training run.
 
     Args:
-        sizes: What batches hold.
+        sizes: Measures what batches hold.
         metric: Name of a logged metric to follow; ``None`` follows the loss that ``training_step`` returns.
         clock: Monotonic clock in seconds.
 
     Attributes:
-        intake: What is called at every batch; from :meth:`attach` on.
+        hooks: Called at every batch; from :meth:`attach` on.
+        ranks: The processes of the run; from :meth:`attach` on.
         micro_batches: Batches that each rank has trained on.
         optimizer_steps: Calls of ``optimizer.step`` of all optimizers together.
         steps: Batches, or groups of accumulated batches, after which at least one optimizer stepped.
-        flushes: How often pending values were read; alike on all ranks.
+        flushes: How often pending values were reduced over the ranks; alike on all of them.
         skipped: Micro-batches of all ranks without a loss (``training_step`` returned ``None``).
         samples: Samples of all ranks; ``None`` when they cannot be counted.
         tokens: Tokens of all ranks; ``None`` when they are not counted.
         flops: Training FLOPs of all ranks; ``None`` when they are not known.
         seconds: Wall time spent in training, earlier fits included; up to date at flushes.
-        own_seconds: The part of ``seconds`` that went into monitoring, as told by the caller; rank 0's after a flush.
-        riders: Called at each flush for further numbers to be added up over the ranks, as many on each of them.
-        ridden: Their sums at the latest flush.
+        own_seconds: The part of ``seconds`` that went into monitoring, set by the caller; rank 0's after a flush.
+        extra_reductions: Called at each flush for further numbers to be summed over the ranks, as many on each of them.
+        reduced_extras: Their sums at the latest flush.
     """
 
     def __init__(
@@ -91,21 +92,21 @@ class Capture:
         self.flops: int | None = 0
         self.seconds = 0.0
         self.own_seconds = 0.0
-        self.riders: Callable[[], Array] | None = None
-        self.ridden: Array = np.zeros(0)
+        self.extra_reductions: Callable[[], Array] | None = None
+        self.reduced_extras: Array = np.zeros(0)
         self._sizes = sizes
         self._clock = clock
         self._partial = (0.0, 0)
-        self._given = 0
-        self._broken: BaseException | None = None
+        self._last_step = 0
+        self._failure: BaseException | None = None
 
     def attach(self, trainer: Any, module: Any) -> None:
         """Begin, or go on, with this Trainer; called when training starts and everything has been restored."""
-        self.intake = BatchHooks(trainer, module, self._sizes, self.metric)
+        self.hooks = BatchHooks(trainer, module, self._sizes, self.metric)
         self._trainer = trainer
-        self._ranks = Ranks(trainer)
-        self._done = self.intake.progress.completed
-        if not self.intake.manual:
+        self.ranks = Ranks(trainer)
+        self._done = self.hooks.progress.completed
+        if not self.hooks.manual:
             self.steps = self.optimizer_steps = self._done
         elif self.optimizer_steps != self._done:
             stepped = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", self._done)
@@ -114,14 +115,14 @@ class Capture:
 
     def detach(self) -> None:
         """Let go of the Trainer and of all that belongs to it; the counters stay."""
-        del self.intake, self._trainer, self._ranks
-        self.riders = None
+        del self.hooks, self._trainer, self.ranks
+        self.extra_reductions = None
 
     def begin(self) -> None:
         """Start the clock; the next batch is flushed at once."""
         self._since = self._clock()
         self._begun_at = (self.micro_batches, self.seconds)
-        self.intake.make_room(1)
+        self.hooks.make_room(1)
 
     def aim(self, next_update: int | None = None) -> None:
         """Set the next flush: after some seconds' worth of batches, or earlier so that an update is made in time.
@@ -131,112 +132,117 @@ class Capture:
         Args:
             next_update: Step at which the engine wants an update.
         """
-        block = _MOST_BATCHES
+        block = _MAX_PENDING
         taken, elapsed = self.micro_batches - self._begun_at[0], self.seconds - self._begun_at[1]
         if taken and elapsed > 0:
-            block = int(min(_BETWEEN_FLUSHES * taken / elapsed, block))
+            block = int(min(_FLUSH_INTERVAL * taken / elapsed, block))
         if next_update is not None and next_update > self.steps and self.alone:
-            group = 1 if self.intake.manual else int(self._trainer.accumulate_grad_batches)
+            group = 1 if self.hooks.manual else int(self._trainer.accumulate_grad_batches)
             block = min(block, (next_update - self.steps) * group - self._partial[1])
-        self.intake.make_room(max(block, 1))
+        self.hooks.make_room(max(block, 1))
 
-    def break_off(self, error: BaseException) -> bool:
-        """Stop taking values because of an error on this rank.
-
-        Returns:
-            Whether the other ranks have to be told at the next flush, until which :meth:`Intake.limp` takes over.
-        """
-        self._broken = error
-        return not self.alone
+    def fail(self, error: BaseException) -> None:
+        """From now on only count batches, because of an error on this rank, up to the flush where the ranks meet."""
+        self._failure = error
+        self.hooks.counts_only = True
 
     @property
     def pending(self) -> bool:
         """Whether anything waits to be read; alike on all ranks."""
-        return self.intake.pending > 0
+        return self.hooks.pending > 0
 
     @property
     def alone(self) -> bool:
         """Whether this is the only rank."""
-        return self._ranks.world == 1
+        return self.ranks.world == 1
 
     @property
     def stepless(self) -> bool:
         """Whether no optimizer has been seen to step, as when optimizers are used behind Lightning's back."""
-        return self.intake.manual and self.intake.progress.completed == 0
+        return self.hooks.manual and self.hooks.progress.completed == 0
 
     @property
     def lossless(self) -> bool:
         """Whether not one of the batches so far had a loss."""
-        return self.metric is None and 0 < self.micro_batches * self._ranks.world <= self.skipped
+        return self.metric is None and 0 < self.micro_batches * self.ranks.world <= self.skipped
 
     def counters(self) -> dict[str, float]:
         """Rate and counters as of the last flush, by name; what is not known is left out."""
         found = {"samples": self.samples, "tokens": self.tokens, "flops": self.flops, "seconds": self.seconds}
-        found["lr"] = float(read_numbers([self.intake.rate])[0])
+        found["lr"] = float(read_numbers([self.hooks.rate])[0])
         return {name: float(value) for name, value in found.items() if value is not None}
 
     def totals(self) -> dict[str, Any]:
         """All counters as of the last flush, by name."""
         return {name: getattr(self, name) for name in _COUNTERS if name != "own_seconds"}
 
-    def flush(self, *, looking: bool = False, closing: bool = False) -> Block:
-        """Read what is pending in one transfer, add it up over the ranks and bring the counters up to date.
+    @property
+    def batches(self) -> int:
+        """Batches taken so far, pending ones included."""
+        return self.micro_batches + self.hooks.pending
+
+    def flush(self, *, looking: bool = False, closing: bool = False, together: bool = True) -> Block:
+        """Read what is pending in one transfer, sum it over the ranks and update the counters.
 
         Args:
             looking: Whether the followed metric may have a new value here, measured at the present step.
             closing: Whether an epoch or the training ends here.
+            together: Whether all ranks are certain to be here. Otherwise nothing is reduced, so that none can wait for
+                another for ever: the other ranks' batches are taken to equal those of this one.
 
         Raises:
             CaptureError: If this or another rank could not go on.
         """
-        every_batch = self.stepless and self.pending and (closing or self.intake.pending >= _MOST_BATCHES)
+        every_batch = self.stepless and self.pending and (closing or self.hooks.pending >= _MAX_PENDING)
         if every_batch:
-            self.intake.count_batches()
+            self.hooks.count_batches()
         elif self.stepless and self.metric is None:
             nothing = np.zeros((1, 6))
-            nothing[0, [LOSS, COUNT]] = np.multiply(self._partial, self._ranks.world)
-            self.ridden = np.zeros(0)
+            nothing[0, [LOSS, COUNT]] = np.multiply(self._partial, self.ranks.world)
+            self.reduced_extras = np.zeros(0)
             return self._block(nothing, [None], self.steps, self.seconds)
-        columns = self.intake.drain()
+        columns = self.hooks.drain()
         batches = len(columns.done)
         done = np.arange(1, batches + 1) if every_batch else np.array(columns.done, dtype=np.int64)
         ends = np.flatnonzero(np.diff(done, prepend=self._done)) + 1
         now = self._clock()
         elapsed, self._since = now - self._since, now
         header = np.zeros(4)
-        if self._ranks.first:
+        if self.ranks.first:
             header[[_ELAPSED, _OWN]] = elapsed, self.own_seconds
         try:
-            if self._broken is not None:
-                raise self._broken
-            value = self.intake.look_between() if looking else None
+            if self._failure is not None:
+                raise self._failure
+            value = self.hooks.look_between() if looking else None
             rows = self._rows(columns, ends, value, header)
         except Exception as error:
-            self._broken = error
+            self._failure = error
             header[_FAILED] = 1.0
             rows = np.zeros((ends.size + 1, 6))
-        self.ridden = np.zeros(0) if self.riders is None else self.riders()
-        if not self.alone:
-            shape, ends_at = rows.shape, [4, 4 + self.ridden.size]
-            summed = self._ranks.total(np.concatenate([header, self.ridden, rows.ravel()]))
-            header, self.ridden, rows = np.split(summed, ends_at)
-            rows = rows.reshape(shape)
-        self.flushes += 1
+        self.reduced_extras = np.zeros(0) if self.extra_reductions is None else self.extra_reductions()
+        if together:
+            header, self.reduced_extras, rows = self.ranks.sum_parts(header, self.reduced_extras, rows)
+            self.flushes += 1
+        else:
+            world = self.ranks.world
+            header[_SKIPPED] *= world
+            self.reduced_extras, rows = self.reduced_extras * world, rows * world
         before = (self.steps, self.seconds)
         self.steps += ends.size
         self.micro_batches += batches
         if batches:
             self.optimizer_steps += int(done[-1]) - self._done
-            self._done = self.intake.progress.completed if every_batch else int(done[-1])
+            self._done = self.hooks.progress.completed if every_batch else int(done[-1])
         self.skipped += round(header[_SKIPPED])
         self.seconds += float(header[_ELAPSED])
         self.own_seconds = float(header[_OWN])
         if header[_FAILED]:
-            raise CaptureError(str(self._broken or f"it failed on {round(header[_FAILED])} other rank(s)"))
+            others = f"it failed on {round(header[_FAILED])} other rank(s)"
+            raise CaptureError(str(self._failure or others)) from self._failure
         rates = columns.rates if ends.size == batches else [columns.rates[end - 1] for end in ends]
-        return self._block(rows, [*rates, self.intake.rate], *before)
+        return self._block(rows, [*rates, self.hooks.rate], *before)
 
-    def _rows(self, columns: Columns, ends: NDArray[np.intp], value: Tensor | None, header: Array) -> Array:
+    def _rows(self, columns: BatchRecords, ends: NDArray[np.intp], value: Tensor | None, header: Array) -> Array:
         """The rows of this rank, see :class:`Rows`; notes the skipped micro-batches in the header."""
         rows = Rows(ends, len(columns.sizes))
         rows.add_sizes(columns.sizes)
@@ -261,7 +267,7 @@ class Capture:
 
     def _block(self, rows: Array, rates: list[Any], steps_before: int, seconds_before: float) -> Block:
         steps = len(rows) - 1
-        share, world = self._ranks.share, self._ranks.world
+        share, world = self.ranks.copies, self.ranks.world
         if self.metric is None:
             # Every rank goes on with the mean over ranks of the open group: the group's mean comes out the same.
             self._partial = (float(rows[-1, LOSS]) / world, round(rows[-1, COUNT] / world))
@@ -273,12 +279,12 @@ class Capture:
         seconds = seconds_before + step * ((self.seconds - seconds_before) / max(steps, 1))
         seconds[-1] = self.seconds
         step += steps_before
-        keep = (rows[:, COUNT] > 0) & (step > self._given)
+        keep = (rows[:, COUNT] > 0) & (step > self._last_step)
         if keep[-1] and steps:
             keep[-2] = False
         chosen = step[keep]
         if chosen.size:
-            self._given = int(chosen[-1])
+            self._last_step = int(chosen[-1])
         return Block(
             step=chosen,
             loss=rows[keep, LOSS] / rows[keep, COUNT],
@@ -292,10 +298,10 @@ class Capture:
     def state_dict(self) -> dict[str, Any]:
         """The counters as builtins; flush first."""
         counters = {name: getattr(self, name) for name in _COUNTERS}
-        return {"version": _STATE_VERSION, **counters, "partial": list(self._partial), "given": self._given}
+        return {"version": _STATE_VERSION, **counters, "partial": list(self._partial), "last_step": self._last_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the counters that :meth:`state_dict` described.
+        """Restore the counters of :meth:`state_dict`.
 
         Raises:
             ValueError: If a newer version of the package wrote them.
@@ -308,4 +314,4 @@ class Capture:
         for name in _COUNTERS:
             setattr(self, name, state[name])
         self._partial = (float(state["partial"][0]), int(state["partial"][1]))
-        self._given = int(state["given"])
+        self._last_step = int(state["last_step"])

@@ -1,4 +1,4 @@
-"""How a run in training stands among the other runs of its family; on rank zero only."""
+"""Ranking of a run in training among the other runs of its family; on rank zero only."""
 
 from __future__ import annotations
 
@@ -10,92 +10,80 @@ import numpy as np
 
 from lightning_scaling.advice.ranking import Candidate, Ranking, rank
 from lightning_scaling.callbacks.session import Session
-from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.history.poll import CompetitorReader
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule import Plan
 
-_EVERY = 0.025
-_FROM = 0.1
-_MOST = 12
-_FREE_SECONDS = 0.25
-_ALIKE = 0.02
+_CHECK_EVERY, _FIRST_CHECK = 0.025, 0.1  # of the plan
+_MAX_COMPETITORS = 12  # the best at this progress; the others cannot win
+_FREE_SECONDS = 0.25  # that comparing may take, however short the run
+_SAME_SCHEDULE = 0.02  # mean difference of relative rates up to which two runs follow one schedule
 
 
 class Competitors:
-    """The relatives of a run, compared with it at checks spread over its plan.
+    """The other runs of a family, compared with a run at checks spread over its plan.
 
     Args:
         session: The fit under observation.
-        reading: Whether to read the relatives again now and then, as far as they come from a place to be read.
-        share: Fraction of the training time that comparing may take.
         clock: Monotonic clock in seconds.
     """
 
-    def __init__(
-        self, session: Session, *, reading: bool, share: float, clock: Callable[[], float] = perf_counter
-    ) -> None:
+    def __init__(self, session: Session, *, clock: Callable[[], float] = perf_counter) -> None:
         self._session = session
-        self._share = share
         self._clock = clock
         self._spent = 0.0
         self._checked = 0
-        self._made: dict[tuple[Any, ...], Candidate] = {}
+        self._candidates: dict[tuple[Any, ...], Candidate] = {}
+        self._ranking: Ranking | None = None
+        source = session.past_runs.source
         self._reader: CompetitorReader | None = None
-        what = session.past.source
-        if reading and what is not None:
-            own = session.record.own_run
-            self._reader = CompetitorReader(
-                what,
-                run_id=None if own is None else own.run_id,
-                tracking_uri=None if own is None else own.tracking_uri,
-                metric=session.capture.metric,
-            )
-        self.standings: Ranking | None = None
+        if source is not None:
+            fields = session.logger.own_run_fields
+            self._reader = CompetitorReader(source, **fields, metric=session.capture.metric)
 
-    def look(self) -> Ranking | None:
-        """The latest standings, made anew when a check is due and there is time for it."""
-        engine = self._session.engine
-        known = self._reader.poll() if self._reader is not None else None
-        runs = known if known is not None else self._session.past.runs
-        if engine is None or not runs or engine.plan.total_steps is None or not len(engine.curve):
-            return self.standings
+    def ranking(self) -> Ranking | None:
+        """The latest ranking, made anew when a check is due and there is time for it."""
+        session = self._session
+        engine = session.engine
+        runs = None if self._reader is None else self._reader.poll()
+        runs = session.past_runs.runs if runs is None else runs
+        if not runs or engine.plan.total_steps is None or not len(engine.curve):
+            return self._ranking
         fraction = engine.curve.last_step / engine.plan.total_steps
-        check = int(fraction / _EVERY + 1e-9)
-        late = self._spent > max(_FREE_SECONDS, self._share * self._session.capture.seconds)
-        if check <= self._checked or fraction < _FROM or fraction >= 1 or late:
-            return self.standings
-        self._checked = check
-        begun = self._clock()
-        try:
-            self.standings = self._compare(engine, runs, fraction)
-        finally:
-            self._spent += self._clock() - begun
-        return self.standings
+        check = int(fraction / _CHECK_EVERY + 1e-9)
+        late = self._spent > max(_FREE_SECONDS, session.budget.share * session.capture.seconds)
+        if check > self._checked and _FIRST_CHECK <= fraction < 1 and not late:
+            self._checked = check
+            begun = self._clock()
+            try:
+                self._ranking = self._rank(runs, fraction)
+            finally:
+                self._spent += self._clock() - begun
+        return self._ranking
 
-    def _compare(self, engine: Monitor, runs: RunHistory, fraction: float) -> Ranking | None:
+    def _rank(self, runs: RunHistory, fraction: float) -> Ranking | None:
+        engine = self._session.engine
         own = engine.run()
         scaled = engine.metric.history(RunHistory([own, *runs]))
         assert scaled is not None
         own, *others = scaled
         level = {id(run): value for run in others if (value := _level(run, fraction)) is not None}
-        ahead = sorted((run for run in others if id(run) in level), key=lambda run: level[id(run)])[:_MOST]
-        keys = [(run.meta.get("run_id") or run.name, int(run.step[-1]), run.total_steps) for run in ahead]
-        made = {}
-        for key, run in zip(keys, ahead, strict=True):
-            rival = self._made.get(key)
-            if rival is None:
-                planned = _planned(run, own)
-                rival = None if planned is None else Candidate(planned)
-            if rival is not None:
-                made[key] = rival
-        self._made = made
-        return rank([Candidate(own), *made.values()], fraction) if made else None
+        best = sorted((run for run in others if id(run) in level), key=lambda run: level[id(run)])[:_MAX_COMPETITORS]
+        candidates = {}
+        for run in best:
+            key = (run.meta.get("run_id") or run.name, int(run.step[-1]), run.total_steps)
+            candidate = self._candidates.get(key)
+            if candidate is None and (planned := _planned(run, own)) is not None:
+                candidate = Candidate(planned)
+            if candidate is not None:
+                candidates[key] = candidate
+        self._candidates = candidates
+        return stand([Candidate(own), *candidates.values()], fraction) if candidates else None
 
 
 def _level(run: Run, fraction: float) -> float | None:
-    """Loss at a fraction of the plan; ``None`` for a run that has not come so far."""
+    """Loss at a fraction of the plan; ``None`` for a run that has not reached it."""
     seen = np.isfinite(run.loss)
     if not seen.any() or run.step[seen][-1] < 0.99 * fraction * run.total_steps:
         return None
@@ -103,21 +91,21 @@ def _level(run: Run, fraction: float) -> float | None:
 
 
 def _planned(run: Run, own: Run) -> Run | None:
-    """The run with a plan to its end; one still running whose rates were ours so far is taken to go on as we do."""
-    plan, ours = run.plan, own.plan
-    if plan.known:
+    """The run with a plan to its end: a running one whose learning rate matched that of `own` so far gets its plan."""
+    own_plan = own.plan
+    if run.plan.known:
         return run
-    if run.lr is None or not ours.known or ours.peak <= 0:
+    if run.lr is None or not own_plan.known or own_plan.peak <= 0:
         return None
     seen = np.isfinite(run.lr)
     if not seen.any() or not np.nanmax(run.lr) > 0:
         return None
     share = run.step[seen] / run.total_steps
-    theirs = ours.at(np.maximum(share * own.total_steps, 1.0)) / ours.peak
-    peak = float(np.max(run.lr[seen])) / max(float(theirs.max()), 1e-9)
-    if float(np.mean(np.abs(run.lr[seen] / peak - theirs))) > _ALIKE:
+    expected = own_plan.at(np.maximum(share * own.total_steps, 1.0)) / own_plan.peak
+    peak = float(np.max(run.lr[seen])) / max(float(expected.max()), 1e-9)
+    if float(np.mean(np.abs(run.lr[seen] / peak - expected))) > _SAME_SCHEDULE:
         return None
-    steps = np.maximum(ours.steps * (run.total_steps / own.total_steps), 0.0)
-    rest = Plan(steps, ours.lr * (peak / ours.peak), total_steps=run.total_steps)
-    known = {name: value for name, value in vars(run).items() if name not in ("step", "loss", "lr", "planned_lr")}
-    return Run(run.step, run.loss, run.lr, planned_lr=(rest.steps, rest.lr), **known)
+    steps = np.maximum(own_plan.steps * (run.total_steps / own.total_steps), 0.0)
+    rest = Plan(steps, own_plan.lr * (peak / own_plan.peak), total_steps=run.total_steps)
+    fields = {name: value for name, value in vars(run).items() if name not in ("step", "loss", "lr", "planned_lr")}
+    return Run(run.step, run.loss, run.lr, planned_lr=(rest.steps, rest.lr), **fields)

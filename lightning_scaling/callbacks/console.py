@@ -1,4 +1,4 @@
-"""What the monitor says while a run trains: short lines through :mod:`logging`, beside the progress bar."""
+"""Console output of the monitor: short lines through :mod:`logging`, above the progress bar."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ScalingAdviceWarning(UserWarning):
     """Advice of the monitor has changed; advice never stops a run."""
 
 
-class _BesideProgressBar(logging.Handler):
+class _AboveProgressBar(logging.Handler):
     """Writes a line above the Trainer's progress bar instead of through it."""
 
     def __init__(self, trainer: Any) -> None:
@@ -37,10 +37,10 @@ class _BesideProgressBar(logging.Handler):
 
 
 class Console:
-    """The voice of one monitor on one rank: lines, warnings, and each thing only once.
+    """Lines and warnings of one monitor on one rank.
 
-    If nobody has set up logging, lines go to the terminal beside the progress bar; otherwise to the handlers there
-    are. Ranks other than zero are silent.
+    If logging is not configured, lines go to the terminal above the progress bar; otherwise to the handlers there are.
+    Ranks other than zero are silent.
 
     Args:
         first: Whether this is rank zero.
@@ -49,41 +49,46 @@ class Console:
     def __init__(self, first: bool) -> None:
         self._first = first
         self._handler: logging.Handler | None = None
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self._reached = -1
 
     def open(self, trainer: Any) -> None:
-        """Find out where lines can be shown."""
+        """Choose where lines are shown."""
         if _logger.level == logging.NOTSET:
             _logger.setLevel(logging.INFO)
         if self._first and self._handler is None and not _logger.hasHandlers():
-            self._handler = _BesideProgressBar(trainer)
+            self._handler = _AboveProgressBar(trainer)
             _logger.addHandler(self._handler)
 
     def close(self) -> None:
-        """Stop showing lines beside the progress bar."""
+        """Stop showing lines above the progress bar."""
         if self._handler is not None:
             _logger.removeHandler(self._handler)
             self._handler = None
 
-    def line(self, text: str) -> None:
-        """Say something at level INFO."""
+    def info(self, text: str) -> None:
+        """Log a line at level INFO."""
         if self._first:
             _logger.info("%s", text)
 
-    def once(self, what: str, text: str, category: type[Warning] = UserWarning) -> None:
-        """Warn about a thing the first time it comes up."""
-        if self._first and what not in self._said:
-            self._said.add(what)
+    def warn(self, text: str, category: type[Warning] = UserWarning) -> None:
+        """Warn."""
+        if self._first:
             warn(text, category)
 
+    def warn_once(self, topic: str, text: str) -> None:
+        """Warn about a topic the first time it comes up."""
+        if topic not in self._warned:
+            self._warned.add(topic)
+            self.warn(text)
+
     def progress(self, update: Mapping[str, Any], total_steps: int | None, metric: str = "loss") -> None:
-        """Say where the run stands, at about each tenth of the run; without a plan, each time it has doubled."""
+        """Log where the run stands, at about each tenth of the run; without a plan, each time it has doubled."""
         fraction, step = update.get("fraction"), int(update["step"])
         reached = int(fraction * _TENTHS + 1e-9) if fraction is not None else int(math.log2(max(step, 1)))
         if reached > self._reached:
             self._reached = reached
-            self.line(progress_line(update, total_steps, metric))
+            self.info(progress_line(update, total_steps, metric))
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:

@@ -1,4 +1,4 @@
-"""What can be seen of a module and its optimizer without reading anything from the device."""
+"""Diagnostics of a module and its optimizer that need no read from the device."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
 from lightning_scaling.callbacks.epoch_length import steps_per_epoch
 
-_LOOKS = 3
-_NAMES = 3
-_LEAST = 0.01
+_LOOKS = 3  # in a row without a gradient: a layer may be left out of some steps
+_NAMES = 3  # parts of the module that a sentence can hold
+_MIN_SHARE = 0.01  # of the parameters: fewer explain no change of the loss
 _WHOLE = ("SingleDevice", "DDP")  # strategies under which parameters and optimizers are not cut into shards
 
 
 class Diagnostics:
-    """Facts that help to tell what to check first when a run leaves its path.
+    """Diagnostics from which likely causes of a deviation are ranked.
 
     Whether the optimizer has its state after a resume, which parameters have lost their gradient, the precision, and
-    how many steps a pass over the data takes. Asked for at flushes only; nothing is computed on tensors.
+    how many steps a pass over the data takes. Used at flushes only; nothing is computed on tensors.
 
     Args:
         trainer: The Trainer, about to train.
         module: The module in training.
-        sizes: What counts the batches; what it counts is known from the first one on.
+        sizes: Counts the batches; its unit is known from the first one on.
     """
 
     def __init__(self, trainer: Any, module: Any, sizes: BatchSizeMeter) -> None:
@@ -31,7 +31,7 @@ class Diagnostics:
         self._resumed_at = int(trainer.global_step)
         self._whole = type(trainer.strategy).__name__.startswith(_WHOLE)
         self._stateless = self._whole and self._resumed_at > 0 and not self._has_state()
-        self._told: dict[str, Any] = {}
+        self._reported: dict[str, Any] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -40,18 +40,18 @@ class Diagnostics:
         self._idle: set[str] = set()
         self._looks = 0
         self._since = 0
-        self._told = {key: value for key, value in self._told.items() if not key.startswith("idle")}
+        self._reported = {key: value for key, value in self._reported.items() if not key.startswith("idle")}
 
     def detach(self) -> None:
         """Let go of the Trainer and of all that belongs to it."""
         del self._trainer, self._module, self._sizes
 
     def look(self, step: int, **seen: Any) -> dict[str, Any]:
-        """Facts that are new since the last call; ``None`` takes one back.
+        """Diagnostics that are new since the last call; a value of ``None`` withdraws one.
 
         Args:
             step: Optimizer steps done.
-            **seen: Further facts, seen elsewhere.
+            **seen: Further diagnostics, found elsewhere.
         """
         found: dict[str, Any] = {"unit": self._sizes.unit, "precision": str(self._trainer.precision)}
         found["epoch_steps"] = steps_per_epoch(self._trainer)
@@ -60,16 +60,16 @@ class Diagnostics:
             if self._has_state():
                 found["state_lost"] = self._resumed_at
         found |= self._gradients(step) | seen
-        news = {key: value for key, value in found.items() if self._told.get(key) != value}
-        self._told |= news
+        news = {key: value for key, value in found.items() if self._reported.get(key) != value}
+        self._reported |= news
         return news
 
     def _has_state(self) -> bool:
-        """Whether an optimizer keeps anything; one that does not let on counts as if it did."""
+        """Whether an optimizer keeps any state; one without a `state` counts as if it did."""
         return any(len(getattr(optimizer, "state", "?")) > 0 for optimizer in self._trainer.optimizers)
 
     def _gradients(self, step: int) -> dict[str, Any]:
-        """Tensors that had a gradient and had none at three looks on end, where Lightning runs one optimizer."""
+        """Tensors that had a gradient and had none at three looks in a row, where Lightning runs one optimizer."""
         if not (self._whole and self._module.automatic_optimization and len(self._trainer.optimizers) == 1):
             return {}
         sizes, having = {}, set()
@@ -87,7 +87,7 @@ class Diagnostics:
         else:
             self._idle, self._looks = idle, self._looks + 1
         share = sum(sizes.get(name, 0) for name in idle) / max(sum(sizes.values()), 1)
-        if self._looks < _LOOKS or share < _LEAST:
+        if self._looks < _LOOKS or share < _MIN_SHARE:
             found = dict.fromkeys(("idle", "idle_share", "idle_names", "idle_since"))
             return {**found, "tensors": len(self._trained) or None}
         return {

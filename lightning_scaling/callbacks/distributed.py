@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, IterableDataset
 
 
 class Ranks:
@@ -16,25 +18,25 @@ class Ranks:
 
     Args:
         trainer: A Trainer whose strategy is set up.
+
+    Attributes:
+        world: Number of ranks.
+        first: Whether this is rank zero.
+        copies: How often each batch is seen: what is summed over ranks has to be divided by it.
     """
 
     def __init__(self, trainer: Any) -> None:
         self._strategy = trainer.strategy
         self.world = int(trainer.world_size)
         self.first = bool(trainer.is_global_zero)
-        self._copies = self.world // max(1, min(self.world, self._data_replicas()))
+        self.copies = self.world // max(1, min(self.world, self._data_replicas()))
 
     def _data_replicas(self) -> int:
         """Ranks that see different data; tensor-parallel ranks see the same batch, which counts once."""
         sampler = getattr(self._strategy, "distributed_sampler_kwargs", None)
         return int(sampler["num_replicas"]) if sampler else self.world
 
-    @property
-    def share(self) -> int:
-        """How often each batch is seen: what is summed over ranks has to be divided by it."""
-        return self._copies
-
-    def total(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of an array over all ranks: one collective, the same result on each of them."""
         if self.world == 1:
             return rows
@@ -42,3 +44,22 @@ class Ranks:
         sent = torch.from_numpy(np.ascontiguousarray(rows)).to(device)
         received: torch.Tensor = self._strategy.reduce(sent, reduce_op="sum")
         return received.cpu().numpy().astype(np.float64, copy=False)
+
+    def sum_parts(self, *parts: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """Sums of several arrays over all ranks, in one collective."""
+        summed = self.sum(np.concatenate([part.ravel() for part in parts]))
+        ends = np.cumsum([part.size for part in parts])[:-1]
+        return [flat.reshape(part.shape) for flat, part in zip(np.split(summed, ends), parts, strict=True)]
+
+    def have_as_many_batches(self, trainer: Any) -> bool:
+        """Whether every rank is certain to train on the same number of batches in each epoch; one collective.
+
+        Streams may end at another batch on each rank, whatever length they announce.
+        """
+        if self.world == 1:
+            return True
+        loaders = tree_leaves(trainer.train_dataloader)
+        sized = all(isinstance(one, DataLoader) and not isinstance(one.dataset, IterableDataset) for one in loaders)
+        batches = trainer.num_training_batches if sized else float("nan")
+        first = float(self._strategy.broadcast(float(batches)))
+        return bool(self.sum(np.array([float(first == batches)]))[0] == self.world)

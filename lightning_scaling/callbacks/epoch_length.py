@@ -1,4 +1,4 @@
-"""How many steps a whole pass over the training data takes, where that can be told."""
+"""Number of steps of a whole pass over the training data, where it is known."""
 
 from __future__ import annotations
 

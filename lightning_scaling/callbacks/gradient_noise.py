@@ -9,9 +9,9 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-_LEAST = 8.0
-_SHORTEST, _RECENT = 32.0, 0.25
-_LEVEL = 0.975
+_MIN_SAMPLES = 8.0  # effective; fewer give no interval of use
+_MIN_WINDOW, _WINDOW_SHARE = 32.0, 0.25  # samples averaged over: at least, and of all so far
+_UPPER_TAIL = 0.975  # of a two-sided 95 % interval
 _SUMS = ("weight", "weight2", "noise", "signal", "noise2", "signal2", "noise_noise", "noise_signal", "signal_signal")
 
 
@@ -20,9 +20,9 @@ class NoiseEstimate:
     """The gradient-noise scale and its 95 % interval, in the unit of the batch.
 
     Attributes:
-        scale: The estimate; ``None`` where the noise drowns the gradient.
+        scale: The estimate; ``None`` where the gradient cannot be distinguished from noise.
         low: Lower end.
-        high: Upper end; ``None`` where there is none, because the gradient cannot be told from zero.
+        high: Upper end; ``None`` where there is none, because the gradient may be zero.
     """
 
     scale: float | None
@@ -67,7 +67,7 @@ class NoiseScale:
         if not (math.isfinite(signal) and math.isfinite(noise)):
             return
         self.count += 1
-        keep = 1 - 1 / max(_SHORTEST, _RECENT * self.count)
+        keep = 1 - 1 / max(_MIN_WINDOW, _WINDOW_SHARE * self.count)
         new = (1.0, 1.0, noise, signal, noise, signal, noise * noise, noise * signal, signal * signal)
         for name, value in zip(_SUMS, new, strict=True):
             fade = keep if name in ("weight", "noise", "signal") else keep * keep
@@ -79,10 +79,10 @@ class NoiseScale:
         if s["weight2"] <= 0:
             return None
         size = s["weight"] ** 2 / s["weight2"]
-        if size < _LEAST:
+        if size < _MIN_SAMPLES:
             return None
         noise, signal = s["noise"] / s["weight"], s["signal"] / s["weight"]
-        q2 = float(stdtrit(size - 1, _LEVEL)) ** 2 * size / (size - 1) / s["weight"] ** 2
+        q2 = float(stdtrit(size - 1, _UPPER_TAIL)) ** 2 * size / (size - 1) / s["weight"] ** 2
         w2, n2, g2 = s["weight2"], s["noise2"], s["signal2"]
         v_nn = q2 * (s["noise_noise"] - 2 * noise * n2 + noise**2 * w2)
         v_ng = q2 * (s["noise_signal"] - noise * g2 - signal * n2 + noise * signal * w2)

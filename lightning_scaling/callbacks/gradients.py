@@ -1,6 +1,6 @@
 """Norms of gradients at a few optimizer steps, from which the gradient-noise scale is estimated.
 
-Nothing here imports Lightning or talks to other ranks: what is seen rides in the sum that a flush makes anyway.
+Nothing here imports Lightning or talks to other ranks: the norms are reduced together with the losses at a flush.
 """
 
 from __future__ import annotations
@@ -27,12 +27,9 @@ _VALID, _SMALL, _BIG, _PARTS = range(4)
 _HALVES = (torch.float16, torch.bfloat16)
 _STATE_VERSION = 1
 
-Take = Callable[[Any, Any], bool]
-BeforeStep = Callable[[Any], None]
-
 
 class Gradients:
-    """Reads norms of gradients at no more than one optimizer step in 50, and nothing from the device by itself.
+    """Records gradient norms on at most one optimizer step in 50; never synchronizes the device.
 
     Of an optimizer step made of ``m`` micro-batches (accumulated ones times ranks) two squared norms are taken: that of
     the gradient of one micro-batch of this rank, and that of the step's own, after all reduction and before clipping.
@@ -57,8 +54,8 @@ class Gradients:
         error: What went wrong; nothing is read any more.
         world: Number of ranks.
         noise: The averages.
-        take: What :meth:`following` put in place of the first function; ``None`` if it did not.
-        before_step: What it put in place of the second.
+        follows_batches: Whether :meth:`batch_ended` is to be called.
+        armed: Whether :meth:`before_step` is to be called before the next optimizer step.
     """
 
     def __init__(self, trainer: Any, module: Any, progress: Any, clock: Callable[[], float] = perf_counter) -> None:
@@ -67,12 +64,12 @@ class Gradients:
         self.batch: float | None = None
         self.error: Exception | None = None
         self.noise = NoiseScale()
-        self.take: Take | None = None
         self._trainer, self._progress, self._clock = trainer, progress, clock
         self.world = int(trainer.world_size)
         self._able = self._shared = _can_be_seen(trainer, module)
+        self.follows_batches = self._able and self.world * int(trainer.accumulate_grad_batches) > 1
         self._resting = False
-        self.before_step: BeforeStep | None = None
+        self._wait = 0
         self._slots: list[tuple[Tensor | None, Tensor | None, float]] = []
         self._done = self._next = int(progress.completed)
         self._fresh = False
@@ -83,7 +80,7 @@ class Gradients:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._open = False
+        self._open = self.armed = False
         self._sound = True
         self._seen, self._group = 0, 1
         self._small: Tensor | None = None
@@ -92,62 +89,38 @@ class Gradients:
 
     def detach(self) -> None:
         """Let go of the Trainer and take all hooks away."""
-        self._able = False
+        self._able = self.follows_batches = False
         self._close_step()
         self._slots = []
-        self.take = self.before_step = None
         del self._trainer, self._progress
 
     def rest(self, resting: bool) -> None:
-        """Whether to read nothing until told otherwise; all ranks alike."""
+        """Set whether to read nothing for now; all ranks alike."""
         self._resting = resting
 
     # ---------------------------------------------------------- in the training loop
 
-    def following(self, take: Take, before_step: BeforeStep) -> tuple[Take, BeforeStep]:
-        """What to call at each batch in place of two functions; the two themselves where only norms can be had."""
-        if not self._able or self.world * int(self._trainer.accumulate_grad_batches) == 1:
-            return take, before_step
-        if self.take is None or self.before_step is None:
-            self.take, self.before_step = self._followed(take, before_step)
-        return self.take, self.before_step
+    def batch_ended(self, outputs: Any) -> None:
+        """Called after each micro-batch, alike on all ranks."""
+        if self._wait:
+            self._wait -= 1
+        elif self._able:
+            self._wait = self._guarded(partial(self._batch_done, outputs)) or 0
 
-    def _followed(self, take: Take, before_step: BeforeStep) -> tuple[Take, BeforeStep]:
-        wait = 0
-
-        def followed_take(outputs: Any, batch: Any) -> bool:
-            nonlocal wait
-            if wait:
-                wait -= 1
-            elif self._able:
-                wait = self._guarded(partial(self._batch_done, outputs)) or 0
-            return take(outputs, batch)
-
-        def followed_before_step(optimizer: Any) -> None:
-            before_step(optimizer)
-            if self._open:
-                self._guarded(partial(self._step, optimizer))
-
-        return followed_take, followed_before_step
-
-    def once(self, before_step: BeforeStep, release: Callable[[], None]) -> BeforeStep | None:
-        """What to call before the next step in place of a function, to read the norm there; ``None`` if not now.
-
-        Args:
-            before_step: The function.
-            release: Called when it can take its place again.
-        """
-        done = int(self._progress.completed)
-        ready = self._able and not self._resting and len(self._slots) < _SLOTS
-        if not ready or done < self._next or self.world * int(self._trainer.accumulate_grad_batches) > 1:
-            return None
-
-        def reading_before_step(optimizer: Any) -> None:
-            before_step(optimizer)
-            release()
+    def before_step(self, optimizer: Any) -> None:
+        """Called before an optimizer step while :attr:`armed`: all gradients are there, reduced, and not clipped."""
+        if self._open:
+            self._guarded(partial(self._step, optimizer))
+        else:
+            self.armed = False
             self._guarded(partial(self._norm_alone, optimizer))
 
-        return reading_before_step
+    def arm(self) -> None:
+        """Read the norm at the next optimizer step if it is due, where only norms can be had."""
+        done = int(self._progress.completed)
+        ready = self._able and not self._resting and len(self._slots) < _SLOTS
+        if ready and done >= self._next and self.world * int(self._trainer.accumulate_grad_batches) == 1:
+            self.armed = True
 
     def _guarded(self, function: Callable[[], int | None]) -> int | None:
         begun = self._clock()
@@ -172,7 +145,7 @@ class Gradients:
         self._close_step()
 
     def _batch_done(self, outputs: Any) -> int:
-        """Called after a micro-batch; says how many to let pass before the next call. Alike on all ranks."""
+        """Follow the micro-batches of a step; returns how many to skip before the next call."""
         done = int(self._progress.completed)
         stepped, self._done = self._fresh and done != self._done, done
         self._fresh = True
@@ -196,7 +169,7 @@ class Gradients:
         if self._resting or len(self._slots) == _SLOTS:
             return
         self._group = int(self._trainer.accumulate_grad_batches)
-        self._open = True
+        self._open = self.armed = True
         if self._group == 1:
             for place, parameter in enumerate(self._parameters()):
                 handle = parameter.register_hook(partial(self._arrived, place))  # type: ignore[no-untyped-call]
@@ -215,7 +188,6 @@ class Gradients:
         self.seconds += self._clock() - begun
 
     def _step(self, optimizer: Any) -> None:
-        """All gradients are there, reduced, and not clipped yet."""
         if self._big is not None:
             return  # an optimizer that evaluates its closure several times
         for handle in self._handles:
@@ -230,7 +202,7 @@ class Gradients:
         group, small, big = self._group, self._small, self._big
         whole = self._seen == group == int(self._trainer.accumulate_grad_batches)
         cut = not whole or bool(self._trainer.is_last_batch)  # the last batch may be a short one
-        self._next += cut  # lest the samples always meet the end of an epoch
+        self._next += cut  # so that not all samples meet the end of an epoch
         if cut or not self._sound or small is None or big is None:
             small = big = None
         elif group > 1:
@@ -266,7 +238,7 @@ class Gradients:
     # ------------------------------------------------------------------ at flushes
 
     def drain(self) -> Array:
-        """What the flush is to add up over the ranks, of one length on all of them; one transfer."""
+        """Numbers to be summed over the ranks, of one length on all of them; one transfer."""
         if self.world > 1 and not self._shared:
             return np.zeros(0)
         slots, self._slots = self._slots, []
@@ -284,8 +256,8 @@ class Gradients:
                 rows[place] = 1.0, 0.0 if alone else small, big, parts
         return rows.ravel()
 
-    def learn(self, summed: Array, size: float | None) -> None:
-        """Take what :meth:`drain` gave, added up over the ranks.
+    def update(self, summed: Array, size: float | None) -> None:
+        """Update the averages with the sum over the ranks of what :meth:`drain` returned.
 
         Args:
             summed: The sum.
@@ -310,15 +282,15 @@ class Gradients:
         return self.noise.estimate()
 
     def counters(self) -> dict[str, float]:
-        """Norm and noise scale for the charts, as far as they are known well."""
+        """Norm and noise scale for the charts, where they are known well."""
         found = {} if self.norm is None else {"gradient_norm": self.norm}
         estimate = self.estimate
         if estimate is not None and estimate.scale is not None and estimate.clear:
             found["gradient_noise_scale"] = estimate.scale
         return found
 
-    def facts(self) -> dict[str, Any]:
-        """What the engine is to know, as builtins; ``None`` where nothing is known."""
+    def diagnostics(self) -> dict[str, Any]:
+        """Noise scale and batch for the engine, as builtins; ``None`` where unknown."""
         estimate = self.estimate
         known = estimate is not None and self.batch is not None
         names = ("noise_scale", "noise_low", "noise_high")

@@ -1,4 +1,4 @@
-"""The past runs that a monitor learns from: given, or read beside the training."""
+"""Past runs that give a monitor its prior: passed by the user, or read in the background."""
 
 from __future__ import annotations
 
@@ -18,81 +18,68 @@ from lightning_scaling.tracking.journal import HISTORY
 
 
 class PastRuns:
-    """Has past runs read in a thread of their own and hands them to the engine as soon as they are there.
+    """Has past runs read in a thread of their own, on rank zero, and passes them to the engine when they are there.
 
     Args:
         settings: The arguments of the callback.
-        console: Where to say what was learned.
+        console: Where to report what was read.
+        engine: The engine that uses them.
+        logger: Knows the run's own place in MLflow, and writes the journal.
 
     Attributes:
-        runs: Past runs of the family, as soon as they are known.
+        runs: Past runs of the family; ``None`` until they are known.
+        source: Where they are read from, if they are.
     """
 
-    def __init__(self, settings: Settings, console: Console) -> None:
+    def __init__(self, settings: Settings, console: Console, engine: Monitor, logger: RunLogger) -> None:
         self.runs: RunHistory | None = settings.past_runs
-        self._settings = settings
-        self._console = console
-        self._teacher: HistoryReader[Family | ShapePrior] | None = None
-
-    @property
-    def source(self) -> str | Path | None:
-        """Where they are read from, if they are."""
-        return self._settings.to_read
+        self.source: str | Path | None = settings.to_read
+        self._given = settings.past_runs
+        self._console, self._engine, self._logger = console, engine, logger
+        self._reader: HistoryReader | None = None
+        if self.source is not None and logger.first:
+            self._reader = HistoryReader(
+                self.source, **logger.own_run_fields, metric=settings.monitor, params=engine.params
+            ).start()
 
     @property
     def reading(self) -> bool:
         """Whether they are still being read."""
-        return self._teacher is not None
+        return self._reader is not None
 
-    def open(self, engine: Monitor, record: RunLogger, *, first: bool) -> None:
-        """Begin to read, on rank zero.
+    def _mark(self, data: dict[str, object]) -> None:
+        self._logger.mark("history", max(self._engine.curve.last_step, 0), {"kind": HISTORY, **data})
 
-        Args:
-            engine: The engine that is going to learn from them.
-            record: Knows the run's own place in MLflow.
-            first: Whether this is rank zero.
-        """
-        if self.source is None or not first:
-            return
-        own = record.own_run
-        self._teacher = HistoryReader(
-            self.source,
-            run_id=None if own is None else own.run_id,
-            tracking_uri=None if own is None else own.tracking_uri,
-            metric=self._settings.monitor,
-            then=partial(family_prior, params=engine.config.params),
-        ).start()
-
-    def introduce(self, engine: Monitor, record: RunLogger) -> None:
+    def introduce(self) -> None:
         """Note in the journal runs that were given from the start."""
-        history = self._settings.past_runs
-        if not history:
-            return
-        data = {
-            "source": history.source or "the runs given to the callback",
-            "runs": [run.meta.get("run_id") or run.name for run in history],
-            "calibration": history.calibration.to_dict() if history.calibration else None,
-        }
-        record.mark("history", max(engine.curve.last_step, 0), {"kind": HISTORY, **data})
+        if self._given:
+            calibration = self._given.calibration
+            self._mark(
+                {
+                    "source": self._given.source or "the runs given to the callback",
+                    "runs": [run.meta.get("run_id") or run.name for run in self._given],
+                    "calibration": calibration.to_dict() if calibration else None,
+                }
+            )
 
-    def learn(self, engine: Monitor, record: RunLogger) -> None:
-        """Hand over what has been read; the journal says from which step on it counts."""
-        learned = None if self._teacher is None else self._teacher.poll()
-        if learned is None:
+    def deliver(self) -> None:
+        """Pass what has been read to the engine, if it is ready, and journal the step at which it takes effect."""
+        found = None if self._reader is None else self._reader.poll()
+        if found is None:
             return
-        self._teacher = None
-        if learned.history is not None:
-            self.runs = learned.history
-            engine.learn(learned.history, prior=learned.result)
-            record.mark("history", max(engine.curve.last_step, 0), {"kind": HISTORY, **learned.data})
-            record.foretell(engine)
-        if learned.failed:
-            self._console.once("history", learned.sentence)
+        self._reader = None
+        if found.history is not None:
+            self.runs = found.history
+            self._engine.learn(found.history, prior=found.prior)
+            self._mark(found.data)
+            self._logger.prior_forecast(self._engine)
+        if found.failed:
+            self._console.warn_once("history", found.sentence)
         else:
-            self._console.line(f"Scaling monitor: {learned.sentence}")
+            self._console.info(f"Scaling monitor: {found.sentence}")
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """The training has ended."""
-        if self._teacher is not None:
-            self._teacher = None
-            self._console.line("Scaling monitor: The history had not been read when the training ended.")
+        if self._reader is not None:
+            self._reader = None
+            self._console.info("Scaling monitor: The history had not been read when the training ended.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 from collections.abc import Mapping
@@ -13,28 +12,26 @@ from lightning_scaling.advice.config import DEFAULT
 from lightning_scaling.advice.repeats import TOKENS
 from lightning_scaling.advice.resize.decision import Resizing
 from lightning_scaling.advice.resize.next_config import Rule, Shape
-from lightning_scaling.advice.resize.state import ModelState
-from lightning_scaling.callbacks._compat import CallbackBase
-from lightning_scaling.callbacks.console import warn
-from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor
+from lightning_scaling.callbacks.guard import Guard, GuardedCallback, guarded, is_fitting, is_new_run
+from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor, find_monitors
 from lightning_scaling.callbacks.session import Session
 from lightning_scaling.runs.history import RunHistory
 
 __all__ = ["ResizeAdvisor"]
 
 THREAD = "lightning-scaling-resize"
-_LAST_WAIT = 3.0
-_STEP = math.log(1.25)
+_FINAL_WAIT = 3.0  # seconds that the end of training waits for advice under way
+_NEWS_FACTOR = math.log(1.25)  # log ratio of sizes below which advice counts as the same
 _CONFIGS = ("config", "cfg", "hparams", "args")
 _MODELS = ("model", "net", "network", "backbone", "transformer", "module")
 
 
-class ResizeAdvisor(CallbackBase):
+class ResizeAdvisor(GuardedCallback):
     r"""Compares a run's size and data with the best ones of its family, and proposes a next configuration.
 
     Needs a :class:`~lightning_scaling.callbacks.ScalingLawMonitor` among the Trainer's callbacks, which counts
-    parameters, tokens and FLOPs and reads the history beside the training. Once that is known, the decision
-    (``Resizing``) is worked out in a thread of its own, and told when it changes:
+    parameters, tokens and FLOPs and reads the history in the background. Once that is known, the decision
+    (``Resizing``) is worked out in a thread of its own, and passed on when it changes:
     through the monitor's ``on_advice``, in the journal, and as the MLflow tags ``scaling.resize.*``. The run itself is
     never altered. Works on rank zero, at the monitor's updates only.
 
@@ -44,13 +41,13 @@ class ResizeAdvisor(CallbackBase):
         inference_tokens: Tokens that the model will process after training.
         unique_tokens: Distinct training tokens (or samples) there are; left out, those that the monitor knows of if it
             counts tokens, else enough.
-        active_params: Parameters that one token passes through, for a mixture of experts; past runs tell theirs in
+        active_params: Parameters that one token passes through, for a mixture of experts; past runs have theirs in
             ``meta["active_params"]``.
         shape: Width, depth and heads, as ``(width, layers, heads)`` or a mapping with the usual names; left out, looked
             for in the module's configuration. ``False`` proposes no shape.
         rule: How learning rate and batch are carried over: ``"step_law"``, ``"deepseek"`` or ``"mup"``.
         fine_tuning: Whether a trained model is tuned: the laws of pre-training do not hold then.
-        least_cost: Share of the compute that the present size must waste before a word is said, in (0, 1).
+        least_cost: Share of the compute that the present size must waste before advice is given, in (0, 1).
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -102,8 +99,9 @@ class ResizeAdvisor(CallbackBase):
         self._answer: tuple[Resizing, Advice] | Exception | None = None
         self._resizing: Resizing | None = None
         self._advice: Advice | None = None
-        self._asked: list[str] = []
-        self._said: list[Any] = []
+        self._stages: list[str] = []
+        self._reported: list[Any] = []
+        self._new_guard()
 
     # ------------------------------------------------------------------ results
 
@@ -131,85 +129,77 @@ class ResizeAdvisor(CallbackBase):
         Raises:
             ValueError: If there is none among the Trainer's callbacks.
         """
-        if getattr(stage, "value", stage) != "fit":
-            return
-        monitor = next((one for one in trainer.callbacks if isinstance(one, ScalingLawMonitor)), None)
-        if monitor is None:
-            raise ValueError(
-                "ResizeAdvisor needs a ScalingLawMonitor among the Trainer's callbacks: "
-                "Trainer(callbacks=[ScalingLawMonitor(), ResizeAdvisor()])."
-            )
+        if is_fitting(stage):
+            self._follow(find_monitors(trainer, "ResizeAdvisor")[0], trainer, pl_module)
+
+    @guarded
+    def _follow(self, monitor: ScalingLawMonitor, trainer: Any, module: Any) -> None:
         self._leave()
-        self._thread, self._answer, self._asked = None, None, []
+        self._new_guard()
+        self._thread, self._answer, self._stages = None, None, []
         if trainer.is_global_zero and not trainer.fast_dev_run:
-            self._module_shape, self._attentive = _look_at(pl_module)
+            self._module_shape, self._attentive = _inspect(module)
             self._monitor = monitor
             monitor.watchers.append(self._look)
 
+    @guarded
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Forget the advice of another run."""
+        if is_new_run(trainer):
+            self._resizing, self._advice, self._reported = None, None, []
+
+    @guarded
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Tell what is still being worked out, if it comes soon."""
+        """Pass on what is still being worked out, if it comes soon."""
         session = None if self._monitor is None else self._monitor.session
         if session is not None:
             self._look(session)
             if self._thread is not None:
-                self._thread.join(_LAST_WAIT)
+                self._thread.join(_FINAL_WAIT)
                 self._look(session)
 
+    @guarded
     def teardown(self, trainer: Any, pl_module: Any, stage: Any) -> None:
         """Let go of the monitor."""
         self._leave()
 
     # -------------------------------------------------------------------- state
 
-    @property
-    def state_key(self) -> str:
-        """Name of its part of a checkpoint."""
-        return "lightning_scaling.ResizeAdvisor"
-
     def state_dict(self) -> dict[str, Any]:
-        """What has been said, so that it is not said again after a resume; builtins."""
-        return {"said": list(self._said)}
+        """What has been reported, so that it is not reported again after a resume; builtins."""
+        return {"reported": list(self._reported)}
 
+    @guarded
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Remember what was said."""
-        self._said = list(state_dict.get("said", []))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the training under way."""
-        own = {name: value for name, value in self.__dict__.items() if name.startswith("_")}
-        return {**own, "_monitor": None, "_thread": None, "_answer": None}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ResizeAdvisor:
-        """A copy that takes no part in the training under way."""
-        made = type(self).__new__(type(self))
-        memo[id(self)] = made
-        made.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
-        return made
+        """Take over what has been reported."""
+        self._reported = list(state_dict.get("reported", []))
 
     # ------------------------------------------------------------------ private
 
-    def _look(self, session: Session) -> None:
-        """At an update of the monitor: tell what has been worked out, or have it worked out."""
-        try:
-            if self._thread is not None and not self._thread.is_alive():
-                self._thread = None
-                self._tell(session)
-            elif self._thread is None and not session.past.reading:
-                self._ask(session)
-        except Exception as error:
-            self._give_up(error)
+    _key = "lightning_scaling.ResizeAdvisor"
+    _failure = "The advice on size failed ({cause}) and is silent from now on; training continues."
 
-    def _ask(self, session: Session) -> None:
-        assert session.engine is not None
-        forecast = session.engine.forecast
-        stage = "landing" if forecast.trust == "ok" else "size"
-        if stage in self._asked or (self._asked and session.past.runs):
+    def _transient(self) -> dict[str, Any]:
+        return {"_monitor": None, "_thread": None, "_answer": None}
+
+    @guarded
+    def _look(self, session: Session) -> None:
+        """At an update of the monitor: report what has been worked out, or have it worked out."""
+        if self._thread is not None and not self._thread.is_alive():
+            self._thread = None
+            self._report(session)
+        elif self._thread is None and not session.past_runs.reading:
+            self._start(session)
+
+    def _start(self, session: Session) -> None:
+        stage = "final loss" if session.engine.forecast.trust == "ok" else "size"
+        if stage in self._stages or (self._stages and session.past_runs.runs):
             return
         present = self._present(session)
         if present is None:
             return
-        self._asked.append(stage)
-        runs = self._history if self._history is not None else session.past.runs
+        self._stages.append(stage)
+        runs = self._history if self._history is not None else session.past_runs.runs
         unique = self._options["unique_tokens"] or _unique(session)
         resizing = Resizing(present, runs, **{**self._options, "unique_tokens": unique})
 
@@ -222,9 +212,8 @@ class ResizeAdvisor(CallbackBase):
         self._thread = threading.Thread(target=work, name=THREAD, daemon=True)
         self._thread.start()
 
-    def _present(self, session: Session) -> ModelState | None:
-        engine, known = session.engine, session.known()
-        assert engine is not None
+    def _present(self, session: Session) -> Present | None:
+        engine, known = session.engine, session.run_fields()
         total, each, flops = engine.plan.total_steps, known["tokens_per_step"], known["flops_per_step"]
         if not (total and each and engine.config.params):
             return None
@@ -249,7 +238,7 @@ class ResizeAdvisor(CallbackBase):
             step=max(engine.curve.last_step, 0),
         )
 
-    def _tell(self, session: Session) -> None:
+    def _report(self, session: Session) -> None:
         answer, self._answer = self._answer, None
         if isinstance(answer, Exception):
             raise answer
@@ -257,27 +246,25 @@ class ResizeAdvisor(CallbackBase):
             return
         self._resizing, self._advice = answer
         factor = self._advice.evidence.get("factor") or 1.0
-        said = [self._advice.action, self._advice.code.value, round(math.log(factor) / _STEP)]
-        if said != self._said:
-            aloud = self._advice.action != "continue" or bool(self._said and self._said[0] != "continue")
-            self._said = said
-            session.record.resize(self._advice, aloud=aloud)
+        report = [self._advice.action, self._advice.evidence.get("why"), round(math.log(factor) / _NEWS_FACTOR)]
+        if report != self._reported:
+            notify = self._advice.action != "continue" or bool(self._reported and self._reported[0] != "continue")
+            self._reported = report
+            session.logger.resize(self._advice, notify=notify)
 
     def _leave(self) -> None:
         if self._monitor is not None and self._look in self._monitor.watchers:
             self._monitor.watchers.remove(self._look)
         self._monitor = None
 
-    def _give_up(self, error: Exception) -> None:
+    def _switch_off(self, error: Exception) -> None:
         self._leave()
         self._thread = None
-        what = f"{type(error).__name__}: {str(error).rstrip('.')}"
-        warn(f"The advice on size failed ({what}) and is silent from now on; training continues.")
 
 
 def _unique(session: Session) -> float | None:
     """The distinct tokens the monitor knows of; of samples, as they may be altered each time, it takes none for one."""
-    repeats = None if session.engine is None else session.engine.repeats
+    repeats = session.engine.repeats
     return None if repeats is None or repeats.unit != TOKENS else repeats.unique
 
 
@@ -295,16 +282,18 @@ def _checked_shape(shape: Any) -> Shape | None:
     return found
 
 
-def _look_at(module: Any) -> tuple[Shape | None, bool]:
-    """The shape told by a configuration of the module or of a model in it, and whether there is attention at all."""
-    try:
-        attentive = any("attn" in name.lower() or "attention" in name.lower() for name, _ in module.named_modules())
-        for owner in (module, *(getattr(module, name, None) for name in _MODELS)):
-            for place in _CONFIGS:
-                config = getattr(owner, place, None)
-                found = None if config is None else Shape.of(config)
-                if found is not None:
-                    return found, True
-    except Exception:  # a module may raise at any look; the shape is then taken from the size alone
-        return None, False
+def _inspect(module: Any) -> tuple[Shape | None, bool]:
+    """The shape in a configuration of the module or of a model in it, and whether there is attention at all."""
+    inspected = Guard(lambda sentence: None).run("shape", "", _shape_of, module)  # it may raise at any look
+    return inspected or (None, False)
+
+
+def _shape_of(module: Any) -> tuple[Shape | None, bool]:
+    attentive = any("attn" in name.lower() or "attention" in name.lower() for name, _ in module.named_modules())
+    for owner in (module, *(getattr(module, name, None) for name in _MODELS)):
+        for place in _CONFIGS:
+            config = getattr(owner, place, None)
+            found = None if config is None else Shape.of(config)
+            if found is not None:
+                return found, True
     return None, attentive

@@ -1,65 +1,67 @@
-"""Where a monitored run is written: journal, MLflow and other loggers, console, and the figures at its end."""
+"""Output of a monitored run: journal, MLflow and other loggers, and console."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from lightning_scaling.advice import Advice
 from lightning_scaling.callbacks.aggregation import Block
+from lightning_scaling.callbacks.artifacts import write_artifacts
 from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
-from lightning_scaling.callbacks.capture import Capture
-from lightning_scaling.callbacks.console import Console, ScalingAdviceWarning, warn
+from lightning_scaling.callbacks.console import Console, ScalingAdviceWarning
+from lightning_scaling.callbacks.guard import Guard
 from lightning_scaling.callbacks.settings import Settings
-from lightning_scaling.tracking import MLflowTarget, Tracker, find_targets, new_journal_path
-from lightning_scaling.tracking import schema as names
+from lightning_scaling.tracking import MLflowTarget, Tracker, find_targets, new_journal_path, schema
 from lightning_scaling.tracking.journal import PLAN, RESIZE, STOPPED, builtins_of
 
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
-    from lightning_scaling.engine.monitor import Monitor
+    from lightning_scaling.engine.monitor import Monitor, Update
     from lightning_scaling.schedule import Plan
 
-_NOTE_EVERY = 0.05
-_WRITE_SECONDS = 10.0
-_ENOUGH_TO_FIT = 20
+_DESCRIBE_EVERY = 0.05  # of the plan
+_ENGINE = ("alpha", "target", "params", "unique_tokens", "next_update")
+_WRITE_INTERVAL = 10.0  # seconds between two batches of rows to a server
 _PACKAGES = ("lightning-scaling", "lightning", "pytorch-lightning", "torch", "numpy", "scipy")
 
 
 class RunLogger:
-    """The written side of one fit; does nothing on ranks other than zero.
+    """Writes one fit to where it is kept; does nothing on ranks other than zero.
+
+    It is given curve points, updates, advice and events as they come; when the engine makes an update is not its
+    business.
 
     Args:
         settings: The arguments of the callback.
         trainer: The Trainer, set up.
-        console: Where to say things.
+        console: Where to log lines.
         state: The state of the session that this one goes on from, with what :meth:`state_dict` returned in it.
+
+    Attributes:
+        first: Whether this is rank zero.
     """
 
     def __init__(
         self, settings: Settings, trainer: Any, console: Console, state: Mapping[str, Any] | None = None
     ) -> None:
+        self.first = bool(trainer.is_global_zero)
         self._settings = settings
         self._console = console
-        self._first = bool(trainer.is_global_zero)
+        self._guard = Guard(console.warn)
         self._tracker: Tracker | None = None
         self._counting: list[str] = []
-        self._noted = -1.0
+        self._described = -1.0
         self._advice: Any = None
         self._total: int | None = None
         self._state = state
-        self._resumed = dict(state["record"] if state else {})
-        if self._first:
+        self._resumed = dict(state["logger"] if state else {})
+        if self.first:
             self._targets, self._where = find_targets(trainer)
             self._journal = self._journal_path(trainer)
 
@@ -73,13 +75,17 @@ class RunLogger:
         return new_journal_path(folder, self._settings.name or "scaling")
 
     @property
-    def own_run(self) -> MLflowTarget | None:
-        """The run's own place in MLflow, on rank zero."""
-        return next((t for t in self._targets if isinstance(t, MLflowTarget)), None) if self._first else None
+    def own_run_fields(self) -> dict[str, Any]:
+        """The run's own place in MLflow, on rank zero: ``run_id`` and ``tracking_uri``."""
+        own = next((t for t in self._targets if isinstance(t, MLflowTarget)), None) if self.first else None
+        return {
+            "run_id": None if own is None else own.run_id,
+            "tracking_uri": None if own is None else own.tracking_uri,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is written, as builtins, to go on there after a resume."""
-        if not self._first or self._tracker is None:
+        if not self.first or self._tracker is None:
             return dict(self._resumed)
         path = self._tracker.journal_path
         return {
@@ -88,15 +94,39 @@ class RunLogger:
             **self._tracker.position,
         }
 
-    def introduce(self, sizes: BatchSizeMeter, counts: ParamCounts | None, engine: Monitor, capture: Capture) -> None:
-        """Say and write what is being counted and planned; called once, when the first step has been seen."""
-        if not self._first:
+    def introduce(self, sizes: BatchSizeMeter, counts: ParamCounts | None, engine: Monitor, step: int) -> None:
+        """Open the journal with what is counted and planned; called once, when the first step has been seen."""
+        if not self.first:
             return
         plan = engine.plan
         self._total = None if plan is None else plan.total_steps
         followed = [engine.metric.sentence] if engine.metric.sentence else []
         self._counting = [*followed, *sizes.sentences(), plan_sentence(plan)]
-        params = {
+        params = self._params(sizes, counts, engine)
+        header = {
+            "name": self._settings.name,
+            "plan": None if plan is None else plan.to_dict(),
+            "params": None if counts is None else counts.to_dict(),
+            "step": step,
+            "settings": {key: value for key, value in params.items() if value is not None},
+            "engine": {**{name: getattr(engine, name) for name in _ENGINE}, **engine.measure.told},
+            **self._origin(),
+        }
+        self._state = None
+        self._tracker = Tracker(
+            self._targets, journal=self._journal, header=builtins_of(header), interval=_WRITE_INTERVAL
+        )
+        self._tracker.params(params)
+        self._tracker.tags({schema.TAG_VERDICT: "undecidable", schema.TAG_ADVICE: "continue"})
+        self._describe(engine, finished=False)
+        journal = f" Journal: {self._journal}." if self._journal is not None else ""
+        counting = "; ".join(sentence.rstrip(".") for sentence in self._counting)
+        self._console.info(f"Scaling monitor: {counting}. {self._where}{journal}")
+
+    def _params(self, sizes: BatchSizeMeter, counts: ParamCounts | None, engine: Monitor) -> dict[str, Any]:
+        """Parameters of the run, for MLflow."""
+        plan, settings = engine.plan, self._settings
+        return {
             "unit": sizes.unit,
             "counting": sizes.sentences()[0],
             "flops.provenance": sizes.provenance,
@@ -104,40 +134,16 @@ class RunLogger:
             "plan.total_steps": self._total,
             "plan.source": None if plan is None else plan.source,
             "plan.peak_lr": None if plan is None else plan.peak,
-            "law": self._settings.law,
-            "alpha": self._settings.alpha,
-            "target": self._settings.target,
-            "monitor": self._settings.monitor,
-            "measure": engine.metric.sentence or None,
+            "law": settings.law,
+            "alpha": settings.alpha,
+            "target": settings.target,
+            "monitor": settings.monitor,
+            "measure": engine.measure.sentence or None,
+            **{f"params.{key}": value for key, value in (counts.to_dict() if counts else {}).items()},
+            **{f"versions.{name}": number for name, number in versions().items()},
         }
-        if counts is not None:
-            params |= {f"params.{key}": value for key, value in counts.to_dict().items()}
-        params |= {f"versions.{name}": number for name, number in versions().items()}
-        header = {
-            "name": self._settings.name,
-            "plan": None if plan is None else plan.to_dict(),
-            "params": None if counts is None else counts.to_dict(),
-            "step": capture.steps,
-            "settings": {key: value for key, value in params.items() if value is not None},
-            "engine": {
-                **engine.config.to_dict(),
-                **engine.metric.settings,
-                "next_update": engine.next_update,
-            },
-            **self._past(),
-        }
-        self._state = None
-        self._tracker = Tracker(
-            self._targets, journal=self._journal, header=builtins_of(header), interval=_WRITE_SECONDS
-        )
-        self._tracker.params(params)
-        self._tracker.tags({names.TAG_VERDICT: "undecidable", names.TAG_ADVICE: "continue"})
-        self._note(engine, finished=False)
-        journal = f" Journal: {self._journal}." if self._journal is not None else ""
-        said = "; ".join(sentence.rstrip(".") for sentence in self._counting)
-        self._console.line(f"Scaling monitor: {said}. {self._where}{journal}")
 
-    def _past(self) -> dict[str, Any]:
+    def _origin(self) -> dict[str, Any]:
         """Where this journal holds what the run goes on from; where it does not, the state of the engine itself."""
         if self._state is None or self._journal is None:
             return {}
@@ -146,17 +152,17 @@ class RunLogger:
             return {"resumed": place}
         return {"state": self._state["engine"]}
 
-    def foretell(self, engine: Monitor) -> None:
-        """Say and write what past runs tell of the end before this one has shown anything."""
+    def prior_forecast(self, engine: Monitor) -> None:
+        """Log and write the forecast that rests on past runs alone."""
         forecast = engine.forecast
         if self._tracker is None or forecast.trust == "none" or engine.forecast_log:
             return
-        told = {"forecast": forecast.to_dict()}
-        self._tracker.metrics(names.metrics_of(told), 0)
-        self._tracker.tags(names.tags_of(told))
+        values = {"forecast": forecast.to_dict()}
+        self._tracker.metrics(schema.metrics_of(values), 0)
+        self._tracker.tags(schema.tags_of(values))
         lower, upper = forecast.interval(0.9)
-        self._console.line(
-            f"Scaling monitor: before the first update the final {engine.metric.name} is forecast at "
+        self._console.info(
+            f"Scaling monitor: before the first update the final {engine.measure.name} is forecast at "
             f"{forecast.final:.4g} (90 % between {lower:.4g} and {upper:.4g}), trust {forecast.trust}: {forecast.why}."
         )
 
@@ -172,49 +178,51 @@ class RunLogger:
             )
 
     def mark(self, reason: str, step: int, data: Mapping[str, Any] | None = None) -> None:
-        """Note an event in the journal."""
+        """Write an event to the journal."""
         if self._tracker is not None:
             self._tracker.mark(reason, step, data)
 
     def replan(self, plan: Plan, step: int) -> None:
-        """Note another plan in the journal."""
+        """Write another plan to the journal."""
         self.mark("plan", step, {"kind": PLAN, "plan": plan.to_dict()})
 
-    def resize(self, advice: Any, *, aloud: bool) -> None:
-        """Note advice on size in the journal and the tags; `aloud`, pass it on as the user asked for."""
+    def resize(self, advice: Advice, *, notify: bool) -> None:
+        """Write advice on size to the journal and the tags; with `notify`, pass it on as the user asked for."""
         if self._tracker is not None:
             kept = builtins_of(advice.to_dict())
             self._tracker.mark("resize", advice.step, {"kind": RESIZE, **kept})
             following = kept["evidence"].get("next") or {}
-            told = {"action": advice.action, "reason": advice.reason, "saving": advice.saving, **following}
-            self._tracker.tags({names.TAG_RESIZE + key: value for key, value in told.items()})
-        if aloud:
+            tags = {"action": advice.action, "reason": advice.reason, "saving": advice.saving, **following}
+            self._tracker.tags({schema.TAG_RESIZE + key: value for key, value in tags.items()})
+        if notify:
             self.advice(advice)
 
-    def stop(self, decision: Mapping[str, Any], stopped: bool) -> None:
-        """Note a decision to stop in the journal, and in the tags if the run is stopped."""
+    def stop(self, decision: Mapping[str, Any], *, stopped: bool) -> None:
+        """Log and write a decision to stop; in the tags only if the run is stopped."""
         if self._tracker is not None:
             kept = builtins_of(dict(decision))
             self._tracker.mark("stop", int(kept["step"]), {"kind": STOPPED, "stopped": stopped, **kept})
             if stopped:
-                self._tracker.tags({names.TAG_STOP + key: kept[key] for key in names.STOP_KEYS})
+                self._tracker.tags({schema.TAG_STOP + key: kept[key] for key in schema.STOP_KEYS})
+        done = "Stopping" if stopped else "Dry run, would stop"
+        self._console.info(f"Scaling monitor: {done} at step {decision['step']:,}. {decision['reason']}")
 
-    def update(self, update: Any, counters: Mapping[str, Any], step: int, engine: Monitor) -> None:
+    def update(self, update: Update, counters: Mapping[str, Any], step: int, engine: Monitor) -> None:
         """Write an update of the engine; ``step`` is the one Lightning's own metrics of that moment have."""
         if self._tracker is None:
             return
         data = update.to_dict()
         self._tracker.update(data)
-        self._tracker.metrics(names.metrics_of(data, counters), max(step, 0))
-        self._tracker.tags(names.tags_of(data))
-        self._console.progress(data, self._total, engine.metric.name)
+        self._tracker.metrics(schema.metrics_of(data, counters), max(step, 0))
+        self._tracker.tags(schema.tags_of(data))
+        self._console.progress(data, self._total, engine.measure.name)
         self._advice = data.get("advice")
         fraction = data.get("fraction")
-        if fraction is None or fraction >= self._noted + _NOTE_EVERY:
-            self._noted = fraction or 0.0
-            self._note(engine, finished=False)
+        if fraction is None or fraction >= self._described + _DESCRIBE_EVERY:
+            self._described = fraction or 0.0
+            self._describe(engine, finished=False)
 
-    def _note(self, engine: Monitor, *, finished: bool) -> None:
+    def _describe(self, engine: Monitor, *, finished: bool) -> None:
         from lightning_scaling.report import description
 
         if self._tracker is not None:
@@ -227,93 +235,46 @@ class RunLogger:
             )
             self._tracker.note(text)
 
-    def advice(self, advice: Any) -> None:
+    def advice(self, advice: Advice) -> None:
         """Pass on advice that has changed, in the way the user asked for."""
-        if not self._first:
+        if not self.first:
             return
         way = self._settings.on_advice
         text = f"Scaling advice at step {advice.step:,}: {advice.action}. {advice.reason}"
         if callable(way):
-            try:
-                way(advice)
-            except Exception as error:
-                self._console.once(
-                    "on_advice", f"`on_advice` raised {type(error).__name__}: {error}; training goes on."
-                )
-        elif way == "warn" and advice.action != "continue":
-            warn(text, ScalingAdviceWarning)
+            sentence = "`on_advice` raised {cause}; from now on advice is a warning, and training goes on."
+            self._guard.run("on_advice", sentence, way, advice)
+            if not self._guard.has_failed("on_advice"):
+                return
+            way = "warn"
+        if way == "warn" and advice.action != "continue":
+            self._console.warn(text, ScalingAdviceWarning)
         elif way in ("warn", "log"):
-            self._console.line(text)
+            self._console.info(text)
 
     def close(
-        self, engine: Monitor, known: Mapping[str, Any], overhead: float, setup_seconds: float, deadline: float
+        self, engine: Monitor, fields: Mapping[str, Any], overhead: float, setup_seconds: float, deadline: float
     ) -> None:
         """Write what belongs to the end of a run, figures while the time allows, and send what waits."""
         if self._tracker is None:
             return
         until = perf_counter() + deadline
-        try:
-            self._note(engine, finished=True)
-            self._ledger(engine, known)
-            if self._tracker.targets or self._tracker.journal_path is not None:
-                self._artifacts(engine, known, until)
-        except Exception as error:
-            self._console.once("artifacts", f"The artifacts are incomplete: {type(error).__name__}: {error}")
+        self._guard.run("artifacts", "The artifacts are incomplete: {cause}", self._conclude, engine, fields, until)
         report = self._tracker.close(max(until - perf_counter(), 1.0), overhead=overhead, setup_seconds=setup_seconds)
         self._tracker = None
-        self._console.line(f"Scaling monitor: took {overhead:.2%} of the training time. {report.message}".rstrip())
+        self._console.info(f"Scaling monitor: took {overhead:.2%} of the training time. {report.message}".rstrip())
 
-    def _ledger(self, engine: Monitor, known: Mapping[str, Any]) -> None:
-        """Leave the run with the forecasts made of it beside what came, for those that come after it."""
-        from lightning_scaling.forecast.calibrated import forecast_log_of
+    def _conclude(self, engine: Monitor, fields: Mapping[str, Any], until: float) -> None:
+        from lightning_scaling.forecast.calibrated import ledger_of
 
         assert self._tracker is not None
-        if engine.metric.plain and len(engine.curve):
-            ledger = forecast_log_of(engine.forecast_log, engine.run(**known))
-            if ledger is not None:
-                self._tracker.tags({names.TAG_FORECASTS: json.dumps(ledger, separators=(",", ":"))})
-
-    def _artifacts(self, engine: Monitor, known: Mapping[str, Any], until: float) -> None:
-        assert self._tracker is not None
-        ledger = engine.forecast_log
-        self._tracker.artifact(names.ARTIFACT_CURVE, curve_csv(engine))
-        self._tracker.artifact(names.ARTIFACT_FORECASTS, json.dumps(builtins_of(ledger), indent=1))
-        self._tracker.artifact(names.ARTIFACT_LAW, json.dumps(builtins_of(engine.forecast.to_dict()), indent=1))
-        if not ledger or not len(engine.curve):
-            return
-        from lightning_scaling.laws.io import dumps
-        from lightning_scaling.laws.run_fit import fit_run
-        from lightning_scaling.report import forecast_figure, loss_compute_figure
-
-        run, points = engine.run(**known), engine.curve.points
-        spent = np.isfinite(points.flops)
-        flops = np.interp(run.step, points.last[spent], points.flops[spent]) if spent.any() else None
-        if perf_counter() < until and len(run) >= _ENOUGH_TO_FIT and engine.metric.plain:
-            with suppress(ValueError):  # most of it a warm-up: there is no law to leave behind
-                self._tracker.artifact(names.ARTIFACT_FIT, dumps(fit_run(run)))
-        if perf_counter() < until:
-            self._tracker.artifact(names.ARTIFACT_FORECAST_FIGURE, forecast_figure(run, ledger))
-        if perf_counter() < until:
-            self._tracker.artifact(names.ARTIFACT_COMPUTE_FIGURE, loss_compute_figure(run, ledger, flops=flops))
-
-
-def curve_csv(engine: Monitor) -> str:
-    """The curve in bins as CSV: last step, mean loss, mean rate and the counters at that step."""
-    points = engine.curve.points
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["step", "loss", "lr", "tokens", "flops", "seconds", "count"])
-    for row in zip(
-        points.last, points.loss, points.lr, points.tokens, points.flops, points.seconds, points.count, strict=True
-    ):
-        writer.writerow([_cell(float(value)) for value in row])
-    return text.getvalue()
-
-
-def _cell(value: float) -> str:
-    if math.isnan(value):
-        return ""
-    return str(int(value)) if value.is_integer() else repr(value)
+        self._describe(engine, finished=True)
+        if engine.measure.plain and len(engine.curve):  # for the calibration of later runs
+            forecasts = ledger_of(engine.ledger, engine.run(**fields))
+            if forecasts is not None:
+                self._tracker.tags({schema.TAG_LEDGER: json.dumps(forecasts, separators=(",", ":"))})
+        if self._tracker.targets or self._tracker.journal_path is not None:
+            write_artifacts(self._tracker.artifact, engine, fields, until)
 
 
 def plan_sentence(plan: Any) -> str:

@@ -7,21 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_scaling.advice.stopping import Decision, StopRule
-from lightning_scaling.callbacks._compat import CallbackBase
+import numpy as np
+
+from lightning_scaling.advice.ranking import Ranking
+from lightning_scaling.advice.stopping import Decision, Moment, StopRule
 from lightning_scaling.callbacks.competitors import Competitors
-from lightning_scaling.callbacks.console import warn
-from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor
+from lightning_scaling.callbacks.guard import GuardedCallback, guarded, is_fitting, is_new_run
+from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor, find_monitors
 from lightning_scaling.callbacks.session import Session
 
 __all__ = ["ScalingEarlyStopping"]
 
-_VERSION = 1
-_RESULTS = ("decision", "stopped_at", "checkpoint_path")
+_STATE_VERSION = 1
 HISTORY = "history"
 
 
-class ScalingEarlyStopping(CallbackBase):
+class ScalingEarlyStopping(GuardedCallback):
     """Stops a run that has diverged for good, will miss what it is to reach, or is not worth going on with.
 
     Acts on the findings of a :class:`ScalingLawMonitor` among the Trainer's callbacks:
@@ -33,24 +34,24 @@ class ScalingEarlyStopping(CallbackBase):
     * what is still to be gained is worth less than it costs, where ``value`` and a price are given.
 
     Only a divergence counts without further ado. Nothing else stops a run while the verdict on it is "undecidable", and
-    nothing that rests on its forecast while the trust in that is below "ok" or before it has said so three times on
-    end. Rank zero decides, and all ranks learn of
-    it at the same batch. The decision is made anew at every update of the monitor until the run may stop, so that a run
-    that recovers before its minimum of steps or epochs goes on. A checkpoint is written first.
+    nothing that rests on its forecast while the trust in that is below "ok" or before three updates in a row have
+    agreed. Rank zero decides, and all ranks stop at the same batch. The decision is made anew at every update of the
+    monitor until the run may stop, so that a run that recovers before its minimum of steps or epochs goes on. A
+    checkpoint is written first.
 
     Args:
         monitor: Which monitor to act on, by the metric it follows; needed only where there are several.
         target: Loss that the run is to reach (at least, for a metric that is to be high). Left out, the monitor's own.
         best: A value that the run is to beat, or ``"history"`` for the other runs of the monitor's history.
         probability: Least probability of missing them at which to stop, at least 0.5.
-        value: What one unit of loss is worth, in any currency; needs a price.
+        value: Worth of one unit of loss, in any currency; needs a price.
         price_per_hour: What an hour of training costs, in the same currency.
         price_per_flop: What a training FLOP costs, in the same currency.
         min_steps: Optimizer steps to train at least; the Trainer's own minimum counts as well.
         min_epochs: Epochs to train at least; the Trainer's own minimum counts as well.
-        checkpoint: Whether to write a checkpoint before stopping, or the folder for it. ``True`` puts it beside those
-            of the Trainer's checkpoint callback, else into its ``default_root_dir``; none is written where a checkpoint
-            callback has just saved the same step.
+        checkpoint: Whether to write a checkpoint before stopping, or the folder for it. ``True`` puts it next to
+            those of the Trainer's checkpoint callback, else into its ``default_root_dir``; none is written where a
+            checkpoint callback has just saved the same step.
         dry_run: Only say and record when the run would have been stopped.
 
     Attributes:
@@ -114,106 +115,106 @@ class ScalingEarlyStopping(CallbackBase):
         self.stopped_at: int | None = None
         self.checkpoint_path: str | None = None
         self._monitor: ScalingLawMonitor | None = None
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
+        self._new_guard()
         self._session: Session | None = None
-        self._rivals: Competitors | None = None
+        self._competitors: Competitors | None = None
         self._flushes = 0
-        self._updates = -1
-        self._noted = ""
-        self._failed = False
+        self._last_update = -1
+        self._reported = ""
 
     # -------------------------------------------------------------------- hooks
 
     def setup(self, trainer: Any, pl_module: Any, stage: Any) -> None:
-        """Find the monitor."""
-        if getattr(stage, "value", stage) == "fit":
-            self._monitor = self._find(trainer)
+        """Find the monitor.
 
-    def _find(self, trainer: Any) -> ScalingLawMonitor:
-        there = [one for one in trainer.callbacks if isinstance(one, ScalingLawMonitor)]
-        if not there:
-            raise ValueError(
-                "ScalingEarlyStopping acts on what a ScalingLawMonitor finds, but the Trainer has none; add one: "
-                "`Trainer(callbacks=[ScalingLawMonitor(), ScalingEarlyStopping()])`."
-            )
-        if len(there) == 1 and self._metric is None:
-            return there[0]
-        chosen = [one for one in there if one.followed == self._metric]
-        if len(chosen) == 1 and (self._metric is not None or len(there) == 1):
+        Raises:
+            ValueError: If there is none, or it is not clear which of several to act on.
+        """
+        if is_fitting(stage):
+            self._monitor = self._find_monitor(trainer)
+
+    def _find_monitor(self, trainer: Any) -> ScalingLawMonitor:
+        monitors = find_monitors(trainer, "ScalingEarlyStopping")
+        if len(monitors) == 1 and self._metric is None:
+            return monitors[0]
+        chosen = [one for one in monitors if one.followed == self._metric]
+        if len(chosen) == 1 and self._metric is not None:
             return chosen[0]
-        names = ", ".join(repr(one.followed) if one.followed else "the training loss" for one in there)
+        names = ", ".join(repr(one.followed) if one.followed else "the training loss" for one in monitors)
         raise ValueError(
             f"ScalingEarlyStopping cannot tell which ScalingLawMonitor to act on: they follow {names}; name the metric "
             "of one of them with `monitor=`."
         )
 
+    @guarded
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin anew; a decision of an earlier fit or of a checkpoint stays until the next update."""
-        self._forget()
+        self._reset()
         self.stopped_at = None
+        if is_new_run(trainer):
+            self.decision, self._rule.held = None, {}
 
+    @guarded
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Decide after each flush of the monitor, and stop at the end of a group of accumulated batches."""
-        monitor = self._monitor
-        session = None if monitor is None else monitor.session
-        if session is not None and (session is not self._session or session.capture.flushes != self._flushes):
-            self._decide(trainer, session)
-        if self.decision is not None and session is not None and self._whole_step(trainer, pl_module, batch_idx):
-            self._stop(trainer, session)
+        self._decide(trainer)
+        if self.decision is not None and self._at_step_end(trainer, pl_module, batch_idx):
+            self._stop(trainer)
 
+    @guarded
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Look at metrics of whole epochs, and stop a run whose minimum of epochs is over."""
-        session = None if self._monitor is None else self._monitor.session
-        if session is not None:
-            if session is not self._session or session.capture.flushes != self._flushes:
-                self._decide(trainer, session)
-            if self.decision is not None:
-                self._stop(trainer, session)
+        """Decide on metrics of whole epochs, and stop a run whose minimum of epochs is over."""
+        self._decide(trainer)
+        if self.decision is not None:
+            self._stop(trainer)
 
+    @guarded
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """Let go of the monitor."""
-        self._session = self._rivals = None
+        """Let go of the session."""
+        self._session = self._competitors = None
 
+    @guarded
     def teardown(self, trainer: Any, pl_module: Any, stage: Any) -> None:
-        """Let go of the monitor, should it not have been done."""
-        self._session = self._rivals = self._monitor = None
+        """Let go of the monitor."""
+        self._session = self._competitors = self._monitor = None
 
     # ----------------------------------------------------------------- decision
 
-    def _decide(self, trainer: Any, session: Session) -> None:
-        """Rank zero decides; the others hear of it. All ranks flush at the same batches, so all meet here."""
+    def _decide(self, trainer: Any) -> None:
+        """Rank zero decides after a flush, and the others follow: all flush at the same batches, so all meet here."""
+        session = None if self._monitor is None else self._monitor.session
+        if session is None or (session is self._session and session.capture.flushes == self._flushes):
+            return
         if session is not self._session:
-            self._session, self._updates, self._rivals = session, -1, None
+            self._session, self._last_update, self._competitors = session, -1, None
         self._flushes = session.capture.flushes
         found: dict[str, Any] | None = None if self.decision is None else self.decision.to_dict()
-        if trainer.is_global_zero and not self._failed:
-            try:
-                found = self._judge(session, found)
-            except Exception as error:
-                self._failed, found = True, None
-                warn(f"ScalingEarlyStopping failed ({type(error).__name__}: {error}); it stops nothing any more.")
+        if trainer.is_global_zero:
+            sentence = "ScalingEarlyStopping failed ({cause}); it does not stop the run any more."
+            found = self._guard.run("decision", sentence, self._evaluate, session, found)
         if trainer.world_size > 1:
             found = trainer.strategy.broadcast(found)
         self.decision = None if found is None else Decision.from_dict(found)
 
-    def _judge(self, session: Session, before: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _evaluate(self, session: Session, before: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The decision at the latest update, or the one before where there is no new update."""
         engine = session.engine
-        state = None if engine is None else engine.state
-        if engine is None or state is None or state.step == self._updates:
-            return before if self._updates >= 0 else None
-        self._updates = state.step
+        if not engine.ledger or engine.ledger[-1]["step"] == self._last_update:
+            return before if self._last_update >= 0 else None
+        self._last_update = engine.ledger[-1]["step"]
         if self._given_target is None:
-            self._rule.target = engine.config.target
-        if self._compares and self._rivals is None:
-            self._rivals = Competitors(session, reading=True, share=session.share)
-        standings = None if self._rivals is None else self._rivals.look()
-        decision = self._rule.decide(replace(state, ranking=standings))
+            self._rule.target = engine.target
+        if self._compares and self._competitors is None:
+            self._competitors = Competitors(session)
+        ranking = None if self._competitors is None else self._competitors.ranking()
+        decision = self._rule.decide(moment_of(engine, ranking))
         return None if decision is None else decision.to_dict()
 
     @staticmethod
-    def _whole_step(trainer: Any, module: Any, batch_idx: int) -> bool:
+    def _at_step_end(trainer: Any, module: Any, batch_idx: int) -> bool:
         """Whether no gradients are waiting to be stepped on."""
         if not module.automatic_optimization or trainer.is_last_batch:
             return True
@@ -227,23 +228,25 @@ class ScalingEarlyStopping(CallbackBase):
         over = trainer.max_steps is not None and 0 <= trainer.max_steps <= trainer.global_step
         return trainer.global_step >= steps and done >= epochs and not over and not trainer.should_stop
 
-    def _stop(self, trainer: Any, session: Session) -> None:
-        """Stop on all ranks, or say that it would have been done; what decides is known alike to all of them."""
-        decision = self.decision
+    def _stop(self, trainer: Any) -> None:
+        """Stop on all ranks, or report that it would have been done; all of them know what decides."""
+        decision, session = self.decision, self._session
         assert decision is not None
-        if not self._may_stop(trainer) or (self._dry_run and self._noted == decision.kind):
+        if session is None or not self._may_stop(trainer) or (self._dry_run and self._reported == decision.kind):
             return
-        self._noted = decision.kind
+        self._reported = decision.kind
         if not self._dry_run:
             self.stopped_at = int(trainer.global_step)
-        try:
-            session.stopping(decision.to_dict(), stopped=not self._dry_run)
-        except Exception as error:
-            warn(f"The decision to stop could not be recorded ({type(error).__name__}: {error}).")
-        if self._dry_run:
-            return
-        self._save(trainer)
-        trainer.should_stop = True
+        self._guard.run(
+            "record",
+            "The decision to stop could not be recorded ({cause}).",
+            session.logger.stop,
+            decision.to_dict(),
+            stopped=not self._dry_run,
+        )
+        if not self._dry_run:
+            self._save(trainer)
+            trainer.should_stop = True
 
     def _save(self, trainer: Any) -> None:
         """Write a checkpoint of this step, unless a checkpoint callback just has."""
@@ -262,34 +265,59 @@ class ScalingEarlyStopping(CallbackBase):
             trainer.save_checkpoint(path, weights_only=False)
         except Exception as error:
             self.checkpoint_path = None
-            warn(f"No checkpoint could be written before stopping ({type(error).__name__}: {error}).")
+            self._guard.failed("checkpoint", "No checkpoint could be written before stopping ({cause}).", error)
             trainer.strategy.barrier("Trainer.save_checkpoint")  # where the others are waiting
 
     # -------------------------------------------------------------------- state
-
-    @property
-    def state_key(self) -> str:
-        """Tells this callback's part of a checkpoint from that of another one."""
-        return self._key
 
     def state_dict(self) -> dict[str, Any]:
         """What was decided, as builtins."""
         decision = None if self.decision is None else self.decision.to_dict()
         return {
-            "version": _VERSION,
+            "version": _STATE_VERSION,
             "decision": decision,
             "stopped_at": self.stopped_at,
             "held": dict(self._rule.held),
         }
 
+    @guarded
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Know of the decision of the run that goes on."""
+        """Take over the decision of the run that goes on."""
         decision = state_dict.get("decision")
         self.decision = None if decision is None else Decision.from_dict(decision)
         self.stopped_at = state_dict.get("stopped_at")
         self._rule.held = dict(state_dict.get("held") or {})
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything of our own but the training under way; Lightning lends callbacks the module's ``log``."""
-        own = {name: value for name, value in self.__dict__.items() if name.startswith("_") or name in _RESULTS}
-        return {**own, "_session": None, "_rivals": None, "_monitor": None}
+    _failure = "ScalingEarlyStopping failed ({cause}); it does not stop the run any more."
+    _results = ("decision", "stopped_at", "checkpoint_path")
+
+    def _transient(self) -> dict[str, Any]:
+        return {"_monitor": None, "_session": None, "_competitors": None}
+
+    def _switch_off(self, error: Exception) -> None:
+        self._monitor = self._session = self._competitors = self.decision = None
+
+
+def moment_of(engine: Monitor, ranking: Ranking | None = None) -> Moment:
+    """What a decision about the run rests on, at the latest update of its engine."""
+    points, step = engine.curve.points, max(engine.curve.last_step, 0)
+    row, total = engine.forecast_log[-1], engine.plan.total_steps
+    left = {}
+    for name, column, unit in (("flops_left", points.flops, 1.0), ("hours_left", points.seconds, 3600.0)):
+        known = np.flatnonzero(np.isfinite(column))
+        if total is not None and known.size and points.last[known[-1]] > 0:
+            each = float(column[known[-1]] / points.last[known[-1]])
+            left[name] = each * max(total - step, 0) / unit
+    return Moment(
+        step=int(row["step"]),
+        fraction=row["fraction"],
+        loss=float("nan") if row["loss"] is None else float(row["loss"]),
+        forecast=engine.forecast,
+        deviation=engine.deviation,
+        divergence=engine.divergence,
+        nonfinite_tail=engine.curve.nonfinite_tail,
+        standings=ranking,
+        mode=engine.measure.scale.mode,
+        metric=engine.measure.name,
+        **left,
+    )

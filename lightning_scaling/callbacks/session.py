@@ -1,13 +1,10 @@
-"""One fit under observation: from what is captured to the engine, from the engine to the record and the console."""
+"""One fit under observation: passes what is captured to the engine, and its updates to the logger and the console."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 from lightning_scaling.callbacks.aggregation import Block
 from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
@@ -15,7 +12,9 @@ from lightning_scaling.callbacks.capture import Capture
 from lightning_scaling.callbacks.console import Console
 from lightning_scaling.callbacks.device_reads import CaptureError
 from lightning_scaling.callbacks.diagnostics import Diagnostics
-from lightning_scaling.callbacks.gradients import BeforeStep, Gradients, Take
+from lightning_scaling.callbacks.gradients import Gradients
+from lightning_scaling.callbacks.guard import Guard
+from lightning_scaling.callbacks.overhead import OverheadBudget, TimedHooks
 from lightning_scaling.callbacks.past_runs import PastRuns
 from lightning_scaling.callbacks.run_logger import RunLogger
 from lightning_scaling.callbacks.settings import Settings
@@ -27,158 +26,150 @@ from lightning_scaling.tracking.journal import ANNOUNCED, NOTED, RESUMED
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
 
-_SAMPLES = 16
-_FREE_SECONDS = 0.03
-_MARGIN = 0.9
-_UPDATE_SECONDS = 0.005
-
 
 class Session:
     """Everything that lives from the start of training to its end, on one rank.
 
     Args:
         settings: The arguments of the callback.
-        console: Where to say things.
+        trainer: The Trainer, about to train; everything has been restored.
+        module: The module in training.
         counts: Parameters counted before the model was sharded.
+        state: State of a checkpoint to go on from.
         clock: Monotonic clock in seconds; ``time.perf_counter`` unless given.
 
     Attributes:
-        engine: The engine; ``None`` until :meth:`start`.
-        past: The past runs it learns from.
+        engine: The engine.
+        capture: Counts and reads what the training does.
+        past_runs: The past runs that give the engine its prior.
+        logger: Writes the run to journal, MLflow and console.
+        budget: The monitor's own time.
+        counts: Parameters counted before the model was sharded.
         watchers: Called after updates; they must not raise.
-        setup_seconds: Time spent once, before and at the first step: counting, measuring, planning.
     """
 
     def __init__(
         self,
         settings: Settings,
-        console: Console,
+        trainer: Any,
+        module: Any,
         counts: ParamCounts | None,
+        state: Mapping[str, Any] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.engine: Monitor | None = None
-        self.past = PastRuns(settings, console)
-        self.watchers: list[Callable[[Session], None]] = []
-        self.setup_seconds = 0.0
-        self._closed = False
-        self._settings = settings
-        self._console = console
-        self._counts = counts
         self._clock = clock or perf_counter
-        self._samples: list[float] = []
-        self._per_batch = 0.0
-        self._introduced = False
-        self._validated = False
-        self._lead = 1
-        self._topic: tuple[str, str | None] = ("continue", None)
-        self._unbooked = 0.0
-        self._flushing: float | None = None
-        self._made = 0
-        self._mark = ""
-
-    def start(self, trainer: Any, module: Any, state: Mapping[str, Any] | None) -> None:
-        """Begin, or go on from the state of a checkpoint; training is about to start and everything is restored."""
         begun = self._clock()
-        settings = self._settings
+        self.watchers: list[Callable[[Session], None]] = []
+        self.counts = counts
+        self._settings = settings
         self._trainer = trainer
-        self._console.open(trainer)
+        self._console = Console(bool(trainer.is_global_zero))
+        self._guard = Guard(self._console.warn)
+        self._closed = self._introduced = self._validated = False
+        self._lead = 1
         self.sizes = BatchSizeMeter(settings.count, settings.flops, module)
         self.capture = Capture(self.sizes, metric=settings.monitor, clock=self._clock)
         if state is not None:
             self.capture.load_state_dict(state["capture"])
             self.sizes.load_state_dict(state["sizes"])
         self.capture.attach(trainer, module)
-        self.gradients = Gradients(trainer, module, self.capture.intake.progress, self._clock)
-        self.capture.riders = self.gradients.drain
+        self.gradients = Gradients(trainer, module, self.capture.hooks.progress, self._clock)
+        self.hooks = TimedHooks(self.capture.hooks, self.gradients, self._clock)
+        self.capture.extra_reductions = self.gradients.drain
+        self.budget = OverheadBudget(self.capture, settings.max_overhead, self._clock)
+        self._lockstep = self.capture.ranks.have_as_many_batches(trainer)
+        self.engine = self._engine()
+        self._topic: tuple[str, str | None] = ("continue", None)
         if state is not None:
-            self.gradients.load_state_dict(state.get("gradients", {}))
-        counted = None if self._counts is None else self._counts.total
-        engine = Monitor(
-            self._plan(), settings.for_engine(counted), skip=None if settings.max_overhead >= 1 else _Budget(self)
-        )
-        if state is not None:
-            engine.load_state_dict(state["engine"])
-            self._topic = engine.advice.topic
-        if state is not None or self.capture.steps:
-            self._mark = f"resumed at step {self.capture.steps}"
-            engine.mark(self._mark)
-        self.record = RunLogger(settings, trainer, self._console, state)
-        self._facts = Diagnostics(trainer, module, self.sizes)
-        self.engine = engine
-        self.past.open(engine, self.record, first=bool(trainer.is_global_zero))
-        self.setup_seconds = self._clock() - begun
+            self.gradients.load_state_dict(state["gradients"])
+            self.engine.load_state_dict(state["engine"])
+            self._topic = self.engine.advice.topic
+        self._resumed = f"resumed at step {self.capture.steps}" if state is not None or self.capture.steps else ""
+        if self._resumed:
+            self.engine.mark(self._resumed)
+        self.logger = RunLogger(settings, trainer, self._console, state)
+        self.past_runs = PastRuns(settings, self._console, self.engine, self.logger)
+        self._diagnostics = Diagnostics(trainer, module, self.sizes)
+        self._left_at = -1
+        self._console.open(trainer)
+        self._setup_seconds = self._clock() - begun
         self.capture.begin()
+
+    def _engine(self) -> Monitor:
+        settings = self._settings
+        return Monitor(
+            self._plan(),
+            alpha=settings.alpha,
+            target=settings.target,
+            law=settings.law,
+            history=settings.past_runs,
+            params=settings.params or (None if self.counts is None else self.counts.total),
+            metric=settings.monitor,
+            mode=settings.mode,
+            bounds=settings.bounds,
+            skip=self.budget.skip(),
+            unique_tokens=settings.unique_tokens,
+        )
 
     def _plan(self) -> Plan:
         """The plan, as rank zero sees it."""
         trainer = self._trainer
-        try:
-            plan = plan_from_trainer(trainer, step=self.capture.steps)
-        except Exception as error:
-            self._console.once(
-                "plan",
-                f"The learning-rate schedule could not be worked out ({type(error).__name__}: {error}); it is taken as "
-                "constant, and the forecasts are to be trusted little.",
-            )
+        plan = self._guard.run(
+            "plan",
+            "The learning-rate schedule could not be worked out ({cause}); it is taken as constant, and the forecasts "
+            "are to be trusted little.",
+            plan_from_trainer,
+            trainer,
+            step=self.capture.steps,
+        )
+        if plan is None:
             total = trainer.max_steps if isinstance(trainer.max_steps, int) and trainer.max_steps > 0 else None
             plan = Plan.constant(total_steps=total, known=False, why="the schedule could not be worked out")
         return plan if trainer.world_size == 1 else Plan.from_dict(trainer.strategy.broadcast(plan.to_dict()))
 
-    def hooks(self) -> tuple[Take, BeforeStep]:
-        """What to call after each batch and before each optimizer step."""
-        intake = self.capture.intake
-        return self.gradients.following(intake.take, intake.before_step)
-
-    def calls(self, take: Take, before_step: BeforeStep) -> bool:
-        """Whether these two are called as they are, with nothing around them."""
-        return any(take is one.take and before_step is one.before_step for one in (self.capture.intake, self.gradients))
-
-    def _note(self, *, updating: bool) -> None:
-        """Tell the engine what is new beside the losses, and the journal, so that a replay knows it as well."""
-        assert self.engine is not None
-        try:
-            news = self._facts.look(self.capture.steps, **(self.gradients.facts() if updating else {}))
-        except Exception as error:  # an unusual optimizer, say: the rest can do without
-            self._console.once("facts", f"Facts beside the losses could not be seen: {type(error).__name__}: {error}")
-            return
-        if news:
-            self.engine.note(news)
-            self.record.mark("facts", self.capture.steps, {"kind": NOTED, "facts": news})
-
     def _replan(self) -> None:
         """Ask again where the module steps its own schedulers: how often, only the run can show."""
-        assert self.engine is not None
-        if self.capture.intake.manual and not self.engine.plan.known:
+        if self.capture.hooks.manual and not self.engine.plan.known:
             plan = self._plan()
             if plan.known:
                 self.engine.replan(plan)
-                self.record.replan(plan, max(self.engine.curve.last_step, 0))
+                self.logger.replan(plan, max(self.engine.curve.last_step, 0))
 
-    # ----------------------------------------------------------------- batches
+    # ------------------------------------------------------------------ batches and flushes
 
-    def sample(self, seconds: float) -> None:
-        """Note what one batch took: the sample from which the cost of all is estimated."""
-        self._samples = [*self._samples[1 - _SAMPLES :], seconds]
-        self._per_batch = median(self._samples)
+    def batch_ended(self, outputs: Any, batch: Any) -> None:
+        """Record a batch, and flush where it is time to."""
+        try:
+            due = self.hooks.take(outputs, batch)
+        except Exception as error:
+            if self.capture.alone:
+                raise
+            self.capture.fail(error)
+            due = self.capture.hooks.take(None, None)
+        if due:
+            self.flush(at_batch=True)
+            self.hooks.time_next()
 
-    def broken(self, error: BaseException, *, in_batch: bool) -> bool:
-        """Give up after an error.
-
-        Returns:
-            Whether this rank has to limp on until it meets the others, who know nothing of the error yet.
-        """
-        if isinstance(error, CaptureError) or self.engine is None or self._closed or not self.capture.break_off(error):
+    def count_only(self, error: Exception) -> bool:
+        """Whether this rank goes on counting after a failure, up to the flush where it meets the others."""
+        if isinstance(error, CaptureError) or self._closed or self.capture.alone:
             return False
-        if in_batch and self.capture.intake.limp():
-            with suppress(CaptureError):
-                self.capture.flush()
-            return False
+        self.capture.fail(error)
         return True
 
-    # ------------------------------------------------------------------ flushes
+    @property
+    def _all_ranks_here(self) -> bool:
+        """Whether every rank is certain to be at this point between two batches.
+
+        Ranks with as many batches meet at every epoch, and those that have trained for all steps at the end. All meet
+        at the end of a batch, where Lightning has exchanged their gradients, before anything else happens.
+        """
+        trainer = self._trainer
+        done = isinstance(trainer.max_steps, int) and 0 < trainer.max_steps <= trainer.global_step
+        return self._lockstep or done or self.capture.batches > self._left_at
 
     def flush(self, *, looking: bool = False, closing: bool = False, at_batch: bool = False) -> None:
-        """Read what is pending and let the engine have it.
+        """Read what is pending and pass it to the engine.
 
         Args:
             looking: Whether the followed metric may have a new value here.
@@ -188,140 +179,131 @@ class Session:
         Raises:
             CaptureError: If capture had to be given up, on all ranks alike.
         """
-        assert self.engine is not None
         begun = self._clock()
-        capture, engine = self.capture, self.engine
+        capture, engine, budget = self.capture, self.engine, self.budget
         before, counted = capture.micro_batches, self._counted
-        capture.own_seconds += self._unbooked + capture.intake.seconds + self.gradients.seconds + self.sizes.seconds
-        self._unbooked = capture.intake.seconds = self.gradients.seconds = self.sizes.seconds = 0.0
-        block = capture.flush(looking=looking, closing=closing)
+        budget.book(capture.hooks.seconds + self.gradients.seconds)
+        capture.hooks.seconds = self.gradients.seconds = 0.0
+        block = capture.flush(looking=looking, closing=closing, together=at_batch or self._all_ranks_here)
         if at_batch:
             stepped = getattr(self._trainer.fit_loop.epoch_loop, "_batches_that_stepped", capture.steps - 1)
             self._lead = capture.steps - stepped
-        self._see_gradients(capture.micro_batches - before, counted)
+        self._update_gradients(capture.micro_batches - before, counted)
         if not self._introduced and capture.steps:
-            self._introduced = True
-            self._replan()
-            self.record.introduce(self.sizes, self._counts, engine, capture)
-            self.record.foretell(engine)
-            if self._mark:
-                self.record.mark(self._mark, capture.steps, {"kind": RESUMED})
-            self.past.introduce(engine, self.record)
-            self.setup_seconds += self._clock() - begun
+            self._introduce()
+            self._setup_seconds += self._clock() - begun
             begun = self._clock()
-        self._flushing, self._made = begun, 0
+        budget.begin_flush(begun)
         if self._introduced:
-            self.past.learn(engine, self.record)
+            self.past_runs.deliver()
             if at_batch:
-                self._note(updating=len(block) > 0 and block.step[-1] >= engine.next_update)
+                self._guard.run(  # an unusual optimizer may fail: the rest can do without
+                    "diagnostics",
+                    "Facts beside the losses could not be seen: {cause}",
+                    self._diagnose,
+                    updating=len(block) > 0 and block.step[-1] >= engine.next_update,
+                )
         if len(block):
-            updates = engine.observe(
-                block.step,
-                block.loss,
-                lr=block.lr,
-                tokens=block.samples if block.tokens is None else block.tokens,
-                flops=block.flops,
-                seconds=block.seconds,
-            )
-            self.record.points(block)
-            self._report(updates, block)
-        if (error := self.sizes.error) is not None:
-            self._console.once("flops", f"FLOPs are left out from here: {type(error).__name__}: {error}")
+            self._observe(block)
         if capture.lossless:
-            self._console.once(
+            self._console.warn_once(
                 "lossless",
                 "No loss has been seen, because `training_step` returns none: return it (a tensor, or a dict with the "
                 "key 'loss'), or name a logged metric with `monitor=`.",
             )
-        self._flushing = None
-        self._unbooked = self._clock() - begun + self._per_batch * (capture.micro_batches - before)
-        capture.aim(None if self.over_budget(engine.next_update) else engine.next_look)
+        budget.end_flush(begun, self.hooks.per_batch * (capture.micro_batches - before))
+        capture.aim(None if budget.exceeded(engine.next_update) else engine.next_look)
 
-    def _see_gradients(self, batches: int, counted: int | None) -> None:
-        """Learn what was seen of gradients, and read no more of them while too much time has been taken."""
+    def _introduce(self) -> None:
+        """The first step has been seen: say and write what is counted and planned."""
+        self._introduced = True
+        self._replan()
+        self.logger.introduce(self.sizes, self.counts, self.engine, self.capture.steps)
+        self.logger.prior_forecast(self.engine)
+        if self._resumed:
+            self.logger.mark(self._resumed, self.capture.steps, {"kind": RESUMED})
+        self.past_runs.introduce()
+
+    def _observe(self, block: Block) -> None:
+        updates = self.engine.observe(
+            block.step,
+            block.loss,
+            lr=block.lr,
+            tokens=block.samples if block.tokens is None else block.tokens,
+            flops=block.flops,
+            seconds=block.seconds,
+        )
+        self.logger.points(block)
+        self._report(updates, block)
+
+    def _diagnose(self, *, updating: bool) -> None:
+        """Pass new diagnostics to the engine, and to the journal, so that a backtest has them as well."""
+        steps = self.capture.steps
+        found = self._diagnostics.look(steps, **(self.gradients.diagnostics() if updating else {}))
+        if found:
+            self.engine.note(found)
+            self.logger.mark("facts", steps, {"kind": NOTED, "facts": found})
+
+    def _update_gradients(self, batches: int, counted: int | None) -> None:
+        """Use the norms read, and read no more of them while too much time has been taken."""
         capture, gradients = self.capture, self.gradients
         known = batches and counted is not None and self._counted is not None
         size = ((self._counted or 0) - (counted or 0)) / (batches * gradients.world) if known else None
-        gradients.learn(capture.ridden, size)
-        gradients.rest(capture.own_seconds > max(_FREE_SECONDS, _MARGIN * self.share * capture.seconds))
+        gradients.update(capture.reduced_extras, size)
+        gradients.rest(self.budget.spent)
         if gradients.error is not None:
-            self._console.once(
-                "gradients", f"Gradients could not be read: {type(gradients.error).__name__}: {gradients.error}"
-            )
-
-    @property
-    def _counted(self) -> int | None:
-        """Samples or tokens of all ranks so far, whichever is counted."""
-        return self.capture.samples if self.sizes.unit == "samples" else self.capture.tokens
-
-    def over_budget(self, step: int) -> bool:
-        """Whether an update now would take more of the training time than the monitor may use.
-
-        Several ranks have to answer alike, so they reckon with rank zero's time and a usual cost of an update.
-        """
-        capture = self.capture
-        spent = capture.own_seconds + self._unbooked
-        if self._flushing is not None:
-            spent += self._clock() - self._flushing if capture.alone else self._made * _UPDATE_SECONDS
-            self._made += 1
-        return spent > max(_FREE_SECONDS, _MARGIN * self._settings.max_overhead * capture.seconds)
-
-    @property
-    def overhead(self) -> float:
-        """Own time as a fraction of the training time, setup not included; up to date at flushes."""
-        return self.capture.own_seconds / max(self.capture.seconds, 1e-9)
+            self._guard.failed("gradients", "Gradients could not be read: {cause}", gradients.error)
 
     def _report(self, updates: list[Update], block: Block | None) -> None:
-        assert self.engine is not None
         seen = self.gradients.counters() if updates else {}
         for update in updates:
             found = {} if block is None else block.at(update.step)
-            counters = {**(found or self.capture.counters()), **seen, "overhead": self.overhead}
-            self.record.update(update, counters, update.step - self._lead, self.engine)
+            counters = {**(found or self.capture.counters()), **seen, "overhead": self.budget.fraction}
+            self.logger.update(update, counters, update.step - self._lead, self.engine)
             if update.advice.topic != self._topic:
                 self._topic = update.advice.topic
-                self.record.advice(update.advice)
+                self.logger.advice(update.advice)
         for watcher in list(self.watchers) if updates else ():
             watcher(self)
 
-    # ------------------------------------------------------------------ the rest
-
-    def validated(self) -> None:
-        """A validation within the fit has ended."""
-        self._validated = True
-        if self.capture.metric is not None or self.capture.pending:
-            self.flush(looking=True)
-
-    def mark(self, reason: str, *, follow_rates: bool) -> None:
-        """A change was announced; several ranks do not meet here: what they have pending counts as coming after it."""
-        assert self.engine is not None
-        if self.capture.alone and self.capture.pending:
-            self.flush()
-        self.engine.mark(reason, follow_rates=follow_rates)
-        self._facts.reset()
-        self.gradients.reset()
-        self.record.mark(reason, self.capture.steps, {"kind": ANNOUNCED, "follow_rates": follow_rates})
+    # ------------------------------------------------------------------ epochs, validations, changes, the end
 
     def epoch(self, *, ended: bool) -> None:
         """An epoch has begun or ended: the two moments at which metrics of whole epochs turn up."""
         capture = self.capture
-        self.sizes.end(failed=True)
+        self._left_at = capture.batches
         if capture.metric is not None or (ended and capture.stepless):
             self.flush(looking=True, closing=ended)
         if not ended and capture.micro_batches:
             self._replan()
             if self.sizes.refresh():
-                self.capture.intake.forget()
-            self._miss_metric(final=False)
+                capture.hooks.forget_sizes()
+            self._check_metric(final=False)
 
-    def _miss_metric(self, *, final: bool) -> None:
+    def validated(self) -> None:
+        """A validation within the fit has ended."""
+        self._validated = True
+        self._left_at = self.capture.batches
+        if self.capture.metric is not None or self.capture.pending:
+            self.flush(looking=True)
+
+    def mark(self, reason: str, *, follow_rates: bool) -> None:
+        """A change was announced; several ranks do not meet here: what they have pending counts as coming after it."""
+        if self.capture.alone and self.capture.pending:
+            self.flush()
+        self.engine.mark(reason, follow_rates=follow_rates)
+        self._diagnostics.reset()
+        self.gradients.reset()
+        self.logger.mark(reason, self.capture.steps, {"kind": ANNOUNCED, "follow_rates": follow_rates})
+
+    def _check_metric(self, *, final: bool) -> None:
         metric = self.capture.metric
-        if metric is None or self.capture.intake.metric_seen:
+        if metric is None or self.capture.hooks.metric_seen:
             return
         if not final and not self._validated and getattr(self._trainer, "enable_validation", False):
             return
         names = ", ".join(sorted(self._trainer.callback_metrics)) or "none at all"
-        self._console.once(
+        self._console.warn_once(
             "metric",
             f"The metric `{metric}` that `monitor=` names has not been logged; available: {names}. Nothing can be "
             "forecast until it is.",
@@ -329,9 +311,9 @@ class Session:
 
     def finish(self) -> None:
         """Training has ended in order."""
-        assert self.engine is not None
+        self._left_at = self.capture.batches
         self.flush(looking=True, closing=True)
-        self._miss_metric(final=True)
+        self._check_metric(final=True)
         self._conclude()
 
     def abort(self) -> None:
@@ -341,11 +323,9 @@ class Session:
             self._conclude()
 
     def _conclude(self) -> None:
-        assert self.engine is not None
-        self.capture.own_seconds += self._unbooked
-        self._unbooked = 0.0
+        self.budget.book()
         self._report(self.engine.finish(), None)
-        self.past.give_up()
+        self.past_runs.cancel()
 
     def close(self, deadline: float) -> None:
         """Write the artifacts, send what waits for at most ``deadline`` seconds, and let go of the Trainer."""
@@ -353,51 +333,32 @@ class Session:
             return
         self._closed = True
         try:
-            if self.engine is not None:
-                self.record.close(self.engine, self.known(), self.overhead, self.setup_seconds, deadline)
+            self.logger.close(self.engine, self.run_fields(), self.budget.fraction, self._setup_seconds, deadline)
         finally:
             self._console.close()
             self._trainer = None
-            self.capture.detach()
-            self.gradients.detach()
-            self.sizes.detach()
-            self._facts.detach()
+            for part in (self.capture, self.gradients, self.sizes, self._diagnostics):
+                part.detach()
 
-    def stopping(self, decision: Mapping[str, Any], *, stopped: bool) -> None:
-        """The run is stopped, or would have been."""
-        self.record.stop(decision, stopped)
-        done = "Stopping" if stopped else "Dry run, would stop"
-        self._console.line(f"Scaling monitor: {done} at step {decision['step']:,}. {decision['reason']}")
+    # ------------------------------------------------------------------ results
 
     @property
-    def share(self) -> float:
-        """Fraction of the training time that may be used."""
-        return self._settings.max_overhead
+    def _counted(self) -> int | None:
+        """Samples or tokens of all ranks so far, whichever is counted."""
+        return self.capture.samples if self.sizes.unit == "samples" else self.capture.tokens
 
-    @property
-    def counts(self) -> ParamCounts | None:
-        """Parameters counted before the model was sharded."""
-        return self._counts
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps seen, up to date at flushes."""
-        return self.capture.steps
-
-    def known(self) -> dict[str, Any]:
+    def run_fields(self) -> dict[str, Any]:
         """What is known of the run besides its curve, as arguments of :class:`~lightning_scaling.runs.run.Run`."""
-        capture = self.capture
-        seen = self._counted
+        capture, counted = self.capture, self._counted
         return {
             "name": self._settings.name,
-            "tokens_per_step": seen / capture.steps if seen and capture.steps else None,
+            "tokens_per_step": counted / capture.steps if counted and capture.steps else None,
             "flops_per_step": capture.flops / capture.steps if capture.flops and capture.steps else None,
             "meta": {"unit": self.sizes.unit, "flops": self.sizes.provenance},
         }
 
     def state_dict(self, *, flush: bool) -> dict[str, Any]:
         """Everything needed to go on, as builtins."""
-        assert self.engine is not None
         if flush and self.capture.pending:
             self.flush()
         return {
@@ -405,23 +366,5 @@ class Session:
             "sizes": self.sizes.state_dict(),
             "engine": self.engine.state_dict(),
             "gradients": self.gradients.state_dict(),
-            "record": self.record.state_dict(),
+            "logger": self.logger.state_dict(),
         }
-
-
-class _Budget:
-    """Asks a session whether to leave an update out, without keeping it alive or being pickled with it."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = ref(session)
-
-    def __call__(self, step: int) -> bool:
-        session = self._session()
-        return session is not None and session.over_budget(step)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_unlimited, ())
-
-
-def _unlimited() -> None:
-    """What becomes of a budget in another process: none."""

@@ -13,6 +13,7 @@ CODE = """
     import torch
     import lightning.pytorch as pl
     from lightning_scaling.callbacks import ScalingLawMonitor
+    from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -39,7 +40,7 @@ CODE = """
             for one in self.monitors:
                 counters, state = one.counters, one.state_dict()
                 counters.pop("seconds")
-                state.pop("record", None)
+                state.pop("logger", None)
                 state.get("capture", {}).pop("own_seconds", None)
                 out.append({"counters": counters, "state": state, "final": one.forecast.final,
                             "run": one.run and [one.run.step.tolist(), one.run.loss.tolist()]})
@@ -49,10 +50,12 @@ CODE = """
     def count(batch):
         return batch.shape[0] * (2 + torch.distributed.get_rank())
 
-    def breaking(batch):
+    find = BatchSizeMeter.find
+
+    def breaking(self, key, batch):
         if torch.distributed.get_rank() == 1 and bool((batch == 37).any()):
             raise RuntimeError("rank 1 is lost")
-        return 1
+        return find(self, key, batch)[0], False
 
     data = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     data[37, 0] = 37
@@ -68,7 +71,8 @@ CODE = """
     settings = dict(journal=False, max_overhead=1)
     train("whole", [ScalingLawMonitor(count=count, flops=10**17 + 1, **settings), ScalingLawMonitor("val", **settings)],
           accumulate_grad_batches=3)
-    train("broken", [ScalingLawMonitor(count=breaking, **settings)])
+    BatchSizeMeter.find = breaking
+    train("broken", [ScalingLawMonitor(**settings)])
 """
 
 

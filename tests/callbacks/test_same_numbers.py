@@ -15,7 +15,7 @@ from lightning_scaling import Run, RunHistory, replay
 from lightning_scaling.backtest.drivers import differing
 from lightning_scaling.backtest.single_run import Replay
 from lightning_scaling.callbacks import ScalingLawMonitor
-from lightning_scaling.callbacks.session import Session
+from lightning_scaling.callbacks.overhead import OverheadBudget
 from lightning_scaling.history.reader_thread import THREAD, HistoryReader
 from lightning_scaling.tracking import read_journal
 from lightning_scaling.tracking.journal import builtins_of
@@ -135,8 +135,8 @@ def same(path, monitor, *, history=None, least=60):
     assert [one["step"] for one in said] == [one["step"] for one in run.said]
     assert said == list(run.said)
     live = monitor.forecast_log
-    assert [row["step"] for row in made.forecast_log] == [row["step"] for row in live]
-    assert made.forecast_log == live
+    assert [row["step"] for row in made.ledger] == [row["step"] for row in live]
+    assert made.ledger == live
     assert len(said) >= least
     assert any(math.isfinite(update.forecast.final) for update in made.updates)
     return run, made
@@ -215,7 +215,7 @@ def test_an_announced_change(train, pl, tmp_path, follow_rates):
 def test_updates_that_would_have_taken_too_long_are_left_out_again(train, tmp_path, monkeypatch):
     monitor = observe(tmp_path, max_overhead=0.5)
     asked = []
-    monkeypatch.setattr(Session, "over_budget", lambda self, step: asked.append(step) or len(asked) % 5 < 2)
+    monkeypatch.setattr(OverheadBudget, "exceeded", lambda self, step: asked.append(step) or len(asked) % 5 < 2)
     train(monitor)
     run, made = same(journal_of(tmp_path), monitor, least=5)
     whole = replay(Run(run.step, run.loss, run.lr, total_steps=STEPS, params=run.params))
@@ -262,7 +262,7 @@ def test_a_run_resumed_with_its_journal_in_another_folder(train, pl, tmp_path):
     run = Run.from_journal(journal_of(tmp_path))
     made = Replay.of(run)
     assert run.step[0] == 121
-    assert made.forecast_log == again.forecast_log
+    assert made.ledger == again.forecast_log
     assert run.gaps == ()
 
 

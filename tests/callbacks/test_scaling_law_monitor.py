@@ -106,7 +106,7 @@ def test_an_error_of_ours_is_told_once_and_changes_nothing(pl, module, fit, monk
     assert monitor.run is None
 
 
-@pytest.mark.parametrize("where", ["start", "flush", "finish", "close", "state_dict"])
+@pytest.mark.parametrize("where", ["__init__", "flush", "finish", "close", "state_dict"])
 def test_no_error_of_ours_reaches_the_run(pl, module, fit, monkeypatch, where):
     def broken(self, *args, **kwargs):
         raise OSError("the disk is on fire")
@@ -321,7 +321,7 @@ def test_history_and_target_reach_the_engine(pl, module, fit):
 
 
 def test_the_monitor_keeps_to_its_share_of_the_time(pl, module, fit, monkeypatch):
-    monkeypatch.setattr("lightning_scaling.callbacks.session._FREE_SECONDS", 0.0)
+    monkeypatch.setattr("lightning_scaling.callbacks.overhead._FREE_SECONDS", 0.0)
     eager, thrifty = observe(), ScalingLawMonitor(journal=False, max_overhead=1e-9)
     for monitor in (eager, thrifty):
         fit(pl, monitor, module(pl), max_epochs=30)
