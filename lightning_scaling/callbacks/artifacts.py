@@ -31,7 +31,7 @@ def write_artifacts(
         fields: What is known of the run besides its curve.
         until: Value of ``time.perf_counter`` after which nothing more is fitted or drawn.
     """
-    forecasts = engine.ledger
+    forecasts = engine.forecast_log
     write(schema.ARTIFACT_CURVE, curve_csv(engine))
     write(schema.ARTIFACT_LEDGER, json.dumps(builtins_of(forecasts), indent=1))
     write(schema.ARTIFACT_LAW, json.dumps(builtins_of(engine.forecast.to_dict()), indent=1))
@@ -44,7 +44,7 @@ def write_artifacts(
     run, points = engine.run(**fields), engine.curve.points
     counted = np.isfinite(points.flops)
     flops = np.interp(run.step, points.last[counted], points.flops[counted]) if counted.any() else None
-    if perf_counter() < until and len(run) >= _MIN_POINTS_TO_FIT and engine.measure.plain:
+    if perf_counter() < until and len(run) >= _MIN_POINTS_TO_FIT and engine.metric.plain:
         with suppress(ValueError):  # most of it a warm-up: there is no law to leave behind
             write(schema.ARTIFACT_FIT, dumps(fit_run(run)))
     if perf_counter() < until:

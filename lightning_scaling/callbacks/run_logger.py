@@ -109,7 +109,7 @@ class RunLogger:
             "params": None if counts is None else counts.to_dict(),
             "step": step,
             "settings": {key: value for key, value in params.items() if value is not None},
-            "engine": {**{name: getattr(engine, name) for name in _ENGINE}, **engine.measure.told},
+            "engine": {**{name: getattr(engine, name) for name in _ENGINE}, **engine.metric.settings},
             **self._origin(),
         }
         self._state = None
@@ -138,7 +138,7 @@ class RunLogger:
             "alpha": settings.alpha,
             "target": settings.target,
             "monitor": settings.monitor,
-            "measure": engine.measure.sentence or None,
+            "measure": engine.metric.sentence or None,
             **{f"params.{key}": value for key, value in (counts.to_dict() if counts else {}).items()},
             **{f"versions.{name}": number for name, number in versions().items()},
         }
@@ -162,7 +162,7 @@ class RunLogger:
         self._tracker.tags(schema.tags_of(values))
         lower, upper = forecast.interval(0.9)
         self._console.info(
-            f"Scaling monitor: before the first update the final {engine.measure.name} is forecast at "
+            f"Scaling monitor: before the first update the final {engine.metric.name} is forecast at "
             f"{forecast.final:.4g} (90 % between {lower:.4g} and {upper:.4g}), trust {forecast.trust}: {forecast.why}."
         )
 
@@ -215,7 +215,7 @@ class RunLogger:
         self._tracker.update(data)
         self._tracker.metrics(schema.metrics_of(data, counters), max(step, 0))
         self._tracker.tags(schema.tags_of(data))
-        self._console.progress(data, self._total, engine.measure.name)
+        self._console.progress(data, self._total, engine.metric.name)
         self._advice = data.get("advice")
         fraction = data.get("fraction")
         if fraction is None or fraction >= self._described + _DESCRIBE_EVERY:
@@ -265,12 +265,12 @@ class RunLogger:
         self._console.info(f"Scaling monitor: took {overhead:.2%} of the training time. {report.message}".rstrip())
 
     def _conclude(self, engine: Monitor, fields: Mapping[str, Any], until: float) -> None:
-        from lightning_scaling.forecast.calibrated import ledger_of
+        from lightning_scaling.forecast.calibrated import forecast_log_of
 
         assert self._tracker is not None
         self._describe(engine, finished=True)
-        if engine.measure.plain and len(engine.curve):  # for the calibration of later runs
-            forecasts = ledger_of(engine.ledger, engine.run(**fields))
+        if engine.metric.plain and len(engine.curve):  # for the calibration of later runs
+            forecasts = forecast_log_of(engine.forecast_log, engine.run(**fields))
             if forecasts is not None:
                 self._tracker.tags({schema.TAG_LEDGER: json.dumps(forecasts, separators=(",", ":"))})
         if self._tracker.targets or self._tracker.journal_path is not None:

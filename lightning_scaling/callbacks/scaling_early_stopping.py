@@ -202,9 +202,9 @@ class ScalingEarlyStopping(GuardedCallback):
     def _evaluate(self, session: Session, before: dict[str, Any] | None) -> dict[str, Any] | None:
         """The decision at the latest update, or the one before where there is no new update."""
         engine = session.engine
-        if not engine.ledger or engine.ledger[-1]["step"] == self._last_update:
+        if not engine.forecast_log or engine.forecast_log[-1]["step"] == self._last_update:
             return before if self._last_update >= 0 else None
-        self._last_update = engine.ledger[-1]["step"]
+        self._last_update = engine.forecast_log[-1]["step"]
         if self._given_target is None:
             self._rule.target = engine.target
         if self._compares and self._competitors is None:
@@ -317,7 +317,7 @@ def moment_of(engine: Monitor, ranking: Ranking | None = None) -> Moment:
         divergence=engine.divergence,
         nonfinite_tail=engine.curve.nonfinite_tail,
         standings=ranking,
-        mode=engine.measure.scale.mode,
-        metric=engine.measure.name,
+        mode=engine.metric.scale.mode,
+        metric=engine.metric.name,
         **left,
     )

@@ -70,7 +70,7 @@ class MonitorResults(GuardedCallback):
     @property
     def forecast_log(self) -> list[dict[str, Any]]:
         """Every forecast made, with the realized loss where it is known; builtins."""
-        return [] if self._engine is None else [dict(row) for row in self._engine.ledger]
+        return [] if self._engine is None else [dict(row) for row in self._engine.forecast_log]
 
     @property
     def counters(self) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Session:
             law=settings.law,
             history=settings.past_runs,
             params=settings.params or (None if self.counts is None else self.counts.total),
-            metric=settings.monitor,
+            monitor=settings.monitor,
             mode=settings.mode,
             bounds=settings.bounds,
             skip=self.budget.skip(),
@@ -339,6 +339,7 @@ class Session:
             self._trainer = None
             for part in (self.capture, self.gradients, self.sizes, self._diagnostics):
                 part.detach()
+            del self.hooks
 
     # ------------------------------------------------------------------ results
 

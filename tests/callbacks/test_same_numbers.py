@@ -135,8 +135,8 @@ def same(path, monitor, *, history=None, least=60):
     assert [one["step"] for one in said] == [one["step"] for one in run.said]
     assert said == list(run.said)
     live = monitor.forecast_log
-    assert [row["step"] for row in made.ledger] == [row["step"] for row in live]
-    assert made.ledger == live
+    assert [row["step"] for row in made.forecast_log] == [row["step"] for row in live]
+    assert made.forecast_log == live
     assert len(said) >= least
     assert any(math.isfinite(update.forecast.final) for update in made.updates)
     return run, made
@@ -262,7 +262,7 @@ def test_a_run_resumed_with_its_journal_in_another_folder(train, pl, tmp_path):
     run = Run.from_journal(journal_of(tmp_path))
     made = Replay.of(run)
     assert run.step[0] == 121
-    assert made.ledger == again.forecast_log
+    assert made.forecast_log == again.forecast_log
     assert run.gaps == ()
 
 

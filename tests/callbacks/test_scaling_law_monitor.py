@@ -87,7 +87,7 @@ def test_a_schedule_that_the_module_steps_itself_is_found_out(pl, module, fit):
     np.testing.assert_allclose(monitor.run.plan.at(monitor.run.step), monitor.run.lr, rtol=1e-9)
 
 
-def test_an_error_of_ours_is_told_once_and_changes_nothing(pl, module, fit, monkeypatch):
+def test_an_internal_error_is_reported_once_and_changes_nothing(pl, module, fit, monkeypatch):
     plain = module(pl)
     fit(pl, [], plain)
 
@@ -107,7 +107,7 @@ def test_an_error_of_ours_is_told_once_and_changes_nothing(pl, module, fit, monk
 
 
 @pytest.mark.parametrize("where", ["__init__", "flush", "finish", "close", "state_dict"])
-def test_no_error_of_ours_reaches_the_run(pl, module, fit, monkeypatch, where):
+def test_no_internal_error_reaches_the_run(pl, module, fit, monkeypatch, where):
     def broken(self, *args, **kwargs):
         raise OSError("the disk is on fire")
 
@@ -222,17 +222,19 @@ def test_advice_warns_once_for_each_change_and_stops_nothing(pl, module, fit):
     assert len(warned) == sum(action != "continue" for action in actions)
 
 
-def test_advice_can_go_to_a_function_whose_errors_are_told(pl, module, fit):
-    heard = []
+def test_advice_goes_to_a_function_and_becomes_a_warning_once_that_raises(pl, module, fit):
+    received = []
 
     def listen(advice):
-        heard.append(advice.action)
+        received.append(advice.action)
         raise ValueError("deaf")
 
-    with pytest.warns(UserWarning, match="`on_advice` raised ValueError: deaf") as told:
-        fit(pl, observe(on_advice=listen), diverge(module(pl), after=20), max_epochs=10)
-    assert heard[-1] == "stop"
-    assert sum("deaf" in str(one.message) for one in told) == 1
+    monitor = observe(on_advice=listen)
+    with pytest.warns(UserWarning, match="`on_advice` raised ValueError: deaf") as warned:
+        fit(pl, monitor, diverge(module(pl), after=20), max_epochs=10)
+    assert len(received) == 1
+    assert sum("deaf" in str(one.message) for one in warned) == 1
+    assert any(one.category is ScalingAdviceWarning and "stop" in str(one.message) for one in warned)
 
 
 @pytest.mark.parametrize("way", ["log", "ignore", None])
@@ -282,7 +284,26 @@ def test_points_in_other_loggers_join_those_of_lightning(both, module, fit, tmp_
     assert float(ours[23]["scaling/log10_flops"]) == pytest.approx(np.log10(88 * 2 * (4 * 8 * 2 + 8 * 2 * 3)))
 
 
-def test_a_count_that_is_no_number_is_told_and_training_goes_on(pl, module, fit):
+@pytest.mark.parametrize(("figure", "what"), [("count", "tokens"), ("flops", "FLOPs")])
+def test_a_function_of_the_user_that_raises_switches_off_its_figure_alone(pl, module, fit, figure, what):
+    calls = []
+
+    def raising(batch):
+        calls.append(batch)
+        if len(calls) == 3:
+            raise RuntimeError("no ids")
+        return 7
+
+    monitor = observe(**{figure: raising})
+    with pytest.warns(UserWarning, match=rf"`{figure}` failed \(RuntimeError: no ids\); {what} are not counted any more"):
+        assert fit(pl, monitor, module(pl)).global_step == 12
+    assert len(calls) == 3
+    assert len(monitor.run) == 12
+    counters = monitor.counters
+    assert (counters["samples"], counters[what.lower()]) == (44, None)
+
+
+def test_a_count_that_is_no_number_switches_off_tokens_alone(pl, module, fit):
     with pytest.warns(UserWarning, match=r"`count`.*'many'.*training continues"):
         assert fit(pl, observe(count=lambda batch: "many"), module(pl)).global_step == 12
 
@@ -342,3 +363,27 @@ def test_an_announced_change_is_kept_and_begins_a_new_segment(pl, module, fit):
     fit(pl, [monitor, Announce()], module(pl))
     assert monitor._engine.curve.segments == [(6, "new data")]
     assert len(monitor.run) == 12
+
+
+def test_a_fit_from_the_first_batch_on_is_a_new_run(pl, module, fit, tmp_path):
+    monitor = observe()
+    keep = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    fit(pl, [monitor, keep], module(pl))
+    monitor.load_state_dict(torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"][monitor.state_key])
+    fit(pl, monitor, module(pl), max_epochs=3)
+    assert (monitor.counters["steps"], monitor.counters["samples"], len(monitor.run)) == (18, 66, 18)
+
+
+def test_a_search_for_a_learning_rate_leaves_no_trace(pl, module, fit):
+    monitor = observe()
+
+    def tunable():
+        model = module(pl)
+        model.lr = 0.01
+        return model
+
+    for _ in range(2):  # folds with the same callback object
+        search = pl.callbacks.LearningRateFinder(num_training_steps=20)
+        fit(pl, [search, monitor], tunable(), batches=120, max_epochs=1)
+        assert (monitor.counters["steps"], monitor.counters["samples"]) == (30, 120)
+        assert monitor.run.step.tolist() == list(range(1, 31))
