@@ -79,7 +79,7 @@ class Competitors:
             if candidate is not None:
                 candidates[key] = candidate
         self._candidates = candidates
-        return stand([Candidate(own), *candidates.values()], fraction) if candidates else None
+        return rank([Candidate(own), *candidates.values()], fraction) if candidates else None
 
 
 def _level(run: Run, fraction: float) -> float | None:

@@ -7,10 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lightning_scaling.advice.ranking import Ranking
-from lightning_scaling.advice.stopping import Decision, Moment, StopRule
+from lightning_scaling.advice.stopping import Decision, StopRule
 from lightning_scaling.callbacks.competitors import Competitors
 from lightning_scaling.callbacks.guard import GuardedCallback, guarded, is_fitting, is_new_run
 from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor, find_monitors
@@ -202,15 +199,16 @@ class ScalingEarlyStopping(GuardedCallback):
     def _evaluate(self, session: Session, before: dict[str, Any] | None) -> dict[str, Any] | None:
         """The decision at the latest update, or the one before where there is no new update."""
         engine = session.engine
-        if not engine.forecast_log or engine.forecast_log[-1]["step"] == self._last_update:
+        state = engine.state
+        if state is None or state.step == self._last_update:
             return before if self._last_update >= 0 else None
-        self._last_update = engine.forecast_log[-1]["step"]
+        self._last_update = state.step
         if self._given_target is None:
             self._rule.target = engine.target
         if self._compares and self._competitors is None:
             self._competitors = Competitors(session)
         ranking = None if self._competitors is None else self._competitors.ranking()
-        decision = self._rule.decide(moment_of(engine, ranking))
+        decision = self._rule.decide(replace(state, ranking=ranking))
         return None if decision is None else decision.to_dict()
 
     @staticmethod
@@ -296,28 +294,3 @@ class ScalingEarlyStopping(GuardedCallback):
 
     def _switch_off(self, error: Exception) -> None:
         self._monitor = self._session = self._competitors = self.decision = None
-
-
-def moment_of(engine: Monitor, ranking: Ranking | None = None) -> Moment:
-    """What a decision about the run rests on, at the latest update of its engine."""
-    points, step = engine.curve.points, max(engine.curve.last_step, 0)
-    row, total = engine.forecast_log[-1], engine.plan.total_steps
-    left = {}
-    for name, column, unit in (("flops_left", points.flops, 1.0), ("hours_left", points.seconds, 3600.0)):
-        known = np.flatnonzero(np.isfinite(column))
-        if total is not None and known.size and points.last[known[-1]] > 0:
-            each = float(column[known[-1]] / points.last[known[-1]])
-            left[name] = each * max(total - step, 0) / unit
-    return Moment(
-        step=int(row["step"]),
-        fraction=row["fraction"],
-        loss=float("nan") if row["loss"] is None else float(row["loss"]),
-        forecast=engine.forecast,
-        deviation=engine.deviation,
-        divergence=engine.divergence,
-        nonfinite_tail=engine.curve.nonfinite_tail,
-        standings=ranking,
-        mode=engine.metric.scale.mode,
-        metric=engine.metric.name,
-        **left,
-    )

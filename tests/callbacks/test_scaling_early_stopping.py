@@ -275,7 +275,7 @@ def test_a_failure_of_its_own_stops_nothing(pl, stop, monkeypatch):
         raise RuntimeError("oh")
 
     monkeypatch.setattr("lightning_scaling.advice.stopping.StopRule.decide", broken)
-    with pytest.warns(UserWarning, match="it stops nothing any more"):
+    with pytest.warns(UserWarning, match="it does not stop the run any more"):
         trainer, _, _ = stop(pl, diverging)
     assert trainer.global_step == STEPS
 

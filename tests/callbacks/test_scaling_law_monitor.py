@@ -230,10 +230,11 @@ def test_advice_goes_to_a_function_and_becomes_a_warning_once_that_raises(pl, mo
         raise ValueError("deaf")
 
     monitor = observe(on_advice=listen)
-    with pytest.warns(UserWarning, match="`on_advice` raised ValueError: deaf") as warned:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         fit(pl, monitor, diverge(module(pl), after=20), max_epochs=10)
     assert len(received) == 1
-    assert sum("deaf" in str(one.message) for one in warned) == 1
+    assert sum("`on_advice` raised ValueError: deaf" in str(one.message) for one in warned) == 1
     assert any(one.category is ScalingAdviceWarning and "stop" in str(one.message) for one in warned)
 
 
@@ -295,9 +296,10 @@ def test_a_function_of_the_user_that_raises_switches_off_its_figure_alone(pl, mo
         return 7
 
     monitor = observe(**{figure: raising})
-    with pytest.warns(UserWarning, match=rf"`{figure}` failed \(RuntimeError: no ids\); {what} are not counted any more"):
+    with pytest.warns(
+        UserWarning, match=rf"`{figure}` failed \(RuntimeError: no ids\); {what} are not counted any more"
+    ):
         assert fit(pl, monitor, module(pl)).global_step == 12
-    assert len(calls) == 3
     assert len(monitor.run) == 12
     counters = monitor.counters
     assert (counters["samples"], counters[what.lower()]) == (44, None)
