@@ -33,7 +33,7 @@ def write_artifacts(
     """
     forecasts = engine.forecast_log
     write(schema.ARTIFACT_CURVE, curve_csv(engine))
-    write(schema.ARTIFACT_LEDGER, json.dumps(builtins_of(forecasts), indent=1))
+    write(schema.ARTIFACT_FORECASTS, json.dumps(builtins_of(forecasts), indent=1))
     write(schema.ARTIFACT_LAW, json.dumps(builtins_of(engine.forecast.to_dict()), indent=1))
     if not forecasts or not len(engine.curve):
         return
@@ -48,9 +48,9 @@ def write_artifacts(
         with suppress(ValueError):  # most of it a warm-up: there is no law to leave behind
             write(schema.ARTIFACT_FIT, dumps(fit_run(run)))
     if perf_counter() < until:
-        write(schema.ARTIFACT_FORECAST, forecast_figure(run, forecasts))
+        write(schema.ARTIFACT_FORECAST_FIGURE, forecast_figure(run, forecasts))
     if perf_counter() < until:
-        write(schema.ARTIFACT_COMPUTE, loss_compute_figure(run, forecasts, flops=flops))
+        write(schema.ARTIFACT_COMPUTE_FIGURE, loss_compute_figure(run, forecasts, flops=flops))
 
 
 def curve_csv(engine: Monitor) -> str:

@@ -36,10 +36,13 @@ class PastRuns:
         self.source: str | Path | None = settings.to_read
         self._given = settings.past_runs
         self._console, self._engine, self._logger = console, engine, logger
-        self._reader: HistoryReader | None = None
+        self._reader: HistoryReader[Family | ShapePrior] | None = None
         if self.source is not None and logger.first:
             self._reader = HistoryReader(
-                self.source, **logger.own_run_fields, metric=settings.monitor, params=engine.params
+                self.source,
+                **logger.own_run_fields,
+                metric=settings.monitor,
+                then=partial(family_prior, params=engine.config.params),
             ).start()
 
     @property
@@ -70,7 +73,7 @@ class PastRuns:
         self._reader = None
         if found.history is not None:
             self.runs = found.history
-            self._engine.learn(found.history, prior=found.prior)
+            self._engine.learn(found.history, prior=found.result)
             self._mark(found.data)
             self._logger.prior_forecast(self._engine)
         if found.failed:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from lightning_scaling.schedule import Plan
 
 _DESCRIBE_EVERY = 0.05  # of the plan
-_ENGINE = ("alpha", "target", "params", "unique_tokens", "next_update")
 _WRITE_INTERVAL = 10.0  # seconds between two batches of rows to a server
 _PACKAGES = ("lightning-scaling", "lightning", "pytorch-lightning", "torch", "numpy", "scipy")
 
@@ -109,7 +108,7 @@ class RunLogger:
             "params": None if counts is None else counts.to_dict(),
             "step": step,
             "settings": {key: value for key, value in params.items() if value is not None},
-            "engine": {**{name: getattr(engine, name) for name in _ENGINE}, **engine.metric.settings},
+            "engine": {**engine.config.to_dict(), "next_update": engine.next_update, **engine.metric.settings},
             **self._origin(),
         }
         self._state = None
@@ -272,7 +271,7 @@ class RunLogger:
         if engine.metric.plain and len(engine.curve):  # for the calibration of later runs
             forecasts = forecast_log_of(engine.forecast_log, engine.run(**fields))
             if forecasts is not None:
-                self._tracker.tags({schema.TAG_LEDGER: json.dumps(forecasts, separators=(",", ":"))})
+                self._tracker.tags({schema.TAG_FORECASTS: json.dumps(forecasts, separators=(",", ":"))})
         if self._tracker.targets or self._tracker.journal_path is not None:
             write_artifacts(self._tracker.artifact, engine, fields, until)
 

@@ -204,7 +204,7 @@ class ScalingEarlyStopping(GuardedCallback):
             return before if self._last_update >= 0 else None
         self._last_update = state.step
         if self._given_target is None:
-            self._rule.target = engine.target
+            self._rule.target = engine.config.target
         if self._compares and self._competitors is None:
             self._competitors = Competitors(session)
         ranking = None if self._competitors is None else self._competitors.ranking()

@@ -78,7 +78,8 @@ class Session:
         self.capture.extra_reductions = self.gradients.drain
         self.budget = OverheadBudget(self.capture, settings.max_overhead, self._clock)
         self._lockstep = self.capture.ranks.have_as_many_batches(trainer)
-        self.engine = self._engine()
+        counted = None if counts is None else counts.total
+        self.engine = Monitor(self._plan(), settings.for_engine(counted), skip=self.budget.skip())
         self._topic: tuple[str, str | None] = ("continue", None)
         if state is not None:
             self.gradients.load_state_dict(state["gradients"])
@@ -94,22 +95,6 @@ class Session:
         self._console.open(trainer)
         self._setup_seconds = self._clock() - begun
         self.capture.begin()
-
-    def _engine(self) -> Monitor:
-        settings = self._settings
-        return Monitor(
-            self._plan(),
-            alpha=settings.alpha,
-            target=settings.target,
-            law=settings.law,
-            history=settings.past_runs,
-            params=settings.params or (None if self.counts is None else self.counts.total),
-            monitor=settings.monitor,
-            mode=settings.mode,
-            bounds=settings.bounds,
-            skip=self.budget.skip(),
-            unique_tokens=settings.unique_tokens,
-        )
 
     def _plan(self) -> Plan:
         """The plan, as rank zero sees it."""
