@@ -12,6 +12,7 @@ from lightning_scaling.advice.config import DEFAULT
 from lightning_scaling.advice.repeats import TOKENS
 from lightning_scaling.advice.resize.decision import Resizing
 from lightning_scaling.advice.resize.next_config import Rule, Shape
+from lightning_scaling.advice.resize.state import ModelState
 from lightning_scaling.callbacks.guard import Guard, GuardedCallback, guarded, is_fitting, is_new_run
 from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor, find_monitors
 from lightning_scaling.callbacks.session import Session
@@ -212,7 +213,7 @@ class ResizeAdvisor(GuardedCallback):
         self._thread = threading.Thread(target=work, name=THREAD, daemon=True)
         self._thread.start()
 
-    def _present(self, session: Session) -> Present | None:
+    def _present(self, session: Session) -> ModelState | None:
         engine, known = session.engine, session.run_fields()
         total, each, flops = engine.plan.total_steps, known["tokens_per_step"], known["flops_per_step"]
         if not (total and each and engine.config.params):
