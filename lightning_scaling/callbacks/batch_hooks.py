@@ -117,6 +117,8 @@ class BatchHooks:
         if self.counts_only:
             return self._record(None, None, 1)
         size = self._size_of(batch)
+        if self._sizes.step_flops is not None:
+            size = self._sizes.measured(size)
         if self._metric is not None:
             done, before = self.progress.completed, self._done
             self._done = done

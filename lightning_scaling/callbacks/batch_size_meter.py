@@ -1,4 +1,4 @@
-"""Samples, tokens and FLOPs of each micro-batch, at the cost of comparing its shapes."""
+"""Samples, tokens and FLOPs of micro-batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from lightning_scaling.compute.flops import Watch
 
 _MAX_SHAPES = 4096  # remembered; bounds the memory of a run whose batches all differ
-_FAILED = "`{}` failed ({{cause}}); {} are not counted any more, training continues."
 
 
 class BatchSizeMeter:
@@ -66,10 +65,10 @@ class BatchSizeMeter:
         return size, lasting and len(self._known) < _MAX_SHAPES
 
     def look(self, batch: Any) -> BatchSize:
-        """Count a batch, measuring its FLOPs if no batch of its shape has been seen."""
+        """Count a batch; its FLOPs may be those of its shape, to be read by :meth:`resolve`."""
         samples, tokens = self._count(batch)
-        flops = self._guard.run("flops", _FAILED.format("flops", "FLOPs"), self._meter.per_batch, batch)
-        if flops is None and self._meter.wanting and not self._guard.has_failed("flops"):
+        flops = None
+        if self.error is None:
             begun = perf_counter()
             try:
                 flops = self._meter.prospect(self._module, batch)
@@ -118,7 +117,7 @@ class BatchSizeMeter:
 
     def _count(self, batch: Any) -> tuple[Any, Any]:
         """Samples and tokens; where the user's `count` fails, samples alone from then on."""
-        sentence = _FAILED.format("count", "tokens")
+        sentence = "`count` failed ({cause}); tokens are not counted any more, training continues."
         counted = self._guard.run("count", sentence, self._counter.samples_and_tokens, batch)
         return counted or (self._samples_only.samples_and_tokens(batch)[0], None)
 

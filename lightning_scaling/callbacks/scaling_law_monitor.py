@@ -258,10 +258,16 @@ class ScalingLawMonitor(MonitorResults):
     # ------------------------------------------------------- hooks of each batch
 
     @guarded
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Watch some of the steps, to count their FLOPs."""
+        if self._session is not None and self._session.batch_started is not None:
+            self._session.batch_started(batch)
+
+    @guarded
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Record the learning rate: at the end of the batch, schedulers have set that of the next step."""
         if self._session is not None:
-            self._session.hooks.before_step(optimizer)
+            self._session.before_step(optimizer)
 
     @guarded
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -44,6 +44,7 @@ class Session:
         past_runs: The past runs that give the engine its prior.
         logger: Writes the run to journal, MLflow and console.
         budget: The monitor's own time.
+        batch_started: Called with each batch before its step; ``None`` if no step will be watched.
         counts: Parameters counted before the model was sharded.
         watchers: Called after updates; they must not raise.
     """
@@ -74,6 +75,7 @@ class Session:
             self.sizes.load_state_dict(state["sizes"])
         self.capture.attach(trainer, module)
         self.gradients = Gradients(trainer, module, self.capture.hooks.progress, self._clock)
+        self.batch_started = self.sizes.begin
         self.hooks = TimedHooks(self.capture.hooks, self.gradients, self._clock)
         self.capture.extra_reductions = self.gradients.drain
         self.budget = OverheadBudget(self.capture, settings.max_overhead, self._clock)
@@ -122,9 +124,17 @@ class Session:
 
     # ------------------------------------------------------------------ batches and flushes
 
+    def before_step(self, optimizer: Any) -> None:
+        """Record the learning rate, and that a watched step has come to its update."""
+        if self.sizes.watch is not None:
+            self.sizes.watch.updating()
+        self.hooks.before_step(optimizer)
+
     def batch_ended(self, outputs: Any, batch: Any) -> None:
         """Record a batch, and flush where it is time to."""
         try:
+            if self.sizes.watch is not None:
+                self.sizes.end()
             due = self.hooks.take(outputs, batch)
         except Exception as error:
             if self.capture.alone:
@@ -139,6 +149,8 @@ class Session:
         """Whether this rank goes on counting after a failure, up to the flush where it meets the others."""
         if isinstance(error, CaptureError) or self._closed or self.capture.alone:
             return False
+        self.sizes.end(failed=True)
+        self.batch_started = None
         self.capture.fail(error)
         return True
 
@@ -167,8 +179,8 @@ class Session:
         begun = self._clock()
         capture, engine, budget = self.capture, self.engine, self.budget
         before, counted = capture.micro_batches, self._counted
-        budget.book(capture.hooks.seconds + self.gradients.seconds)
-        capture.hooks.seconds = self.gradients.seconds = 0.0
+        budget.book(capture.hooks.seconds + self.gradients.seconds + self.sizes.seconds)
+        capture.hooks.seconds = self.gradients.seconds = self.sizes.seconds = 0.0
         block = capture.flush(looking=looking, closing=closing, together=at_batch or self._all_ranks_here)
         if at_batch:
             stepped = getattr(self._trainer.fit_loop.epoch_loop, "_batches_that_stepped", capture.steps - 1)
@@ -190,6 +202,8 @@ class Session:
                 )
         if len(block):
             self._observe(block)
+        if self.sizes.error is not None:
+            self._guard.failed("flops", "FLOPs are left out from here: {cause}", self.sizes.error)
         if capture.lossless:
             self._console.warn_once(
                 "lossless",
@@ -256,6 +270,7 @@ class Session:
     def epoch(self, *, ended: bool) -> None:
         """An epoch has begun or ended: the two moments at which metrics of whole epochs turn up."""
         capture = self.capture
+        self.sizes.end(failed=True)
         self._left_at = capture.batches
         if capture.metric is not None or (ended and capture.stepless):
             self.flush(looking=True, closing=ended)
@@ -303,6 +318,7 @@ class Session:
 
     def abort(self) -> None:
         """Training was interrupted, on this rank at least: keep what can be had without the others."""
+        self.sizes.end(failed=True)
         if self.capture.alone:
             self.flush(closing=True)
             self._conclude()
@@ -317,6 +333,7 @@ class Session:
         if self._closed:
             return
         self._closed = True
+        self.sizes.end(failed=True)
         try:
             self.logger.close(self.engine, self.run_fields(), self.budget.fraction, self._setup_seconds, deadline)
         finally:
@@ -324,7 +341,7 @@ class Session:
             self._trainer = None
             for part in (self.capture, self.gradients, self.sizes, self._diagnostics):
                 part.detach()
-            del self.hooks
+            del self.hooks, self.batch_started
 
     # ------------------------------------------------------------------ results
 

@@ -290,7 +290,7 @@ def test_many_lengths_are_interpolated(pl, accumulate):
 
     class Looks(pl.Callback):
         def on_train_batch_end(self, *args):
-            looks.append(monitor._sizes.watch is not None)
+            looks.append(monitor.session.sizes.watch is not None)
 
     trainer = pl.Trainer(
         callbacks=[Looks(), monitor],
