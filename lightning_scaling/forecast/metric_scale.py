@@ -45,8 +45,8 @@ class MetricScale:
 
     Example:
         >>> accuracy = Scale("max", 0.0, 1.0)
-        >>> float(accuracy.to_law(0.91)), float(accuracy.from_law(0.3)), float(accuracy.from_law(-0.1))
-        (0.3, 0.91, 1.0)
+        >>> float(accuracy.to_law(0.75)), float(accuracy.from_law(0.5)), float(accuracy.from_law(-0.1))
+        (0.5, 0.75, 1.0)
     """
 
     mode: Mode = "min"

@@ -77,9 +77,9 @@ class FinalLossPrior:
         ...     Run(steps, [2 + 900 * n**-0.4 + (s * 1e4) ** -0.1 for s in steps], [1.0] * 10, total_steps=1000,
         ...         params=n, tokens_per_step=1e4) for n in (10**6, 10**7, 10**8)
         ... ]
-        >>> FinalsPrior.from_history(RunHistory(runs[:1])) is None
+        >>> FinalLossPrior.from_history(RunHistory(runs[:1])) is None
         True
-        >>> prior = FinalsPrior.from_history(RunHistory(runs))
+        >>> prior = FinalLossPrior.from_history(RunHistory(runs))
         >>> prior.predict(3 * 10**7, 1e7, runs[0].plan).trust
         'low'
     """
