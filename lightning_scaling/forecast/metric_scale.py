@@ -44,7 +44,7 @@ class MetricScale:
         high: The highest.
 
     Example:
-        >>> accuracy = Scale("max", 0.0, 1.0)
+        >>> accuracy = MetricScale("max", 0.0, 1.0)
         >>> float(accuracy.to_law(0.75)), float(accuracy.from_law(0.5)), float(accuracy.from_law(-0.1))
         (0.5, 0.75, 1.0)
     """
