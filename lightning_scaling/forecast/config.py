@@ -16,13 +16,13 @@ class GridConfig:
     """
 
     alpha_range: tuple[float, float] = (0.08, 1.2)
-    """Smallest and largest exponent of progress; the bounds of ``alpha`` in the catalogue's law."""
+    """Smallest and largest exponent of progress, as the starting values of ``alpha`` in the catalogue's law."""
 
     alpha_count: int = 12
     """Exponents, evenly spaced in the logarithm."""
 
     kappa_range: tuple[float, float] = (0.2, 4.0)
-    """Smallest and largest annealing gain; the bounds of ``kappa`` in the catalogue's law."""
+    """Smallest and largest annealing gain, as the starting values of ``kappa`` in the catalogue's law."""
 
     kappa_count: int = 9
     """Annealing gains, evenly spaced in the logarithm."""
@@ -65,12 +65,12 @@ class GridConfig:
     """Log density lost per unit of a negative ``L0`` over the loss level, for positive losses."""
 
     level_window_share: float = 0.04
-    """Latest share of the plan whose residuals correct the level of a run that is compared with others; chosen on
-    ``benchmarks/decisions.py``."""
+    """Latest share of the plan whose residuals correct the level of a run that is compared with others;
+    ``benchmarks/decisions.py`` prints the effect."""
 
     blow_up_min_share_of_fall: float = 0.02
-    """Height above the lowest loss that makes a blow-up, as a share of all that the loss has fallen; chosen on
-    ``benchmarks/decisions.py``."""
+    """Height above the lowest loss that makes a blow-up, as a share of all that the loss has fallen;
+    ``benchmarks/decisions.py`` prints the effect."""
 
     blow_up_min_noise: float = 8.0
     """The same in standard deviations of the differences of neighbouring losses."""
@@ -101,7 +101,7 @@ class ErrorConfig:
     """Factor on the standard error of the present level; from the same likelihood."""
 
     min_share_of_loss: float = 3e-4
-    """Smallest error as a share of the loss. Engineering choice: the spread between equal runs of other seeds."""
+    """Smallest error as a share of the loss. Engineering choice; ``benchmarks/forecast.py`` prints the effect."""
 
     interval_half_width: float = 2.132
     """Half width of the 90 % interval in scales: 95 % quantile of Student's t with 4 degrees of freedom."""
@@ -131,7 +131,10 @@ class ErrorConfig:
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """Priors over the shape and their combination with the curve (:mod:`lightning_scaling.forecast.priors.base`)."""
+    """Priors over the shape and their combination with the curve (:mod:`lightning_scaling.forecast.priors.base`).
+
+    Unless a field says otherwise it is an engineering choice; ``benchmarks/forecast.py`` prints the effect.
+    """
 
     conflict_threshold: float = 3.0
     """Distance of prior and curve, in joint scales, from which on the prior is widened (prior-data conflict)."""
@@ -160,7 +163,10 @@ class PriorConfig:
 
 @dataclass(frozen=True)
 class PastRunConfig:
-    """What is read off a past run (:mod:`lightning_scaling.forecast.priors.past_run`)."""
+    """What is read off a past run (:mod:`lightning_scaling.forecast.priors.past_run`).
+
+    Unless a field says otherwise it is an engineering choice; ``benchmarks/forecast.py`` prints the effect.
+    """
 
     final_window_share: float = 0.02
     """Latest share of the run whose residuals correct the fitted final loss."""
@@ -177,7 +183,10 @@ class PastRunConfig:
 
 @dataclass(frozen=True)
 class FamilyConfig:
-    """The prior from past runs (:mod:`lightning_scaling.forecast.priors.family`)."""
+    """The prior from past runs (:mod:`lightning_scaling.forecast.priors.family`).
+
+    Unless a field says otherwise it is an engineering choice; ``benchmarks/forecast.py`` prints the effect.
+    """
 
     fractions: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
     """Parts of the run at which forecasts of past runs are compared with their outcomes."""
@@ -205,7 +214,7 @@ class FamilyConfig:
 
     shape_medians: tuple[float, float, float] = (0.3, 1.2, 0.03)
     """Medians of alpha, kappa and final slope over families: what the Gaussian process falls back to far from all
-    runs. Wider than the published prior, which is of language models."""
+    runs. Engineering choice, wider than the published prior; ``benchmarks/first_step.py`` prints the effect."""
 
     shape_spreads: tuple[float, float, float] = (0.6, 0.45, 0.8)
     """Standard deviations of their logarithms."""
@@ -215,7 +224,7 @@ class FamilyConfig:
 class PeerConfig:
     """Paths by normalized curves of past runs (:mod:`lightning_scaling.forecast.priors.normalized_curves`).
 
-    Unless a field says otherwise it was chosen on ``benchmarks/deviation.py``, which prints alarms and delays.
+    Unless a field says otherwise it is an engineering choice; ``benchmarks/deviation.py`` prints alarms and delays.
     """
 
     min_runs: int = 4
@@ -285,7 +294,7 @@ class CalibrationConfig:
     """Pseudo-runs of factor 1 where intervals are widened; ``benchmarks/calibration.py`` prints the effect."""
 
     narrowing_shrinkage: float = 10.0
-    """The same where they are narrowed: too narrow an interval does more harm."""
+    """The same where they are narrowed."""
 
     smoothing_fractions: float = 0.7
     """Width of the smoothing over neighbouring fractions, in places."""

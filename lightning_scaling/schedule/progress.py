@@ -146,7 +146,7 @@ class Progress:
 
 
 def _rebuilt(plan: Plan, horizon: float, power: float, beta: float, gamma: float, unit: Progress | None) -> Progress:
-    """Pickles hold the arguments alone: the grid is 50 times larger than the plan."""
+    """Pickles hold the arguments alone: the grid is much larger than the plan."""
     return Progress(plan, horizon, power=power, beta=beta, gamma=gamma, unit=unit)
 
 
