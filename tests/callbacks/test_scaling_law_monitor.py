@@ -302,9 +302,7 @@ def test_a_function_of_the_user_that_raises_switches_off_its_figure_alone(pl, mo
         return 7
 
     monitor = observe(**{figure: raising})
-    with pytest.warns(
-        UserWarning, match=rf"`{figure}` failed \(RuntimeError: no ids\); {what} are not counted any more"
-    ):
+    with pytest.warns(UserWarning, match=sentence):
         assert fit(pl, monitor, module(pl)).global_step == 12
     assert len(monitor.run) == 12
     counters = monitor.counters
