@@ -145,8 +145,8 @@ class ResizeAdvisor(GuardedCallback):
 
     @guarded
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Forget the advice of another run."""
-        if is_new_run(trainer):
+        """Forget the advice of an earlier fit that this one does not continue."""
+        if is_new_run(trainer) and self._advice is not None:
             self._resizing, self._advice, self._reported = None, None, []
 
     @guarded

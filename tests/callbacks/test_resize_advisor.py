@@ -102,7 +102,7 @@ def test_a_history_read_beside_the_training_is_waited_for(pl, fit, module, watch
         run.to_csv(tmp_path / f"{place}.csv")
     advisor = train(pl, fit, module, watch(str(tmp_path)), max_steps=400)
     assert advisor.advice.action == "continue"  # the files tell no sizes
-    assert "No advice on size: none of the 21 past runs tells" in advisor.advice.reason
+    assert "No advice on size: none of the 21 past runs holds" in advisor.advice.reason
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

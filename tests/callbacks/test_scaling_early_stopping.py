@@ -238,7 +238,7 @@ def test_the_monitor_is_found_or_missed_clearly(pl, trainer, scripted, loader):
     def watch(name=None):
         return ScalingLawMonitor(name, journal=False, history=False)
 
-    with pytest.raises(ValueError, match="but the Trainer has none; add one"):
+    with pytest.raises(ValueError, match="needs a ScalingLawMonitor among the Trainer's callbacks"):
         fit(ScalingEarlyStopping())
     with pytest.raises(ValueError, match="they follow the training loss, 'mine'; name the metric"):
         fit(watch(), watch("mine"), ScalingEarlyStopping())
