@@ -4,101 +4,75 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
 
-Part = pd.DataFrame | Sequence[Mapping[str, Any]] | Mapping[str, Any] | str
+Part = pd.DataFrame | Sequence[Mapping[str, Any]] | Mapping[str, Any]
 
 
-@dataclass
 class Report:
-    """What a benchmark has measured.
+    """What a benchmark has measured: one JSON document, and text for people.
+
+    Args:
+        **document: Tables and figures by name.
 
     Attributes:
-        document: The JSON document: tables and figures by name.
-        sections: What is printed without ``--json``: titles or remarks, and tables (or finished text).
-        digits: Decimals of the numbers in tables.
-        status: Exit status.
+        status: Exit status of the script.
     """
 
-    document: dict[str, Part]
-    sections: list[tuple[str, Part]] = field(default_factory=list)
-    digits: int = 2
-    status: int = 0
+    def __init__(self, **document: Any) -> None:
+        self.document = document
+        self.status = 0
+        self._text: list[str] = []
+
+    def add(self, text: str = "", table: Part | None = None, digits: int = 2, **options: Any) -> Report:
+        """Add a title or remark and a table to what is printed for people.
+
+        Args:
+            text: The title or remark.
+            table: The table, below it.
+            digits: Decimals of its numbers.
+            **options: Of :meth:`pandas.DataFrame.to_string`.
+        """
+        self._text += [text] if text else []
+        if table is not None:
+            frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
+            self._text.append(frame.round(digits).to_string(**options))
+        return self
 
     def text(self) -> str:
-        """The sections, one after the other."""
-        parts = []
-        for title, content in self.sections:
-            parts += [part for part in (title, _shown(content, self.digits)) if part]
-        return "\n\n".join(parts)
+        """Everything for people, parts separated by an empty line."""
+        return "\n\n".join(self._text)
 
 
-def run(doc: str, measure: Callable[[argparse.Namespace], Report], **options: dict[str, Any]) -> int:
-    """Parse the arguments, measure, and print the report.
+def main(doc: str | None, measure: Callable[[argparse.Namespace], Report], **options: dict[str, Any]) -> NoReturn:
+    """Parse the arguments, measure, print the report, and exit.
 
     Args:
         doc: Docstring of the script; its first line is the description.
         measure: From the options to the report.
         **options: Further options by name, as keyword arguments of ``add_argument``; ``--json`` and ``--quick`` are
             always there.
-
-    Returns:
-        The exit status.
     """
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     for name, settings in options.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **settings)
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     parser.add_argument("--quick", action="store_true", help="a reduced run, to see that it works")
     arguments = parser.parse_args()
     report = measure(arguments)
-    if arguments.json:
-        print(json.dumps({name: _plain(part) for name, part in report.document.items()}, default=_builtin))
-    else:
-        print(report.text())
-    return report.status
-
-
-def table(rows: Sequence[Sequence[Any]], header: Sequence[str], left: int = 1) -> str:
-    """Rows as aligned columns.
-
-    Args:
-        rows: Cells; each is printed by ``str``.
-        header: Titles of the columns.
-        left: How many columns are aligned to the left.
-    """
-    lines = [list(map(str, line)) for line in (header, *rows)]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(header))]
-    sides = [str.ljust if k < left else str.rjust for k in range(len(header))]
-    return "\n".join(
-        "  ".join(side(cell, width) for side, cell, width in zip(sides, line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _shown(content: Part, digits: int) -> str:
-    if isinstance(content, str):
-        return content
-    frame = content if isinstance(content, pd.DataFrame) else pd.DataFrame(content)
-    named = any(name is not None for name in frame.index.names)
-    return str(frame.round(digits).to_string(index=named or bool(frame.index.dtype == object), na_rep="-"))
-
-
-def _plain(part: Part) -> Any:
-    if isinstance(part, pd.DataFrame):
-        named = any(name is not None for name in part.index.names)
-        return (part.reset_index() if named else part).to_dict("records")
-    return part
+    print(json.dumps(report.document, default=_builtin) if arguments.json else report.text())
+    sys.exit(report.status)
 
 
 def _builtin(value: Any) -> Any:
+    if isinstance(value, pd.DataFrame):
+        named = any(name is not None for name in value.index.names)
+        return json.loads((value.reset_index() if named else value).to_json(orient="records"))
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
-    if isinstance(value, pd.DataFrame):
-        return _plain(value)
     raise TypeError(f"{type(value).__name__} is not JSON")

@@ -12,7 +12,6 @@ is given also for `final_loss` of the recorded runs, the mean of their last 2 %,
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import time
@@ -22,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pandas as pd
+from _cli import Report, main
 from _data import Recorded, curves, scored
 from scipy import stats
 
@@ -158,14 +158,8 @@ def overall(found: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(["mode", "how"], key=lambda column: column.map(order).fillna(0)).set_index(["mode", "how"])
 
 
-def main() -> None:
+def report(args: argparse.Namespace) -> Report:
     """Run the task and print its tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--family", help="only this family")
-    parser.add_argument("--splits", type=int, default=3, help="how often each family is halved")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-    parser.add_argument("--quick", action="store_true", help="the smallest family only, halved once")
-    args = parser.parse_args()
     families: dict[str, list[Recorded]] = defaultdict(list)
     for item in scored(curves()):
         families[item.family].append(item)
@@ -177,18 +171,16 @@ def main() -> None:
         more, seconds[name] = task(items, 1 if args.quick else args.splits)
         rows += more
     if not rows:
-        parser.error(f"there is no family {args.family!r} of {FEWEST} runs")
+        raise SystemExit(f"there is no family {args.family!r} of {FEWEST} runs")
     found = measured(pd.DataFrame(rows))
     mean = overall(found)
     recorded = overall(measured(pd.DataFrame(rows).assign(off=lambda table: table.recorded)))
-    if args.json:
-        document = {"families": found, "overall": mean, "overall_final_loss": recorded}
-        tables = {name: part.reset_index().to_dict("records") for name, part in document.items()}
-        print(json.dumps({**tables, "seconds": seconds}))
-        return
-    print(
+    document = {"families": found, "overall": mean, "overall_final_loss": recorded}
+    tables = {name: part.reset_index().to_dict("records") for name, part in document.items()}
+    out = Report(**{**tables, "seconds": seconds})
+    out.add(
         "share of the runs not calibrated on that lie inside their 90 % interval, before and after the correction;\n"
-        "factor: mean correction of the scale; error: median, in % of the final loss\n"
+        "factor: mean correction of the scale; error: median, in % of the final loss"
     )
     wide = found.unstack("how")
     shown = pd.DataFrame(
@@ -201,15 +193,21 @@ def main() -> None:
             "factor": wide["factor"]["after"],
         }
     )
-    print(shown.round(2).to_string())
-    print(
-        "\nmeans over families and fractions; from_90: distance of the share from .9; outside_86_95: from that band;\n"
-        "density: gain of the mean log density; score: length of the 90 % interval with its misses, of before\n"
+    out.add(table=shown, digits=2)
+    out.add(
+        "means over families and fractions; from_90: distance of the share from .9; outside_86_95: from that band;\n"
+        "density: gain of the mean log density; score: length of the 90 % interval with its misses, of before"
     )
-    print(mean.round(3).to_string())
-    print(f"\nthe same held against `final_loss`\n\n{recorded.round(3).to_string()}")
-    print("\nseconds to calibrate on one half: " + ", ".join(f"{name} {took:.1f}" for name, took in seconds.items()))
+    out.add(table=mean, digits=3)
+    out.add(f"the same held against `final_loss`\n\n{recorded.round(3).to_string()}")
+    out.add("seconds to calibrate on one half: " + ", ".join(f"{name} {took:.1f}" for name, took in seconds.items()))
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__,
+        report,
+        family={"help": "only this family"},
+        splits={"type": int, "default": 3, "help": "how often each family is halved"},
+    )

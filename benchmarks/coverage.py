@@ -10,7 +10,6 @@ parameter is asked whether it holds the planted value: by the profile of all tab
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pandas as pd
+from _cli import Report, main
 from scipy.stats import t as student
 
 from lightning_scaling.laws.problem import Problem
@@ -144,13 +144,8 @@ def overall(table: pd.DataFrame, draws: dict[str, int]) -> list[dict]:
     return rows
 
 
-def main() -> None:
+def report(args: argparse.Namespace) -> Report:
     """Run the task and print its tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--law", nargs="+", choices=sorted(CASES), help="only these laws")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-    parser.add_argument("--quick", action="store_true", help="few draws, the public interface for some laws only")
-    args = parser.parse_args()
     draws, public, default, tables, refits = (60, 6, 4, 12, 100) if args.quick else (500, 40, 15, 100, 300)
     names = args.law or list(CASES)
     rows = []
@@ -161,23 +156,21 @@ def main() -> None:
     table = pd.DataFrame(rows)
     total = overall(table, {"": draws, "squares_": public, "huber_": default})
     boot = [resampled(name, seed, tables, refits) for seed, name in enumerate(RESAMPLED) if name in names]
-    if args.json:
-        print(json.dumps({"laws": rows, "overall": total, "bootstrap": boot}))
-        return
-    print(
+    out = Report(**{"laws": rows, "overall": total, "bootstrap": boot})
+    out.add(
         f"share of 90 % intervals that hold the planted value, least and greatest over the parameters of a law: {draws}"
         f" tables (Monte Carlo error {error(draws):.3f});\nfar: parameters more than {FAR:g} such errors from .9;"
         f" squares, huber: {public} and {default} tables through fit and conf_int (errors {error(public):.3f},"
         f" {error(default):.3f}), of multi_power a quarter as many;\n"
-        "none: tables that gave some parameter no interval\n"
+        "none: tables that gave some parameter no interval"
     )
-    print(table.round(3).to_string(index=False))
-    print()
-    print(pd.DataFrame(total).round(4).to_string(index=False))
+    out.add(table.round(3).to_string(index=False))
+    out.add(pd.DataFrame(total).round(4).to_string(index=False))
     if boot:
-        print(f"\nbootstrap, least squares (error {error(tables):.3f})\n")
-        print(pd.DataFrame(boot).round(3).to_string(index=False))
+        out.add(f"bootstrap, least squares (error {error(tables):.3f})")
+        out.add(pd.DataFrame(boot).round(3).to_string(index=False))
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, report, law={"nargs": "+", "choices": sorted(CASES), "help": "only these laws"})

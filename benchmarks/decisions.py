@@ -13,13 +13,13 @@ another best run than the whole: how often is it lost? Third case: one run again
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from _cli import Report, main
 from _data import Recorded, curves, scored
 from _sweeps import mixed_schedules, parts, same_schedule
 from scipy import stats
@@ -281,13 +281,8 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     return found.rename(columns={"source": "runs"})
 
 
-def main() -> None:
+def report(args: argparse.Namespace) -> Report:
     """Run the task and print its tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-    parser.add_argument("--quick", action="store_true", help="every sixth sweep and few single runs only")
-    parser.add_argument("--probability", type=float, default=0.95, help="of not being the best, at which to stop")
-    args = parser.parse_args()
     recorded = [r for r in curves() if r.label == "healthy" and r.rate_known]
     recorded = [r for r in recorded if r.source != "haegele_schaipp" or r.id.endswith("-val")]
     table = sweeps(recorded, args.probability, args.quick)
@@ -295,17 +290,18 @@ def main() -> None:
     own = table[table.rule == "ours"]
     halves = own.groupby(["kind", "half"], sort=False)[["saved", "regret", "best_stopped"]].mean()
     alone = verdicts(single(scored(recorded)[:: 40 if args.quick else 4], args.probability))
-    if args.json:
-        parts = {"sweeps": whole, "halves": halves, "target": alone, "each": own}
-        print(json.dumps({name: part.reset_index().to_dict("records") for name, part in parts.items()}))
-        return
-    print("compute saved (%), regret (% of the final loss of the best run), sweeps whose best run was stopped\n")
-    print(whole.round(3).to_string())
-    print("\nours, on every other sweep and on the rest\n")
-    print(halves.round(3).to_string())
-    print("\none run against a target, as a factor of its final loss: stopped rightly, stopped wrongly, saved (%)\n")
-    print(alone.round(1).to_string(na_rep="-"))
+    parts = {"sweeps": whole, "halves": halves, "target": alone, "each": own}
+    out = Report(**parts)
+    out.add("compute saved (%), regret (% of the final loss of the best run), sweeps whose best run was stopped")
+    out.add(table=whole, digits=3)
+    out.add("ours, on every other sweep and on the rest")
+    out.add(table=halves, digits=3)
+    out.add("one run against a target, as a factor of its final loss: stopped rightly, stopped wrongly, saved (%)")
+    out.add(alone.round(1).to_string(na_rep="-"))
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__, report, probability={"type": float, "default": 0.95, "help": "of not being the best, at which to stop"}
+    )

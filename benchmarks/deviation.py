@@ -11,12 +11,12 @@ Page-Hinkley, and ADWIN.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from _cli import Report, main
 from _data import Recorded, curves, folder
 from _faults import BEGINS, FAULTS, least_delay, smooth_curve, with_losses, with_other_rate
 from _watchers import BASELINES
@@ -193,13 +193,8 @@ def found(faults: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return late.groupby(by, sort=False).agg(**columns)
 
 
-def main() -> None:
+def report(args: argparse.Namespace) -> Report:
     """Run the task and print its tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", help="only the runs of this source")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-    parser.add_argument("--quick", action="store_true", help="every twelfth run only")
-    args = parser.parse_args()
     every = [r for r in curves(args.source) if r.label == "healthy" and r.rate_known]
     items = every[:: 12 if args.quick else 1]
     histories = Histories(every)
@@ -215,37 +210,32 @@ def main() -> None:
         "faults by source, family": found(with_history, ["fault", "source"]),
         "blow-ups": blow_ups,
     }
-    if args.json:
-        print(json.dumps({k: json.loads(v.reset_index().to_json(orient="records")) for k, v in tables.items()}))
-        return
-    print("healthy runs: share with an alarm, and its 95 % interval\n")
-    print(tables["false alarms"].round(4).to_string())
+    out = Report(**tables)
+    out.add("healthy runs: share with an alarm, and its 95 % interval")
+    out.add(tables["false alarms"].round(4).to_string())
     alarmed = healthy[healthy.alarm & healthy.method.str.startswith("monitor")]
     for row in alarmed.drop_duplicates("id").itertuples():
-        print(f"  {row.id}: {row.reason}")
-    print(
-        "\nfaults planted at 40 % of every third run where the bound leaves room (at most 5 % of the run): share found"
+        out.add(f"  {row.id}: {row.reason}")
+    out.add(
+        "faults planted at 40 % of every third run where the bound leaves room (at most 5 % of the run): share found"
         "\nwithin 10 % of the run; median delay and bound, as parts of the run, and their ratio (bounds below 1 % of"
-        "\nthe run, the usual cadence, are taken as that); share called 'below'; stops; share found by the baselines\n"
+        "\nthe run, the usual cadence, are taken as that); share called 'below'; stops; share found by the baselines"
     )
-    print(tables["faults"].round(3).to_string())
-    print()
-    print(tables["faults by source"].iloc[:, :7].round(3).to_string())
-    print("\nthe same, with past runs\n")
-    print(tables["faults, family"].round(3).to_string())
-    print()
-    print(tables["faults by source, family"].round(3).to_string())
+    out.add(tables["faults"].round(3).to_string())
+    out.add(tables["faults by source"].iloc[:, :7].round(3).to_string())
+    out.add("the same, with past runs")
+    out.add(tables["faults, family"].round(3).to_string())
+    out.add(tables["faults by source, family"].round(3).to_string())
     if len(blow_ups):
-        print(
-            "\nreal divergences: step at which half of the gain was lost, when the monitor spoke and advised to stop\n"
-        )
-        print(blow_ups.to_string())
+        out.add("real divergences: step at which half of the gain was lost, when the monitor spoke and advised to stop")
+        out.add(blow_ups.to_string())
         late, spoke = blow_ups["points late"], int(np.isfinite(blow_ups["spoke at"]).sum())
-        print(
-            f"\n{spoke} of {len(blow_ups)} flagged, {int((late == 0).sum())} of them before half was lost and "
+        out.add(
+            f"{spoke} of {len(blow_ups)} flagged, {int((late == 0).sum())} of them before half was lost and "
             f"{int((late == 1).sum())} at the next recorded point"
         )
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, report, source={"help": "only the runs of this source"})

@@ -12,11 +12,11 @@ M4 and BNSL. A curve counts where at least seven points are left; the five of la
 from __future__ import annotations
 
 import argparse
-import json
 import time
 
 import numpy as np
 import pandas as pd
+from _cli import Report, main
 from _data import folder
 
 from lightning_scaling import laws
@@ -92,12 +92,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return result.loc[[*SINGLE, "median", "ours"]]
 
 
-def main() -> None:
+def report(args: argparse.Namespace) -> Report:
     """Run the task and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
-    parser.add_argument("--quick", action="store_true", help="every twelfth curve only")
-    args = parser.parse_args()
     chosen = curves()[:: 12 if args.quick else 1]
     table = pd.DataFrame([row for name, f in FRACTIONS.items() for curve in chosen for row in rows_of(curve, name, f)])
     result = summary(table)
@@ -106,24 +102,23 @@ def main() -> None:
     counts = ours.groupby("horizon").size()
     by_data = table[table.method.isin(["median", "ours"])].groupby(["data", "method", "horizon"]).error.mean().unstack()
     seconds = float(ours.s.median())
-    if args.json:
-        document = {
-            "methods": {m: {p: result[p].loc[m].to_dict() for p in ("mean", "p90")} for m in result.index},
-            "curves": counts.to_dict(),
-            "covered_90": covered.to_dict(),
-            "target": TARGET,
-            "by_data": by_data.reset_index().to_dict("records"),
-            "seconds_per_fit": seconds,
-        }
-        print(json.dumps(document))
-        return
-    print(f"RMSLE on the test points; curves: {', '.join(f'{k} {v}' for k, v in counts.items())}\n")
-    print(result.round(4).to_string())
-    print(f"\ntarget (mean): {', '.join(f'{k} {v}' for k, v in TARGET.items())}")
-    print(f"ours: points inside the 90 % interval: {', '.join(f'{k} {100 * v:.0f} %' for k, v in covered.items())}")
-    print(f"ours: {1000 * seconds:.0f} ms a curve (median)\n")
-    print(by_data.round(4).to_string())
+    document = {
+        "methods": {m: {p: result[p].loc[m].to_dict() for p in ("mean", "p90")} for m in result.index},
+        "curves": counts.to_dict(),
+        "covered_90": covered.to_dict(),
+        "target": TARGET,
+        "by_data": by_data.reset_index().to_dict("records"),
+        "seconds_per_fit": seconds,
+    }
+    out = Report(**document)
+    out.add(f"RMSLE on the test points; curves: {', '.join(f'{k} {v}' for k, v in counts.items())}")
+    out.add(table=result, digits=4)
+    out.add(f"target (mean): {', '.join(f'{k} {v}' for k, v in TARGET.items())}")
+    out.add(f"ours: points inside the 90 % interval: {', '.join(f'{k} {100 * v:.0f} %' for k, v in covered.items())}")
+    out.add(f"ours: {1000 * seconds:.0f} ms a curve (median)")
+    out.add(table=by_data, digits=4)
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, report)

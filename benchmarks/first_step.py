@@ -10,12 +10,12 @@ losses by plain least squares.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from _cli import Report, main
 from _data import Recorded, curves
 
 from lightning_scaling import laws
@@ -142,12 +142,8 @@ def summary(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     )
 
 
-def main() -> None:
+def report(args: argparse.Namespace) -> Report:
     """Run both tasks and print their tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-    parser.add_argument("--quick", action="store_true", help="leave out every eighth run only")
-    args = parser.parse_args()
     rows: list[dict] = []
     for name, runs in families(curves()).items():
         for known, asked in list(left_out(runs))[:: 8 if args.quick else 1]:
@@ -157,15 +153,13 @@ def main() -> None:
     table = pd.DataFrame(rows)
     proper = table[(table.source == "xlstm_scaling") | table.family.str.endswith("-val")]
     by_source, by_family = summary(proper, ["source", "task"]), summary(table, ["family", "task"])
-    if args.json:
-        documents = {"sources": by_source, "families": by_family}
-        print(json.dumps({name: t.reset_index().to_dict("records") for name, t in documents.items()}))
-        return
-    print("errors in % of the final loss; covered: % of runs inside the 90 % interval; plain: the rival's errors\n")
-    print(by_source.round(2).to_string())
-    print()
-    print(by_family.round(2).to_string())
+    documents = {"sources": by_source, "families": by_family}
+    out = Report(**documents)
+    out.add("errors in % of the final loss; covered: % of runs inside the 90 % interval; plain: the rival's errors")
+    out.add(table=by_source, digits=2)
+    out.add(table=by_family, digits=2)
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, report)

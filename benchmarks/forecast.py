@@ -11,12 +11,12 @@ With --rivals also a broken power law, and Tissue's and the Multi-Power law with
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from _cli import Report, main
 from _data import Recorded, curves, scored
 from scipy import optimize, stats
 
@@ -205,17 +205,8 @@ def calibrate(table: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def report(args: argparse.Namespace) -> Report:
     """Run the task and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", help="only the runs of this source")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
-    parser.add_argument("--quick", action="store_true", help="every sixth run only")
-    parser.add_argument("--calibrate", action="store_true", help="print the maximum-likelihood constants of the error")
-    parser.add_argument(
-        "--rivals", type=int, nargs="?", const=12, help="fit the slower rivals to every 12th (or so many-th) run"
-    )
-    args = parser.parse_args()
     recorded = curves(args.source)
     items = scored(recorded)[:: 6 if args.quick else 1]
     fractions = tuple(np.round(np.arange(0.1, 0.95, 0.1), 2)) if args.calibrate else FRACTIONS
@@ -233,8 +224,7 @@ def main() -> None:
     )
     if args.calibrate:
         constants = calibrate(table)
-        print(json.dumps(constants) if args.json else "\n".join(f"{k}: {v:.3f}" for k, v in constants.items()))
-        return
+        return Report(**constants).add("\n".join(f"{k}: {v:.3f}" for k, v in constants.items()))
     result = summary(table)
     trust = (
         table.assign(size=table.error.abs())
@@ -243,25 +233,33 @@ def main() -> None:
     )
     overall = table.assign(size=table.error.abs()).groupby(["mode", "trust"])["size"].agg(["size", "median"])
     rivals = compared(table) if args.rivals else None
-    if args.json:
-        document = {"runs": result, "trust": trust, "trust_overall": overall} | (
-            {} if rivals is None else {"rivals": rivals}
-        )
-        print(json.dumps({name: part.reset_index().to_dict("records") for name, part in document.items()}))
-        return
-    print(
-        "errors in % of the final loss; given: share of runs with a forecast at all, the rest\n"
-        "counts in no other column; covered: share of runs inside the 90 % interval; blind: median of the rival\n"
+    document = {"runs": result, "trust": trust, "trust_overall": overall} | (
+        {} if rivals is None else {"rivals": rivals}
     )
-    print(result.round(2).to_string())
-    print()
-    print(trust.round(3).to_string())
-    print()
-    print(overall.round(3).to_string())
+    out = Report(**document)
+    out.add(
+        "errors in % of the final loss; given: share of runs with a forecast at all, the rest\n"
+        "counts in no other column; covered: share of runs inside the 90 % interval; blind: median of the rival"
+    )
+    out.add(table=result, digits=2)
+    out.add(table=trust, digits=3)
+    out.add(table=overall, digits=3)
     if rivals is not None:
-        print("\nall methods on the runs that the rivals were fitted to, mean over sources\n")
-        print(rivals.round(2).to_string())
+        out.add("all methods on the runs that the rivals were fitted to, mean over sources")
+        out.add(table=rivals, digits=2)
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__,
+        report,
+        source={"help": "only the runs of this source"},
+        calibrate={"action": "store_true", "help": "print the maximum-likelihood constants of the error"},
+        rivals={
+            "type": int,
+            "nargs": "?",
+            "const": 12,
+            "help": "fit the slower rivals to every 12th (or so many-th) run",
+        },
+    )

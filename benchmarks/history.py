@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from _cli import Report, main
 
 EXPERIMENT = "many"
 RUNS, QUICK = 2000, 100
@@ -167,12 +169,7 @@ def measure(runs: int) -> dict[str, Any]:
         return {"runs": runs, "made_seconds": made, "database": path.stat().st_size, "cache": stored, **found}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=RUNS, help=f"runs in the experiment; default {RUNS}")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK} runs")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    arguments = parser.parse_args()
+def report(arguments: argparse.Namespace) -> Report:
     found = measure(QUICK if arguments.quick else arguments.runs)
     peak = max(found[name]["memory"] for name in ("cold", "warm", "changed"))
     found["targets"] = {
@@ -180,17 +177,15 @@ def main() -> None:
         "warm_seconds": found["warm"]["seconds"] < WARM_SECONDS,
         "memory": peak < MEMORY,
     }
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    print(f"{found['runs']:,} runs, database {found['database'] / 1e6:.0f} MB, made in {found['made_seconds']:.0f} s")
-    print(f"{'':10}{'seconds':>10}{'peak MB':>10}{'runs':>8}")
-    for name in ("cold", "warm", "changed"):
-        row = found[name]
-        print(f"{name:10}{row['seconds']:>10.2f}{row['memory'] / 1e6:>10.0f}{row['runs']:>8,}")
-    print(found["cold"]["said"])
-    print(f"cache on disk {found['cache'] / 1e6:.1f} MB; targets met: {found['targets']}")
+    out = Report(**found)
+    out.add(f"{found['runs']:,} runs, database {found['database'] / 1e6:.0f} MB, made in {found['made_seconds']:.0f} s")
+    names = ("cold", "warm", "changed")
+    measured = {name: (found[name]["seconds"], found[name]["memory"] / 1e6, found[name]["runs"]) for name in names}
+    out.add(table=pd.DataFrame(measured, index=["seconds", "peak MB", "runs"]).T)
+    out.add(found["cold"]["said"])
+    out.add(f"cache on disk {found['cache'] / 1e6:.1f} MB; targets met: {found['targets']}")
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, report, runs={"type": int, "default": RUNS, "help": f"runs in the experiment; default {RUNS}"})

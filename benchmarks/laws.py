@@ -11,7 +11,6 @@ over and leave ours as they are).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pandas as pd
 from _baselines import MINIMIZERS, chinchilla_huber, many_starts, vpnls
+from _cli import Report, main
 from _data import folder
 from _held_out import bands, by_source, held_out, pooled
 from _ladders import chinchilla, gadre
@@ -208,14 +208,8 @@ def many_curves(quick: bool) -> list[Row]:
 PARTS = ("epoch", "repeats", "over-training", "exponents", "multi-power", "held-out", "many")
 
 
-def main() -> None:
+def report(args: argparse.Namespace) -> Report:
     """Run the parts and print their table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="only these parts")
-    parser.add_argument("--factor", type=float, default=10.0, help="fit up to the greatest compute over this")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions, sets and curves")
-    args = parser.parse_args()
     folder()
     rows: list[Row] = []
     table = pd.DataFrame()
@@ -234,20 +228,23 @@ def main() -> None:
         rows += extrapolation(table)
     if "many" in args.part:
         rows += many_curves(args.quick)
-    if args.json:
-        print(json.dumps({"figures": [asdict(row) for row in rows], "held_out": table.to_dict("records")}))
-        return
-    print(shown(rows))
+    out = Report(**{"figures": [asdict(row) for row in rows], "held_out": table.to_dict("records")})
+    out.add(shown(rows))
     if len(table):
-        print(
-            f"\nfitted on compute up to 1/{args.factor:g} of the greatest, asked for the rest; error: median |%|;"
+        out.add(
+            f"fitted on compute up to 1/{args.factor:g} of the greatest, asked for the rest; error: median |%|;"
             " held: % of held-out runs in the 95 % interval; width: median, % of the loss;"
-            " plain: least-squares Chinchilla on log losses, delta method + noise\n"
+            " plain: least-squares Chinchilla on log losses, delta method + noise"
         )
-        print(table.drop(columns=["source", "isoflop"]).round(2).to_string(index=False))
-        print()
-        print(by_source(table).round(2).to_string())
+        out.add(table.drop(columns=["source", "isoflop"]).round(2).to_string(index=False))
+        out.add(by_source(table).round(2).to_string())
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__,
+        report,
+        part={"nargs": "+", "choices": PARTS, "default": PARTS, "help": "only these parts"},
+        factor={"type": float, "default": 10.0, "help": "fit up to the greatest compute over this"},
+    )

@@ -9,7 +9,6 @@ accuracies and losses followed: as what they are, as if they were losses without
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from _cli import Report, main
 from _trainings import Training, trainings
 
 from lightning_scaling.engine.monitor import Monitor
@@ -119,20 +119,13 @@ def summary(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     )
 
 
-def main() -> None:
+def report(args: argparse.Namespace) -> Report:
     """Train, follow, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-    parser.add_argument("--whole", action="store_true", help="three seeds and more sizes: four times as long")
-    parser.add_argument("--scales", action="store_true", help="compare the scales that the law may hold on instead")
-    parser.add_argument("--quick", action="store_true", help="the first four trainings only")
-    args = parser.parse_args()
     if args.scales:
         compared = pd.DataFrame([row for training in trainings(whole=args.whole) for row in scales_of(training)])
         grouped = compared.groupby(["metric", "scale", "fraction"], sort=False).error
         found = grouped.agg(runs="size", median="median", mean="mean", p90=lambda x: x.quantile(0.9))
-        print(json.dumps(found.reset_index().to_dict("records")) if args.json else found.round(2).to_string())
-        return
+        return Report(scales=found).add(found.round(2).to_string())
     made = islice(trainings(whole=args.whole), 4 if args.quick else None)
     table = pd.DataFrame([row for training in made for name in FOLLOWED for row in rows_of(training, name)])
     main_table = summary(table, ["metric", "way", "fraction"])
@@ -144,19 +137,22 @@ def main() -> None:
     alarms = once.groupby(["metric", "way", "cycles"], sort=False).agg(
         runs=("run", "size"), alarms=("alarm", "sum"), stops=("stop", "sum"), ms=("ms", "median")
     )
-    if args.json:
-        parts = {"metrics": main_table, "val_acc_by_task": kinds, "trust": trust, "alarms": alarms}
-        print(json.dumps({name: part.reset_index().to_dict("records") for name, part in parts.items()}))
-        return
-    print(
+    parts = {"metrics": main_table, "val_acc_by_task": kinds, "trust": trust, "alarms": alarms}
+    out = Report(**parts)
+    out.add(
         "errors and widths in hundredths (points of accuracy, .01 nats) of the last recorded value; covered: share\n"
-        "inside the 90 % interval; outside: share of intervals beyond what the metric can be; last_value: the rival\n"
+        "inside the 90 % interval; outside: share of intervals beyond what the metric can be; last_value: the rival"
     )
-    print(main_table.round(2).to_string())
+    out.add(table=main_table, digits=2)
     for title, part in (("val_acc by task, all fractions", kinds), ("trust", trust), ("alarms and stops", alarms)):
-        print(f"\n{title}\n")
-        print(part.round(2).to_string())
+        out.add(title, part)
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__,
+        report,
+        whole={"action": "store_true", "help": "three seeds and more sizes: four times as long"},
+        scales={"action": "store_true", "help": "compare the scales that the law may hold on instead"},
+    )

@@ -11,7 +11,6 @@ thread that writes to MLflow works during anybody's turn, so its CPU time is giv
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import pickle
 import random
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _cli import Report, main
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ThroughputMonitor
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger
@@ -227,7 +227,7 @@ def measure_memory(steps: int) -> dict[str, float]:
     }
 
 
-def report(table: dict[str, dict[str, float]], memory: dict[str, float], steps: int) -> str:
+def text_of(table: dict[str, dict[str, float]], memory: dict[str, float], steps: int) -> str:
     lines = [
         f"Microseconds per step, means over {steps:,} steps; 'above' is against the no-op callback",
         f"{'':40}{'wall':>8}{'above':>8}{'cpu':>8}{'above':>15}{'own share':>11}{'updates':>9}",
@@ -249,12 +249,7 @@ def report(table: dict[str, dict[str, float]], memory: dict[str, float], steps: 
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    options = parser.parse_args()
+def report(options: argparse.Namespace) -> Report:
     steps = 400 if options.quick else options.steps
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -263,11 +258,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         table = measure_steps(steps, Path(folder))
     memory = measure_memory(200_000 if options.quick else 10_000_000)
-    if options.json:
-        print(json.dumps({"benchmark": "overhead", "steps": steps, "per_step": table, "memory": memory}))
-    else:
-        print(report(table, memory, steps))
+    return Report(steps=steps, per_step=table, memory=memory).add(text_of(table, memory, steps))
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, report, steps={"type": int, "default": 20_000})

@@ -11,12 +11,12 @@ those with any advice to investigate or stop, those in which repeated data becam
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from _cli import Report, main
 from _data import folder
 
 from lightning_scaling import Run, replay
@@ -68,32 +68,30 @@ def advised(run: Run, passes: int, unique: float) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON line for each run")
-    parser.add_argument("--quick", action="store_true", help="every fourth run only")
-    parser.add_argument("--said", action="store_true", help="also print what was said where repeats were named")
-    options = parser.parse_args()
+def report(options: argparse.Namespace) -> Report:
+    """Replay the runs and count what was said of repeats."""
     rows = [advised(*one) for one in list(runs())[:: 4 if options.quick else 1]]
-    if options.json:
-        for row in rows:
-            print(json.dumps(row))
-        return
-    print(f"{'passes':>6}{'runs':>6}{'hint':>6}{'flagged':>9}{'named':>7}  {'at pass':12}end above best")
+    table = []
     for passes in sorted({row["passes"] for row in rows}):
         mine = [row for row in rows if row["passes"] == passes]
         at = [row["at_pass"] for row in mine if row["named"]]
-        span = f"{min(at):.0f} to {max(at):.0f}" if at else ""
-        sums = [sum(row[key] for row in mine) for key in ("hint", "flagged", "named")]
+        sums = {key: sum(row[key] for row in mine) for key in ("hint", "flagged", "named")}
         above = f"{min(row['risen'] for row in mine):.3f} to {max(row['risen'] for row in mine):.3f}"
-        print(f"{passes:>6}{len(mine):>6}{sums[0]:>6}{sums[1]:>9}{sums[2]:>7}  {span:12}{above}")
+        span = f"{min(at):.0f} to {max(at):.0f}" if at else ""
+        table.append({"passes": passes, "runs": len(mine), **sums, "at pass": span, "end above best": above})
     few = [row for row in rows if row["passes"] <= FEW]
     informed = sum(row["named"] or row["hint"] for row in few)
-    print(f"\n{informed} of {len(few)} runs of at most {FEW} passes hear of repeats.")
+    out = Report(runs=rows).add(table=table, index=False)
+    out.add(f"{informed} of {len(few)} runs of at most {FEW} passes hear of repeats.")
     for row in rows if options.said else []:
         if row["named"]:
-            print(f"\n{row['name']}: {row['reason']}")
+            out.add(f"{row['name']}: {row['reason']}")
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__,
+        report,
+        said={"action": "store_true", "help": "also print what was said where repeats were named"},
+    )

@@ -9,11 +9,11 @@ With ``--every`` every budget is asked about that has at least four budgets of a
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Iterator
 
 import numpy as np
+from _cli import Report, main
 from _ladders import Ladder, isoflops
 
 from lightning_scaling import laws
@@ -148,12 +148,12 @@ def advised(quick: bool) -> dict[str, list[bool]]:
     return resized
 
 
-def show(rows: list[dict]) -> None:
+def text_of(rows: list[dict]) -> str:
     """One line per set, then the totals."""
     largest = [row for row in rows if row["largest"]]
-    print(
+    lines = [
         f"{'N*/N_true, loss given up':64s}" + "".join(f"{name:>17s}" for name in METHODS) + "   90 % interval of ours"
-    )
+    ]
     for name in dict.fromkeys(row["set"] for row in largest):
         line = {row["method"]: row for row in largest if row["set"] == name}
         cells = "".join(
@@ -161,40 +161,31 @@ def show(rows: list[dict]) -> None:
             for row in (line[method] for method in METHODS)
         )
         ours = line["ours"]
-        print(f"{name:64s}{cells}   {ours['lower']:.2f} to {ours['upper']:.2f}{'' if ours['inside'] else ' misses'}")
-    print(f"\n* outside of x{FACTORS[0]} to x{FACTORS[1]}, or more than {LOST:.2%} of the loss given up")
+        interval = f"{ours['lower']:.2f} to {ours['upper']:.2f}{'' if ours['inside'] else ' misses'}"
+        lines.append(f"{name:64s}{cells}   {interval}")
+    lines.append(f"\n* outside of x{FACTORS[0]} to x{FACTORS[1]}, or more than {LOST:.2%} of the loss given up")
     for method in METHODS:
         mine = [row for row in rows if row["method"] == method]
         top = [row for row in mine if row["largest"]]
         error = np.sqrt(np.nanmean([np.log(row["factor"]) ** 2 for row in top]))
-        print(
-            f"{method:14s} largest budgets: {sum(r['met'] for r in top)} of {len(top)} met, rms ln factor {error:.3f}",
-            end="",
-        )
+        met = sum(row["met"] for row in top)
+        text = f"{method:14s} largest budgets: {met} of {len(top)} met, rms ln factor {error:.3f}"
         if mine[0]["inside"] is not None:
-            held = [row["inside"] for row in mine]
-            print(f"; 90 % intervals hold {np.mean([r['inside'] for r in top]):.0%} of these", end="")
-            print(f", {np.mean(held):.0%} of all {len(held)} budgets asked about", end="")
-        print()
+            held, held_top = (np.mean([row["inside"] for row in part]) for part in (mine, top))
+            text += f"; 90 % intervals hold {held_top:.0%} of these, {held:.0%} of all {len(mine)} budgets asked about"
+        lines.append(text)
+    return "\n".join(lines)
 
 
-def main() -> None:
+def report(options: argparse.Namespace) -> Report:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
-    parser.add_argument("--quick", action="store_true", help="three sets only")
-    parser.add_argument("--every", action="store_true", help="smaller budgets too")
-    options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = judged(options.every, options.quick)
-    if options.json:
-        print(json.dumps({"sizes": rows, "advised": advised(options.quick)}))
-        return
-    show(rows)
-    print("\nruns of the largest budgets advised to resize, by how far their size truly is off:")
-    for where, resized in advised(options.quick).items():
-        print(f"  {where:24s}{sum(resized):4d} of {len(resized)}")
+    resized = advised(options.quick)
+    lines = [f"  {where:24s}{sum(those):4d} of {len(those)}" for where, those in resized.items()]
+    title = "runs of the largest budgets advised to resize, by how far their size truly is off:"
+    return Report(sizes=rows, advised=resized).add(text_of(rows)).add("\n".join([title, *lines]))
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, report, every={"action": "store_true", "help": "smaller budgets too"})

@@ -10,13 +10,13 @@ the losses are made noisier, or thinned out.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pandas as pd
+from _cli import Report, main
 from _data import Recorded, curves
 from _sweeps import mixed_schedules, parts, same_schedule
 from decisions import ours, row_of
@@ -104,12 +104,8 @@ def stressed(kinds: dict[str, dict[str, list[Recorded]]], names: list[str]) -> p
     return pd.DataFrame(rows)
 
 
-def main() -> None:
+def report(args: argparse.Namespace) -> Report:
     """Run the task and print its tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
-    parser.add_argument("--quick", action="store_true", help="two settings and a few sweeps only")
-    args = parser.parse_args()
     recorded = [r for r in curves() if r.label == "healthy" and r.rate_known]
     recorded = [r for r in recorded if r.source != "haegele_schaipp" or r.id.endswith("-val")]
     same = same_schedule(recorded)
@@ -126,18 +122,17 @@ def main() -> None:
     whole = table.groupby(SETTING).agg(sums).astype(float)
     chosen = left_out(table)
     noisy = stressed({"same schedule": same, "mixed schedules": mixed}, names)
-    if args.json:
-        found = {"settings": whole.reset_index(), "left_out": chosen, "noise": noisy}
-        print(json.dumps({name: part.to_dict("records") for name, part in found.items()}))
-        return
-    print("sweeps under one schedule, and random parts of them, by the constants\n")
-    print(whole.round(3).to_string())
-    print("\neach sweep under the constants chosen on parts of the other five\n")
-    print(chosen.round(3).to_string(index=False))
-    print(f"\nmean: saved {chosen.saved.mean():.1f} %, regret {chosen.regret.mean():.3f} %")
-    print("\nnoisier and thinner losses\n")
-    print(noisy.round(3).to_string(index=False))
+    found = {"settings": whole.reset_index(), "left_out": chosen, "noise": noisy}
+    out = Report(**{name: part.to_dict("records") for name, part in found.items()})
+    out.add("sweeps under one schedule, and random parts of them, by the constants")
+    out.add(table=whole, digits=3)
+    out.add("each sweep under the constants chosen on parts of the other five")
+    out.add(chosen.round(3).to_string(index=False))
+    out.add(f"mean: saved {chosen.saved.mean():.1f} %, regret {chosen.regret.mean():.3f} %")
+    out.add("noisier and thinner losses")
+    out.add(noisy.round(3).to_string(index=False))
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, report)

@@ -8,11 +8,11 @@ losses it had shown by then. The same runs at the same step answer what the diff
 from __future__ import annotations
 
 import argparse
-import json
 from itertools import permutations
 
 import numpy as np
 import pandas as pd
+from _cli import Report, main
 from _data import Recorded, curves, scored
 from forecast import Histories, PriorLearned, key
 
@@ -136,15 +136,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([grouped, mean])
 
 
-def main() -> None:
+def report(args: argparse.Namespace) -> Report:
     """Ask all questions and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", help="only the runs of this source")
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
-    parser.add_argument("--alone", action="store_true", help="without histories, which take most of the time")
-    parser.add_argument("--worst", type=int, default=0, help="also print so many of the worst answers of each source")
-    parser.add_argument("--quick", action="store_true", help="every fortieth pair only")
-    args = parser.parse_args()
     recorded = curves(args.source)
     asked = pairs(scored(recorded))[:: 40 if args.quick else 1]
     made = [row_of(*pair, "alone", None) for pair in asked]
@@ -159,22 +152,25 @@ def main() -> None:
         .groupby(["mode", "source", "trust"])
         .agg(pairs=("size", "size"), error=("size", "median"), covered=("covered", "mean"))
     )
-    if args.json:
-        document = {"pairs": result, "trust": trust}
-        print(json.dumps({name: part.reset_index().to_dict("records") for name, part in document.items()}))
-        return
-    print(
+    document = {"pairs": result, "trust": trust}
+    out = Report(**document)
+    out.add(
         "errors in % of what came; no change: of the own end; last loss: of the loss where the plans part;\n"
-        "difference: error of the difference of the two ends; carrying on: error of the run's own forecast\n"
+        "difference: error of the difference of the two ends; carrying on: error of the run's own forecast"
     )
-    print(result.round(2).to_string())
-    print()
-    print(trust.round(3).to_string())
+    out.add(table=result, digits=2)
+    out.add(table=trust, digits=3)
     if args.worst:
         worst = table.assign(size=table.error.abs()).sort_values("size", ascending=False)
-        print()
-        print(worst.groupby(["mode", "source"]).head(args.worst).drop(columns="size").round(2).to_string())
+        out.add(worst.groupby(["mode", "source"]).head(args.worst).drop(columns="size").round(2).to_string())
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__,
+        report,
+        source={"help": "only the runs of this source"},
+        alone={"action": "store_true", "help": "without histories, which take most of the time"},
+        worst={"type": int, "default": 0, "help": "also print so many of the worst answers of each source"},
+    )
