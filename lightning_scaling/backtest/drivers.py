@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from lightning_scaling._utils.formatting import plural
 from lightning_scaling.engine.config import MonitorConfig
-from lightning_scaling.engine.forecast_log import settle
 from lightning_scaling.engine.monitor import Monitor, Update
 from lightning_scaling.forecast.calibration import Calibration
+from lightning_scaling.runs.curve import LossBlock
 from lightning_scaling.runs.events import (
     ChangeMarked,
     DiagnosticsReported,
@@ -30,7 +29,7 @@ from lightning_scaling.runs.run import Run
 
 
 class Driver:
-    """Shows a recorded run to a monitor.
+    """Shows a recorded run to a monitor: its curve, or event by event what its own monitor was given.
 
     Args:
         run: The run.
@@ -43,91 +42,58 @@ class Driver:
 
     monitor: Monitor
 
-    def __init__(self, run: Run, history: RunHistory | None, **settings: Any) -> None:
-        self._run = run
-        self._show_from_start(run, history, {name: value for name, value in settings.items() if value is not None})
-
-    def _show_from_start(self, run: Run, history: RunHistory | None, settings: dict[str, Any]) -> None:
-        followed = {
-            "monitor": run.meta.get("metric"),
-            "mode": run.meta.get("mode", "auto"),
-            "bounds": run.meta.get("bounds"),
-        }
-        self.monitor = Monitor(run.plan, history=history, params=run.params, **followed, **settings)
-
-    def whole(self) -> list[Update]:
-        """The updates of the whole run."""
-        return self._feed(0, len(self._run)) + self.monitor.finish()
-
-    def asked(self, limits: list[int]) -> dict[int, Update]:
-        """An update at each of some steps, in order."""
-        found: dict[int, Update] = {}
-        done = 0
-        for limit in limits:
-            reached = int(np.searchsorted(self._run.step, limit, side="right"))
-            self._feed(done, reached)
-            found[limit] = self.monitor.update(limit)
-            done = reached
-        return found
-
-    def _feed(self, begin: int, end: int) -> list[Update]:
-        """Show the rows from one to another that hold a loss."""
-        run, part = self._run, slice(begin, end)
-        recorded = ~np.isnan(run.loss[part])
-        step = run.step[part][recorded]
-        return self.monitor.observe(
-            step,
-            run.loss[part][recorded],
-            lr=None if run.lr is None else run.lr[part][recorded],
-            tokens=None if run.tokens_per_step is None else step * run.tokens_per_step,
-            flops=None if run.flops_per_step is None else step * run.flops_per_step,
-        )
-
-
-class JournalDriver(Driver):
-    """Goes through a recorded run event by event; arguments as :class:`Driver`."""
-
-    def __init__(self, recording: RecordedRun, history: RunHistory | None, **settings: Any) -> None:
-        self._recording = recording
+    def __init__(self, run: Run, history: RunHistory | None = None, **settings: Any) -> None:
         self._history = history
-        super().__init__(recording, history, **settings)
-
-    def _show_from_start(self, run: Run, history: RunHistory | None, settings: dict[str, Any]) -> None:
-        known = {**self._recording.settings, **settings}
-        self._config = MonitorConfig(history=None if self._recording.priors_learned else history, **known)
-        self._made: frozenset[int] = frozenset()
+        self._curve: LossBlock | None = None
+        self._updates_made: frozenset[int] = frozenset()
+        self._events: Sequence[Event]
+        if isinstance(run, RecordedRun):
+            known, self._events = run.settings, run.events
+            history = None if run.priors_learned else history
+        else:
+            meta = run.meta
+            known = {"params": run.params, "monitor": meta.get("metric"), "mode": meta.get("mode", "auto")}
+            known["bounds"] = meta.get("bounds")
+            self._curve = _losses_of(run)
+            self._events = RunStarted(run.plan), LossesObserved(self._curve)
+        given = {name: value for name, value in settings.items() if value is not None}
+        self._config = MonitorConfig(history=history, **{**known, **given})
 
     def whole(self) -> list[Update]:
         """The updates of the whole run."""
-        updates = [update for event in self._recording.events for update in self._take(event)]
-        settle(self.monitor.forecast_log, self.monitor.curve.points, self.monitor.curve.last_step)
-        return updates
+        updates = [update for event in self._events for update in self._take(event)]
+        return updates + self.monitor.finish(update=self._curve is not None)
 
-    def asked(self, limits: list[int]) -> dict[int, Update]:
-        """An update at each of some steps: the one made live, else one made of what had been seen by then."""
+    def asked(self, limits: Sequence[int]) -> dict[int, Update]:
+        """An update at each of some steps, in order: the one made live, else one made of what had been seen by then."""
+        if self._curve is not None:
+            return dict(self._asked_of(self._curve, limits))
         found: dict[int, Update] = {}
-        waiting = iter([*limits, math.inf])
-        limit = next(waiting)
-        for event in self._recording.events:
-            if isinstance(event, LossesObserved):
-                steps = event.block.step
-                while steps.size and limit < steps[-1]:
+        waiting = [*limits]
+        for event in self._events:
+            if isinstance(event, LossesObserved) and len(event.block):
+                while waiting and waiting[0] < event.block.step[-1]:
+                    limit = waiting.pop(0)
                     if limit not in found:
-                        found[int(limit)] = self._between(
-                            event, int(np.searchsorted(steps, limit, "right")), int(limit)
-                        )
-                    limit = next(waiting)
+                        found[limit] = self._between(event, limit)
             found.update((update.step, update) for update in self._take(event))
-        for limit in limits:
-            if limit not in found:
-                found[limit] = self.monitor.update(limit)
-        return found
+        return {limit: found[limit] if limit in found else self.monitor.update(limit) for limit in limits}
 
-    def _between(self, event: LossesObserved, seen: int, limit: int) -> Update:
+    def _asked_of(self, curve: LossBlock, limits: Sequence[int]) -> Iterator[tuple[int, Update]]:
+        self._take(self._events[0])
+        shown = 0
+        for limit in limits:
+            seen = int(np.searchsorted(curve.step, limit, "right"))
+            self._see(LossesObserved(curve[shown:seen]))
+            yield limit, self.monitor.update(limit)
+            shown = seen
+
+    def _between(self, event: LossesObserved, limit: int) -> Update:
         """An update amid losses that came together; it leaves no trace."""
         kept, self.monitor = self.monitor, copy.deepcopy(self.monitor)
+        seen = int(np.searchsorted(event.block.step, limit, "right"))
         try:
-            made = self._take(LossesObserved(event.block[:seen], event.updates))
+            made = self._see(LossesObserved(event.block[:seen], event.updates))
             return next((u for u in made if u.step == limit), None) or self.monitor.update(limit)
         finally:
             self.monitor = kept
@@ -150,8 +116,9 @@ class JournalDriver(Driver):
         return []
 
     def _begin(self, event: RunStarted) -> None:
-        state: Mapping[str, Any] | None = self.monitor.state_dict() if event.resumed else event.state
-        self.monitor = Monitor(event.plan, self._config, skip=lambda step: step not in self._made)
+        state = self.monitor.state_dict() if event.resumed else event.state
+        skip = (lambda step: step not in self._updates_made) if self._curve is None else None
+        self.monitor = Monitor(event.plan, self._config, skip=skip)
         if state is not None:
             self.monitor.load_state_dict(state)
             if self.monitor.plan.to_dict() != event.plan.to_dict():
@@ -160,12 +127,21 @@ class JournalDriver(Driver):
             self.monitor.next_update = event.next_update
 
     def _see(self, event: LossesObserved) -> list[Update]:
-        self._made = frozenset(event.updates)
+        self._updates_made = frozenset(event.updates)
         updates = self.monitor.observe(**event.block.columns())
         last = self.monitor.curve.last_step
         if last in event.updates and not (updates and updates[-1].step == last):
             updates.append(self.monitor.update())  # though none was due, as at the end of training
         return updates
+
+
+def _losses_of(run: Run) -> LossBlock:
+    """The rows of a run that hold a loss."""
+    recorded = ~np.isnan(run.loss)
+    step = run.step[recorded]
+    counts = {"tokens": run.tokens_per_step, "flops": run.flops_per_step}
+    columns = {name: None if count is None else step * count for name, count in counts.items()}
+    return LossBlock.of(step, run.loss[recorded], lr=None if run.lr is None else run.lr[recorded], **columns)
 
 
 def runs_learned_from(history: RunHistory, learned: PriorLearned) -> tuple[RunHistory, bool]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from lightning_scaling._utils.formatting import plural
 from lightning_scaling.forecast.calibrated import log_outcome, scored_forecasts
 from lightning_scaling.forecast.calibration import (
     ALONE,
@@ -55,7 +57,7 @@ class _AtFractions:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """How the forecasts of a family have fared, and what sets them right.
+    """The errors of the forecasts of a family, and what corrects them.
 
     Attributes:
         calibration: The correction; false where there were too few runs to correct anything.
@@ -84,22 +86,16 @@ class CalibrationReport:
                 here = [row for row in rows if row.fraction == fraction]
                 if not here:
                     continue
-                size = np.abs([math.expm1(-row.error) for row in here])
-                off = np.abs([row.standardised for row in here])
-                after = off / [without[row.kind].factor[place] for row in here]
-                line: dict[str, Any] = {
-                    "mode": mode,
-                    "fraction": fraction,
-                    "runs": len(here),
-                    "kinds": len({row.kind for row in here}),
-                    "live": sum(row.live for row in here),
-                    "error": float(np.median(size)),
-                    "error_p90": float(np.quantile(size, 0.9)),
-                }
+                errors = np.abs([math.expm1(-row.error) for row in here])
+                distances = np.abs([row.standardised for row in here])
+                corrected = distances / [without[row.kind].factor[place] for row in here]
+                line = {"mode": mode, "fraction": fraction, "runs": len(here), "kinds": len({row.kind for row in here})}
+                line |= {"live": sum(row.live for row in here), "error": float(np.median(errors))}
+                line["error_p90"] = float(np.quantile(errors, 0.9))
                 for level in LEVELS:
                     half = Prediction(0.0, 1.0, DEGREES_OF_FREEDOM).interval(level)[1]
-                    line[f"inside_{level * 100:.0f}"] = float(np.mean(off <= half))
-                    line[f"inside_{level * 100:.0f}_after"] = float(np.mean(after <= half))
+                    line[f"inside_{level * 100:.0f}"] = float(np.mean(distances <= half))
+                    line[f"inside_{level * 100:.0f}_after"] = float(np.mean(corrected <= half))
                 lines.append(line | {"factor": self.calibration.factor(mode, fraction)})
         return lines
 
@@ -111,20 +107,18 @@ class CalibrationReport:
         name = "With past runs" if mode == FAMILY else "Alone"
         spread = self.calibration.spreads.get(mode)
         if spread is None or not spread.enough:
-            runs = 0 if spread is None else spread.runs
-            return f"{name}: {runs} {'run' if runs == 1 else 'runs'} could be forecast, {ENOUGH} are needed."
-        seen = [place for place, kinds in enumerate(spread.kinds) if kinds]
-        narrow = [place for place in seen if spread.factor[place] > _NOTABLE_FACTOR]
-        wide = [place for place in seen if spread.factor[place] < 1 / _NOTABLE_FACTOR]
-        if not narrow and not wide:
-            return f"{name}: the intervals hold what they promise."
-        said = []
-        for places, what in ((narrow, "too narrow"), (wide, "wider than need be")):
-            if places:
-                at = ", ".join(f"{FRACTIONS[place]:.0%}" for place in places)
-                factors = ", ".join(f"{spread.factor[place]:.2f}" for place in places)
-                said.append(f"{what} at {at} (factor {factors})")
-        return f"{name}: the intervals are {' and '.join(said)}."
+            runs = plural(0 if spread is None else spread.runs, "run")
+            return f"{name}: {runs} could be forecast, {ENOUGH} are needed."
+        places = zip(FRACTIONS, spread.factor, spread.kinds, strict=True)
+        judged = [(at, factor) for at, factor, kinds in places if kinds]
+        too_narrow = [(at, factor) for at, factor in judged if factor > _NOTABLE_FACTOR]
+        too_wide = [(at, factor) for at, factor in judged if factor < 1 / _NOTABLE_FACTOR]
+        parts = [
+            f"{what} at {', '.join(f'{at:.0%}' for at, _ in off)} (factor {', '.join(f'{x:.2f}' for _, x in off)})"
+            for off, what in ((too_narrow, "too narrow"), (too_wide, "wider than need be"))
+            if off
+        ]
+        return f"{name}: the intervals {'are ' + ' and '.join(parts) if parts else 'hold what they promise'}."
 
 
 def calibrate(
@@ -134,7 +128,7 @@ def calibrate(
     version: str = "",
     progress: Progress | None = None,
 ) -> CalibrationReport:
-    """Forecast every finished run from the others, compare with what came, and correct the intervals.
+    """Forecast every finished run from the others, compare with the outcomes, and correct the intervals.
 
     A run is forecast without those of its size, length and schedule (unless hardly any others are left) and, as a new
     run would be, by the others nearest in size; of many runs the latest 64 are judged. What a run's own monitor
@@ -154,46 +148,35 @@ def calibrate(
     kinds = kinds_of([past_run.features for past_run in past_runs])
     usable = [i for i, past_run in enumerate(past_runs) if past_run.is_usable]
     scored = sorted([i for i in usable if past_runs[i].finished][-_MAX_SCORED_RUNS:], key=lambda i: kinds[i])
+
+    @lru_cache(maxsize=1)  # runs of one kind mostly follow one another, and a family holds all its curves
+    def family_of(members: tuple[int, ...], params: int | None) -> Family:
+        return Family(nearest_in_size([past_runs[j] for j in members], params), params)
+
+    def source_of(i: int) -> PriorSource | None:
+        """The prior of a run from the others; ``None`` if they are too few."""
+        run, tokens = runs[i], runs[i].tokens_per_step
+        for others in ([j for j in usable if kinds[j] != kinds[i]], [j for j in usable if j != i]):
+            if sum(past_runs[j].finished for j in others) >= _MIN_PAST_RUNS:
+                prior = family_of(tuple(others), run.params)
+                return _AtFractions(prior if tokens is None else prior.with_batch_size(tokens))
+        return None
+
     rows: list[ScoredForecast] = []
-    families: dict[tuple[Any, ...], Family] = {}
     for done, i in enumerate(scored):
-        live = scored_forecasts(runs[i].meta.get(FORECASTS), run_name(runs[i], i), kinds[i])
+        name = run_name(runs[i], i)
+        live = scored_forecasts(runs[i].meta.get(FORECASTS), name, kinds[i])
         known_rows = {(row.mode, row.fraction): row for row in live}
         for mode in MODES:
             if sum(row.mode == mode for row in live) < len(FRACTIONS):
-                source = PUBLISHED if mode == ALONE else _prior_source(i, runs, past_runs, usable, kinds, families)
-                if source is not None:
-                    for row in _forecasts(past_runs[i], source, run_name(runs[i], i), kinds[i], mode):
-                        known_rows.setdefault((row.mode, row.fraction), row)
+                source = PUBLISHED if mode == ALONE else source_of(i)
+                for row in () if source is None else _forecasts(past_runs[i], source, name, kinds[i], mode):
+                    known_rows.setdefault((row.mode, row.fraction), row)
         rows += known_rows.values()
         if progress is not None:
             progress(done + 1, len(scored))
     calibration = Calibration.fit(rows, Forecaster.law, made=now(), version=version, family=family)
     return CalibrationReport(calibration, tuple(rows), len(scored))
-
-
-def _prior_source(
-    i: int,
-    runs: Sequence[Run],
-    past_runs: Sequence[PastRun],
-    usable: Sequence[int],
-    kinds: Sequence[int],
-    families: dict[tuple[Any, ...], Family],
-) -> PriorSource | None:
-    """The prior of a run from the others; ``None`` if they are too few."""
-    others = [j for j in usable if kinds[j] != kinds[i]]
-    if sum(past_runs[j].finished for j in others) < _MIN_PAST_RUNS:
-        others = [j for j in usable if j != i]
-    if sum(past_runs[j].finished for j in others) < _MIN_PAST_RUNS:
-        return None
-    run = runs[i]
-    used = nearest_in_size([past_runs[j] for j in others], run.params)
-    key = (run.params, *sorted(map(id, used)))
-    if key not in families:
-        families.clear()  # runs of one kind mostly follow one another, and a family holds all its curves
-        families[key] = Family(used, run.params, run.tokens_per_step)
-    family = families[key]
-    return _AtFractions(family if run.tokens_per_step is None else family.with_batch_size(run.tokens_per_step))
 
 
 def _forecasts(past_run: PastRun, source: PriorSource, name: str, kind: int, mode: str) -> list[ScoredForecast]:

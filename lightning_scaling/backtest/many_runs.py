@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from lightning_scaling._utils.enums import StrEnum
 from lightning_scaling._utils.formatting import plural
-from lightning_scaling.backtest.single_run import FRACTIONS, Check, Replay
+from lightning_scaling.backtest.single_run import ACTIONS, FRACTIONS, Replay
 from lightning_scaling.forecast.priors.gaussian_process import RunFeatures, replicates
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
@@ -38,13 +38,13 @@ class Quality:
 
     Attributes:
         fraction: The part of the run.
-        forecasts: How many there are.
+        count: How many there are.
         median_error: Median of their relative errors without sign; ``nan`` without any.
         covered: Share of the outcomes within the 90 % interval; ``nan`` without any.
     """
 
     fraction: float
-    forecasts: int
+    count: int
     median_error: float
     covered: float
 
@@ -73,20 +73,13 @@ class ReplayCollection:
         ended = sum(one.outcome is not None for one in self.replays)
         return f"ReplayCollection({plural(len(self.replays), 'run')}, {ended:,} finished, {self.history_source})"
 
-    def checks(self, fraction: float) -> list[Check]:
-        """The forecasts made at one part of the runs, compared with the outcomes."""
-        return [check for one in self.replays for check in one.checks((fraction,))]
-
     def quality(self, fraction: float) -> Quality:
-        """How good the forecasts made at one part of the runs were."""
-        checks = self.checks(fraction)
-        errors = [abs(check.error) for check in checks]
-        return Quality(
-            fraction,
-            len(checks),
-            float(np.median(errors)) if errors else float("nan"),
-            float(np.mean([check.inside for check in checks])) if checks else float("nan"),
-        )
+        """How good the forecasts made at one part of the runs were, compared with the outcomes."""
+        checks = [check for one in self.replays for check in one.checks((fraction,))]
+        if not checks:
+            return Quality(fraction, 0, math.nan, math.nan)
+        error = float(np.median([abs(check.error) for check in checks]))
+        return Quality(fraction, len(checks), error, float(np.mean([check.inside for check in checks])))
 
     @property
     def compute(self) -> tuple[str, float, float]:
@@ -95,43 +88,52 @@ class ReplayCollection:
         Counted are FLOPs where they are known of all runs, else 6 N D, else tokens (or samples), else steps.
         """
         runs = [one.run for one in self.replays]
-        ways: dict[str, list[float | None]] = {
-            "FLOPs": [run.flops_per_step for run in runs],
+        ways: dict[str, list[float]] = {
+            "FLOPs": [run.flops_per_step or 0.0 for run in runs],
             "FLOPs (6 N D)": [6.0 * (run.params or 0) * (run.tokens_per_step or 0) for run in runs],
-            "tokens or samples": [run.tokens_per_step for run in runs],
+            "tokens or samples": [run.tokens_per_step or 0.0 for run in runs],
             "steps": [1.0 for _ in runs],
         }
         unit, each = next((unit, costs) for unit, costs in ways.items() if all(costs))
-        planned = [(cost or 0.0) * run.total_steps for cost, run in zip(each, runs, strict=True)]
+        planned = [cost * run.total_steps for cost, run in zip(each, runs, strict=True)]
         saved = sum(cost * one.saved for cost, one in zip(planned, self.replays, strict=True))
         return unit, float(sum(planned)), float(saved)
 
     def summary(self) -> dict[str, Any]:
-        """The totals as builtins."""
+        """The totals as builtins.
+
+        Returns:
+            ``runs``, and how many ``reached_their_end``; ``skipped`` by reason; ``history_source``, ``with_history``;
+            ``forecasts``, the :meth:`quality` at each of the fractions as dicts; number of ``alarms``; ``advice``, the
+            number of runs by gravest action; ``compute``: ``unit``, ``planned``, ``saved`` and the ``share`` saved.
+        """
         unit, planned, saved = self.compute
-        qualities = [self.quality(fraction) for fraction in FRACTIONS]
+        actions = [one.advised.advice.action for one in self.replays if one.advised is not None]
         return {
             "runs": len(self.replays),
             "reached_their_end": sum(one.outcome is not None for one in self.replays),
             "skipped": dict(self.skipped),
             "history_source": str(self.history_source),
             "with_history": self.with_history,
-            "forecasts": [
-                {"fraction": q.fraction, "count": q.forecasts, "median_error": q.median_error, "covered": q.covered}
-                for q in qualities
-            ],
+            "forecasts": [asdict(self.quality(fraction)) for fraction in FRACTIONS],
             "alarms": sum(one.alarm is not None for one in self.replays),
-            "advice": {
-                action: sum(one.advised is not None and one.advised.advice.action == action for one in self.replays)
-                for action in ("stop", "investigate", "resize")
-            },
-            "compute": {
-                "unit": unit,
-                "planned": planned,
-                "saved": saved,
-                "share": saved / planned if planned else 0.0,
-            },
+            "advice": {action: actions.count(action) for action in ACTIONS},
+            "compute": {"unit": unit, "planned": planned, "saved": saved, "share": saved / planned if planned else 0.0},
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every attribute by its name, as builtins: ``replays`` as the dicts of their own."""
+        return {
+            **vars(self),
+            "replays": [one.to_dict() for one in self.replays],
+            "history_source": self.history_source.value,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ReplayCollection:
+        """The collection that :meth:`to_dict` described."""
+        replays = [Replay.from_dict(one) for one in data["replays"]]
+        return cls(replays, HistorySource(data["history_source"]), dict(data["skipped"]))
 
 
 def replay_many(
@@ -164,15 +166,16 @@ def replay_many(
     chosen = list(runs)
     if skipped is None:
         skipped = runs.skipped if isinstance(runs, RunHistory) else {}
+    histories: Sequence[RunHistory | None]
     if history is None:
-        source, histories = HistorySource.NONE, [RunHistory()] * len(chosen)
+        source, histories = HistorySource.NONE, [None] * len(chosen)
     elif isinstance(history, RunHistory):
         source, histories = HistorySource.GIVEN_RUNS, [without(history, run) for run in chosen]
     else:
         source, histories = past_runs_of(chosen)
     replays = []
     for run, past in zip(chosen, histories, strict=True):
-        replays.append(Replay.of(run, history=past if len(past) else None, alpha=alpha, target=target))
+        replays.append(Replay.of(run, history=past or None, alpha=alpha, target=target))
         if each is not None:
             each(replays[-1])
     return ReplayCollection(replays, source, dict(skipped))
@@ -186,13 +189,14 @@ def past_runs_of(runs: Sequence[Run]) -> tuple[HistorySource, list[RunHistory]]:
     Args:
         runs: The runs.
     """
-    if runs and all(_time(run, "start_time") is not None for run in runs):
-        ended = sorted(
-            (run for run in runs if _time(run, "end_time") is not None), key=lambda run: run.meta["end_time"]
-        )
-        return HistorySource.EARLIER_RUNS, [
-            RunHistory([one for one in ended if _before(one, run)][-MAX_PAST_RUNS:]) for run in runs
+    times = [(_time(run, "start_time"), _time(run, "end_time")) for run in runs]
+    if runs and all(began is not None for began, _ in times):
+        ended = sorted((end, i) for i, (_, end) in enumerate(times) if end is not None)
+        earlier = [
+            [runs[i] for end, i in ended if end <= (began or 0.0) and runs[i].family == run.family]
+            for (began, _), run in zip(times, runs, strict=True)
         ]
+        return HistorySource.EARLIER_RUNS, [RunHistory(past[-MAX_PAST_RUNS:]) for past in earlier]
     alike = replicates([RunFeatures.of(run.plan, run.total_steps, run.params, run.tokens_per_step) for run in runs])
     found = []
     for i, run in enumerate(runs):
@@ -221,12 +225,6 @@ def same(one: Run, other: Run) -> bool:
     if None not in ids:
         return ids[0] == ids[1]
     return one.name == other.name and one.step[-1] == other.step[-1] and one.loss[-1] == other.loss[-1]
-
-
-def _before(one: Run, run: Run) -> bool:
-    """Whether a run had ended when another of its family began."""
-    ended, began = _time(one, "end_time"), _time(run, "start_time")
-    return ended is not None and began is not None and ended <= began and one.family == run.family
 
 
 def _time(run: Run, name: str) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from lightning_scaling._utils.formatting import plural
-from lightning_scaling.backtest.drivers import Driver, JournalDriver
-from lightning_scaling.engine.forecast_log import LEVEL
+from lightning_scaling.advice.result import Action
+from lightning_scaling.backtest.drivers import Driver
 from lightning_scaling.engine.monitor import Monitor, Update
-from lightning_scaling.runs.events import RecordedRun
+from lightning_scaling.engine.records import LEVEL
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
 """Parts of a run at which its forecasts are compared with the outcome."""
+ACTIONS: tuple[Action, ...] = ("stop", "investigate", "resize")
+"""Actions other than to continue, the gravest first."""
 
 
 def replay(
@@ -59,15 +61,14 @@ def replay(
         >>> [update.step for update in replay(run, at=[0.25, 0.5])]
         [50, 100]
     """
+    settings = {"alpha": alpha, "target": target, "unique_tokens": unique_tokens}
     if at is None:
-        return Replay.of(run, history=history, alpha=alpha, target=target, unique_tokens=unique_tokens).updates
+        return Replay.of(run, history=history, **settings).updates
     fractions = [float(f) for f in at]
     if not all(0 < f <= 1 for f in fractions):
         raise ValueError(f"`at` must hold fractions of the run, each above 0 and at most 1, but got {list(at)!r}.")
     limits = {f: math.floor(f * run.total_steps + 1e-9) for f in fractions}
-    asked = _driver(run, history, alpha=alpha, target=target, unique_tokens=unique_tokens).asked(
-        sorted(set(limits.values()))
-    )
+    asked = Driver(run, history, **settings).asked(sorted(set(limits.values())))
     return [asked[limits[fraction]] for fraction in fractions]
 
 
@@ -123,23 +124,14 @@ class Replay:
     rising: bool = False
 
     @classmethod
-    def of(
-        cls,
-        run: Run,
-        *,
-        history: RunHistory | None = None,
-        alpha: float | None = None,
-        target: float | None = None,
-        unique_tokens: float | None = None,
-    ) -> Replay:
+    def of(cls, run: Run, *, history: RunHistory | None = None, **settings: Any) -> Replay:
         """Replay a run; arguments as :func:`replay`."""
-        driver = _driver(run, history, alpha=alpha, target=target, unique_tokens=unique_tokens)
+        driver = Driver(run, history, **settings)
         updates, monitor = driver.whole(), driver.monitor
-        outcome = monitor.curve.points.final_loss(run.total_steps, reached=monitor.curve.last_step)
-        measure = monitor.metric
-        return cls(
-            run, updates, monitor.forecast_log, outcome, len(history or ()), measure.name, measure.scale.mode == "max"
-        )
+        metric, curve = monitor.metric, monitor.curve
+        outcome = curve.points.final_loss(run.total_steps, reached=curve.last_step)
+        rising = metric.scale.mode == "max"
+        return cls(run, updates, monitor.forecast_log, outcome, len(history or ()), metric.name, rising)
 
     def __repr__(self) -> str:
         alarm, advised = self.alarm, self.advised
@@ -167,10 +159,10 @@ class Replay:
     @property
     def advised(self) -> Update | None:
         """The first update with the gravest advice given, other than to continue."""
-        for action in ("stop", "investigate", "resize"):
-            for update in self.updates:
-                if update.advice.action == action:
-                    return update
+        for action in ACTIONS:
+            found = next((update for update in self.updates if update.advice.action == action), None)
+            if found is not None:
+                return found
         return None
 
     @property
@@ -210,22 +202,11 @@ class Replay:
             update = self._at(fraction)
             if update is None or update.forecast.trust == "none" or not math.isfinite(update.forecast.final):
                 continue
-            lower, upper = update.forecast.interval(LEVEL)
-            final = update.forecast.final
-            found.append(
-                Check(
-                    fraction=fraction,
-                    step=update.step,
-                    final=final,
-                    lower=lower,
-                    upper=upper,
-                    trust=update.forecast.trust,
-                    outcome=outcome,
-                    error=(final - outcome) / outcome,
-                    inside=lower <= outcome <= upper,
-                    quantile=update.forecast.final_distribution.below(outcome),
-                )
-            )
+            forecast = update.forecast
+            final, trust, (lower, upper) = forecast.final, forecast.trust, forecast.interval(LEVEL)
+            error, below = (final - outcome) / outcome, forecast.final_distribution.below(outcome)
+            inside = lower <= outcome <= upper
+            found.append(Check(fraction, update.step, final, lower, upper, trust, outcome, error, inside, below))
         return found
 
     def _at(self, fraction: float) -> Update | None:
@@ -233,9 +214,21 @@ class Replay:
         due = [u for u in self.updates if u.fraction is not None and fraction - 0.05 < u.fraction <= fraction + 1e-9]
         return due[-1] if due else None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The outcome of the run and of the updates as builtins; the updates themselves are not in it."""
-        run, advised, alarm = self.run, self.advised, self.alarm
+    def summary(self) -> dict[str, Any]:
+        """The outcome of the run and of the updates as builtins.
+
+        Returns:
+            ``name``, ``run_id`` and ``family`` of the run; ``metric`` followed; its last ``step`` and ``total_steps``;
+            ``outcome``, ``past_runs``; ``forecasts``, the :meth:`checks` as dicts; ``alarm``, the first (``step``,
+            ``fraction``, ``direction``) or ``None``; ``advice``, the gravest (``action``, ``step``, ``fraction``,
+            ``reason``, ``saving``, ``cost``) or ``None``; ``saved`` and ``given_up``.
+        """
+        run, alarm, advised = self.run, self.alarm, self.advised
+        advice = None
+        if advised is not None:
+            given = advised.advice.to_dict()
+            advice = {"action": given["action"], "step": advised.step, "fraction": advised.fraction}
+            advice |= {name: given[name] for name in ("reason", "saving", "cost")}
         return {
             "name": run.name,
             "run_id": run.meta.get("run_id"),
@@ -246,22 +239,21 @@ class Replay:
             "outcome": self.outcome,
             "past_runs": self.past_runs,
             "forecasts": [asdict(check) for check in self.checks()],
-            "alarm": None
-            if alarm is None
-            else {"step": alarm.step, "fraction": alarm.fraction, "direction": alarm.deviation.direction},
-            "advice": None
-            if advised is None
-            else {
-                "action": advised.advice.action,
-                "step": advised.step,
-                "fraction": advised.fraction,
-                "reason": advised.advice.reason,
-                "saving": advised.advice.saving,
-                "cost": advised.advice.cost,
-            },
+            "alarm": alarm and {"step": alarm.step, "fraction": alarm.fraction, "direction": alarm.deviation.direction},
+            "advice": advice,
             "saved": self.saved,
             "given_up": self.given_up,
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every attribute by its name, as builtins: ``run`` and ``updates`` as the dicts of their own."""
+        return {**vars(self), "run": self.run.to_dict(), "updates": [update.to_dict() for update in self.updates]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Replay:
+        """The replay that :meth:`to_dict` described; its forecasts are those of the final loss only."""
+        updates = [Update.from_dict(update) for update in data["updates"]]
+        return cls(**{**data, "run": Run.from_dict(data["run"]), "updates": updates})
 
 
 def follow(run: Run, *, history: RunHistory | None = None) -> Monitor:
@@ -276,13 +268,9 @@ def follow(run: Run, *, history: RunHistory | None = None) -> Monitor:
     """
     if not np.isfinite(run.loss).any():
         raise ValueError(f"The run {run.name or ''} holds no finite loss, so nothing can be forecast of it.")
-    driver = _driver(run, history)
+    driver = Driver(run, history)
     driver.whole()
     monitor = driver.monitor
     if monitor.forecast.step < monitor.curve.last_step:
         monitor.update()
     return monitor
-
-
-def _driver(run: Run, history: RunHistory | None, **settings: Any) -> Driver:
-    return JournalDriver(run, history, **settings) if isinstance(run, RecordedRun) else Driver(run, history, **settings)

@@ -136,7 +136,7 @@ def _many(
         def each(one: Replay) -> None:
             done()
             if as_json:
-                emit(one.to_dict())
+                emit(one.summary())
 
         made = replay_many(runs, history=None if alone else past or "auto", alpha=alpha, target=target, each=each)
     if as_json:

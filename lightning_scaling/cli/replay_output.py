@@ -160,10 +160,10 @@ def show_set(made: ReplayCollection) -> None:
     console.print()
     totals = _table("All runs", "seen", "forecasts", "median error", "inside 90%")
     for quality in (made.quality(fraction) for fraction in FRACTIONS):
-        none = not quality.forecasts
+        none = not quality.count
         totals.add_row(
             f"{quality.fraction:.0%}",
-            f"{quality.forecasts:,}",
+            f"{quality.count:,}",
             "" if none else f"{quality.median_error:.2%}",
             "" if none else f"{quality.covered:.0%}",
         )

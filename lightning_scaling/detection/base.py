@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_scaling._utils.stats import MAD_TO_STD
-from lightning_scaling.detection.config import DEFAULT, BlockConfig
+from lightning_scaling.detection.config import BlockConfig
 from lightning_scaling.detection.result import DeviationBasis, DeviationKind, Direction
 
 Array = NDArray[np.float64]
@@ -87,24 +87,13 @@ class Block:
     blown: bool = False
 
     @classmethod
-    def of(
-        cls,
-        steps: Array,
-        losses: Array,
-        noise: float,
-        *,
-        rate: float = math.nan,
-        blown: bool = False,
-        config: BlockConfig = DEFAULT.block,
-    ) -> Block | None:
+    def of(cls, steps: Array, losses: Array, noise: float, config: BlockConfig) -> Block | None:
         """Summarize losses.
 
         Args:
             steps: Optimizer steps, shape ``(n,)``.
             losses: Losses, shape ``(n,)``; those not finite are left out.
             noise: Standard deviation of the mean of so many losses around earlier fits; 0 if unknown.
-            rate: Learning rate planned at the end.
-            blown: Whether the last loss was above the limit of the divergence detector.
             config: Tuned numbers.
 
         Returns:
@@ -124,7 +113,7 @@ class Block:
         variance = (own * within + known * noise**2) / max(own + known, 1)
         mean = float(clipped.mean())
         sd = math.sqrt(variance + (config.model_error * mean) ** 2)
-        return cls(float(steps.mean()), mean, sd, losses, rate, blown)
+        return cls(float(steps.mean()), mean, sd, losses)
 
 
 @dataclass(frozen=True)
@@ -168,7 +157,7 @@ class Detector(ABC):
     Attributes:
         alpha_share: Share of the alpha budget of the run; 0 for a detector that raises no alarm.
         suspicious: Whether the next losses should be looked at before the next update is due.
-        held: Whether an alarm is on: references stay what they were when it was raised.
+        held: Whether an alarm of any detector is on: references stay what they were when it was raised.
     """
 
     alpha_share: float = 0.0
@@ -191,29 +180,18 @@ class Detector(ABC):
         """The evidence if an update were made now; nothing is changed."""
         return NO_EVIDENCE
 
-    def hold(self, alarm: Evidence) -> None:
-        """An alarm has been raised, by this detector or another one."""
-        self.held = True
-
-    def recovered(self, block: Block) -> bool:
-        """Whether the deviation that this detector has found is over; called for each block while its alarm is on."""
-        return False
-
-    def describe(self, block: Block, alarm: Evidence) -> Evidence:
-        """An alarm of this detector as it looks after a block."""
+    def follow(self, block: Block, alarm: Evidence) -> Evidence | None:
+        """An alarm of this detector after one more block; ``None`` once the deviation that it has found is over."""
         return alarm
 
     @abstractmethod
     def reset(self) -> None:
         """Forget everything, the spent budget included."""
 
-    def restart(self) -> None:  # noqa: B027
-        """Forget all references, as after an announced change; what has been spent of the budget stays spent."""
-
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, as builtins: a resume is a :meth:`restart`."""
+        """What a resumed run needs, as builtins: what has been spent of the budget, and no reference."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` returned."""
+        """Continue from what :meth:`state_dict` returned; its own one drops the references, as at a new beginning."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from lightning_scaling._utils.state import AttributeState
 from lightning_scaling.detection.base import NO_EVIDENCE, Block, Detector, Evidence, References
 from lightning_scaling.detection.config import DEFAULT, DivergenceConfig
 
@@ -28,7 +27,7 @@ class Divergence:
     lasting: bool
 
 
-class DivergenceDetector(Detector):
+class DivergenceDetector(AttributeState, Detector):
     """Detects that a run has given back a large part of the loss it had gained, and that it has recovered.
 
     The gain of a run is its first block's loss minus its lowest. Losing a fifth of it, and six standard deviations of
@@ -42,6 +41,8 @@ class DivergenceDetector(Detector):
     Attributes:
         divergence: The blow-up under way, if there is one.
     """
+
+    STATE = ("_start", "_best", "_noise", "_blocks", "_lasting", "_since")
 
     def __init__(self, config: DivergenceConfig = DEFAULT.divergence) -> None:
         self._config = config
@@ -101,23 +102,3 @@ class DivergenceDetector(Detector):
         config = self._config
         lost = config.single_lost_share * (self._start - self._best)
         return self._best + max(lost, config.single_lost_stds * noise)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The detector as builtins."""
-        return {
-            "start": self._start,
-            "best": self._best,
-            "noise": self._noise,
-            "blocks": self._blocks,
-            "lasting": self._lasting,
-            "since": self._since,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` returned."""
-        self._start = state["start"]
-        self._best = state["best"]
-        self._noise = state["noise"]
-        self._blocks = state["blocks"]
-        self._lasting = state["lasting"]
-        self._since = state["since"]

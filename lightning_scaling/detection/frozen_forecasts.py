@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling._utils.state import AttributeState
 from lightning_scaling.detection.base import MAX_EXPONENT, Array, Block, ReferenceForecast
 from lightning_scaling.detection.config import DEFAULT, PathConfig
 
 _TINY_VARIANCE = 1e-30
-_ROWS = ("share", "_begin", "_end", "_median", "_scale", "_state", "_cov", "_log_e", "_variance", "_at")
+_ROWS = ("_share", "_begin", "_end", "_variance", "_at", "_median", "_scale", "_state", "_cov", "_log_e")
 
 
-class FrozenForecasts:
+class FrozenForecasts(AttributeState):
     """Frozen forecasts, each with filters that follow the run's distance from it, and an alpha budget shared by them.
 
     The first filter lets the distance grow as the forecast's own uncertainty says. The others add a jump right after
@@ -33,9 +34,11 @@ class FrozenForecasts:
     Attributes:
         unused: Budget not yet given to a forecast.
         settled: Value of the e-processes that have ended.
+        part: Budget of each forecast of a planned run.
         forecasts: The frozen forecasts, oldest first.
-        share: Budget of each, shape ``(a,)``.
     """
+
+    STATE = ("unused", "settled", "_spent", "part")
 
     def __init__(self, budget: float, *, one_sided: bool = False, config: PathConfig = DEFAULT.path) -> None:
         self._config = config
@@ -44,32 +47,26 @@ class FrozenForecasts:
         self.unused = budget
         self.settled = 0.0
         self._spent = 0.0
-        self._part = budget / config.forecasts_per_run
+        self.part = budget / config.forecasts_per_run
         self._clear()
 
     def _clear(self) -> None:
-        grid, filters = self._config.grid_points, self._filters
         self.forecasts: list[ReferenceForecast] = []
-        self.share: Array = np.empty(0)
-        self._begin: Array = np.empty(0)
-        self._end: Array = np.empty(0)
-        self._median: Array = np.empty((0, grid))
-        self._scale: Array = np.empty((0, grid))
-        self._state: Array = np.empty((0, filters, 2))
-        self._cov: Array = np.empty((0, filters, 2, 2))
-        self._log_e: Array = np.empty((0, filters - 1))
-        self._variance: Array = np.empty(0)
-        self._at: Array = np.empty(0)
+        one: Array = np.empty(0)
+        path: Array = np.empty((0, self._config.grid_points))
+        self._share = self._begin = self._end = self._variance = self._at = one
+        self._median = self._scale = path  # at even steps from begin to end
+        self._state: Array = np.empty((0, self._filters, 2))  # offset and slope
+        self._cov: Array = np.empty((0, self._filters, 2, 2))
+        self._log_e: Array = np.empty((0, self._filters - 1))  # of the likelihood ratios of all filters but the first
 
     def __len__(self) -> int:
         return len(self.forecasts)
 
-    def split(self) -> FrozenForecasts:
-        """Give half of the unused budget to other forecasts, one-sided and without any so far."""
-        self.unused, self._part = self.unused / 2, self._part / 2
-        other = FrozenForecasts(self.unused, one_sided=True, config=self._config)
-        other._part = self._part
-        return other
+    def give_half_to(self, other: FrozenForecasts) -> None:
+        """Give half of the unused budget to other forecasts that have none so far."""
+        self.unused = other.unused = self.unused / 2
+        self.part = other.part = self.part / 2
 
     def tested_until(self, forecast: ReferenceForecast) -> float:
         """Last step at which a forecast is tested."""
@@ -87,7 +84,7 @@ class FrozenForecasts:
             level: Present loss, without sign.
         """
         config = self._config
-        share = min(self._part if forecast.at_plan_end else config.open_share * self.unused, self.unused)
+        share = min(self.part if forecast.at_plan_end else config.open_share * self.unused, self.unused)
         if share <= 0:
             return
         self.unused -= share
@@ -100,17 +97,13 @@ class FrozenForecasts:
         cov = np.zeros((self._filters, 2, 2))
         cov[1 : len(config.jumps) + 1, 0, 0] = (np.array(config.jumps) * level) ** 2
         cov[-2, 1, 1] = (config.drift * level / forecast.horizon) ** 2
+        row = {"_share": share, "_begin": forecast.step, "_end": end, "_at": forecast.step, "_cov": cov}
+        row |= {"_median": median, "_scale": scale}
         self.forecasts = [*self.forecasts, forecast]
-        self.share = np.append(self.share, share)
-        self._begin = np.append(self._begin, float(forecast.step))
-        self._end = np.append(self._end, end)
-        self._median = np.concatenate([self._median, median[None]])
-        self._scale = np.concatenate([self._scale, scale[None]])
-        self._state = np.concatenate([self._state, np.zeros((1, self._filters, 2))])
-        self._cov = np.concatenate([self._cov, cov[None]])
-        self._log_e = np.concatenate([self._log_e, np.zeros((1, self._filters - 1))])
-        self._variance = np.append(self._variance, 0.0)
-        self._at = np.append(self._at, float(forecast.step))
+        for name in _ROWS:
+            rows: Array = getattr(self, name)
+            new = np.broadcast_to(np.asarray(row.get(name, 0.0), dtype=np.float64), (1, *rows.shape[1:]))
+            setattr(self, name, np.concatenate([rows, new]))
 
     def after(self, block: Block) -> FrozenForecasts:
         """A copy after a block of losses: forecasts that end before it dropped, the others with their evidence."""
@@ -126,7 +119,7 @@ class FrozenForecasts:
             return
         # Evidence of one-sided forecasts was not used where the loss was too good: they settle at their budget at most.
         most = np.where(self.one_sided[done], 0.0, MAX_EXPONENT)
-        self.settled += float(np.sum(self.share[done] * np.exp(np.minimum(self.evidence[done], most))))
+        self.settled += float(np.sum(self._share[done] * np.exp(np.minimum(self.evidence[done], most))))
         self.forecasts = [forecast for forecast, over in zip(self.forecasts, done, strict=True) if not over]
         for name in _ROWS:
             setattr(self, name, getattr(self, name)[~done])
@@ -138,10 +131,10 @@ class FrozenForecasts:
         left = np.minimum(place.astype(int), last - 1)
         part = place - left
         rows = np.arange(len(self))
-        return (
-            self._median[rows, left] * (1 - part) + self._median[rows, left + 1] * part,
-            self._scale[rows, left] * (1 - part) + self._scale[rows, left + 1] * part,
+        medians, scales = (
+            values[rows, left] * (1 - part) + values[rows, left + 1] * part for values in (self._median, self._scale)
         )
+        return medians, scales
 
     def _update(self, block: Block) -> None:
         config = self._config
@@ -186,7 +179,7 @@ class FrozenForecasts:
         Args:
             excess: Loss minus the loss expected by each, shape ``(a,)``.
         """
-        found: Array = np.where((excess < 0) & self.one_sided, -math.inf, np.log(self.share) + self.evidence)
+        found: Array = np.where((excess < 0) & self.one_sided, -math.inf, np.log(self._share) + self.evidence)
         return found
 
     def is_outlier(self, block: Block) -> bool:
@@ -202,21 +195,17 @@ class FrozenForecasts:
         """Whether a jump is the best explanation of how the run has left one of the forecasts."""
         return int(np.argmax(self._log_e[row])) < len(self._config.jumps)
 
-    def _closed(self) -> float:
-        running = float(np.sum(self.share * np.exp(np.minimum(self.evidence, 0.0)))) if len(self) else 0.0
-        return min(self.settled + running, self._spent)
+    @property
+    def rest(self) -> float:
+        """Value of all that is not bet on a frozen forecast."""
+        return self.unused + self.settled
 
-    def restart(self) -> None:
-        """Drop all forecasts; what was spent on them is worth what it was, or less, from now on."""
-        self.settled = self._closed()
-        self._clear()
-
-    def state_dict(self) -> dict[str, float]:
-        """What is left of the budget, as builtins."""
-        return {"unused": self.unused, "settled": self._closed(), "spent": self._spent, "part": self._part}
+    def state_dict(self) -> dict[str, Any]:
+        """What is left of the budget, as builtins: what was spent is worth what it was, or less, from now on."""
+        running = float(np.sum(self._share * np.exp(np.minimum(self.evidence, 0.0))))
+        return {**super().state_dict(), "settled": min(self.settled + running, self._spent)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with what was left of the budget, and without a forecast."""
+        super().load_state_dict(state)
         self._clear()
-        self.unused, self.settled = float(state["unused"]), float(state["settled"])
-        self._spent, self._part = float(state["spent"]), float(state["part"])

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.detection.base import Block, Detector, Evidence, ReferenceForecast, References
+from lightning_scaling.detection.base import (
+    NO_EVIDENCE,
+    Block,
+    Detector,
+    Evidence,
+    ReferenceForecast,
+    References,
+)
 from lightning_scaling.detection.config import DEFAULT, PathConfig
 from lightning_scaling.detection.frozen_forecasts import FrozenForecasts
 from lightning_scaling.detection.result import DeviationBasis, DeviationKind
@@ -46,52 +53,42 @@ class PathDetector(Detector):
 
     def reset(self) -> None:
         """Forget all forecasts, and take the whole budget again."""
-        self._own = FrozenForecasts(self.alpha_share, config=self._config)
-        self._past_runs = FrozenForecasts(0.0, config=self._config)
-        self._split = False
-        self._release()
-
-    def restart(self) -> None:
-        """Forget all forecasts; what has been spent of the budget stays spent."""
-        self._own.restart()
-        self._past_runs.restart()
-        self._release()
-
-    def _release(self) -> None:
-        self.held = False
-        self._left: ReferenceForecast | None = None
+        self._sides = {
+            DeviationBasis.OWN: FrozenForecasts(self.alpha_share, config=self._config),
+            DeviationBasis.PAST_RUNS: FrozenForecasts(0.0, one_sided=True, config=self._config),
+        }
         self._farthest = 0.0
         self._distances: list[float] = []
-
-    @property
-    def _sides(self) -> tuple[FrozenForecasts, FrozenForecasts]:
-        return self._own, self._past_runs
 
     @property
     def suspicious(self) -> bool:  # type: ignore[override]
         """Whether some frozen forecast has evidence of 20 to 1 against it by itself, so that a closer look pays."""
         least = self._config.closer_look_log_evidence
-        return not self.held and any(len(a) > 0 and float(a.evidence.max()) >= least for a in self._sides)
+        return any(len(side) and float(side.evidence.max()) >= least for side in self._sides.values())
 
     def update(self, block: Block | None, forecast: References) -> Evidence:
         """Judge a block against the forecasts frozen before it."""
         if block is None or self.held:
-            return Evidence(decidable=any(map(len, self._sides)))
-        self._own, self._past_runs = (side.after(block) for side in self._sides)
-        return self._weigh(self._own, self._past_runs, block)
+            return Evidence(decidable=any(map(len, self._sides.values())))
+        self._sides = self._after(block)
+        return self._weigh(self._sides, block)
 
     def peek(self, block: Block) -> Evidence:
         """The evidence if an update were made now."""
-        return self._weigh(self._own.after(block), self._past_runs.after(block), block)
+        return self._weigh(self._after(block), block)
+
+    def _after(self, block: Block) -> dict[DeviationBasis, FrozenForecasts]:
+        return {basis: side.after(block) for basis, side in self._sides.items()}
 
     def freeze(self, block: Block, forecast: References) -> None:
         """Freeze the forecasts made after a block."""
-        if forecast.past_runs is not None and not self._split:
-            self._past_runs, self._split = self._own.split(), True
+        own, past_runs = self._sides.values()
+        if forecast.past_runs is not None and not past_runs.part:
+            own.give_half_to(past_runs)
         if forecast.settled:
-            self._add(self._own, forecast.own, block)
+            self._add(own, forecast.own, block)
         if forecast.past_runs is not None:
-            self._add(self._past_runs, forecast.past_runs, block)
+            self._add(past_runs, forecast.past_runs, block)
 
     @staticmethod
     def _add(side: FrozenForecasts, forecast: ReferenceForecast, block: Block) -> None:
@@ -99,77 +96,69 @@ class PathDetector(Detector):
         if known and not side.is_outlier(block):
             side.add(forecast, max(abs(block.loss), _MIN_LEVEL))
 
-    def _weigh(self, own: FrozenForecasts, past_runs: FrozenForecasts, block: Block) -> Evidence:
-        logs = []
-        most, strongest = -math.inf, None
-        for basis, side in ((DeviationBasis.OWN, own), (DeviationBasis.PAST_RUNS, past_runs)):
-            rest = side.unused + side.settled
-            if rest > 0:
-                logs.append(math.log(rest))
+    def _weigh(self, sides: Mapping[DeviationBasis, FrozenForecasts], block: Block) -> Evidence:
+        logs: list[float] = []
+        strongest, expected = NO_EVIDENCE, math.nan
+        for basis, side in sides.items():
+            if side.rest > 0:
+                logs.append(math.log(side.rest))
             if not len(side):
                 continue
-            excess = block.loss - side.expected(block.step)[0]
+            medians = side.expected(block.step)[0]
+            excess = block.loss - medians
             wealth = side.log_wealth(excess)
             logs.append(float(np.logaddexp.reduce(wealth)))
             best = int(np.argmax(wealth))
-            if wealth[best] > most or strongest is None:
-                most = float(wealth[best])
-                strongest = (side.forecasts[best], basis, side.jumped(best), float(excess[best]))
-        if strongest is None:
-            return Evidence(decidable=False)
-        forecast, basis, jumped, distance = strongest
-        return Evidence(
-            float(np.logaddexp.reduce(logs)),
-            self._kind(distance, jumped, block),
-            "below" if distance < 0 else "above",
-            forecast,
-            basis,
-            distance,
-            float((own if len(own) else past_runs).expected(block.step)[0][-1]),
-        )
+            if math.isnan(expected):
+                expected = float(medians[-1])
+            if wealth[best] > strongest.log_e or strongest.reference is None:
+                distance, left = float(excess[best]), side.forecasts[best]
+                strongest = Evidence(
+                    float(wealth[best]),
+                    self._kind(distance, left, block, jumped=side.jumped(best)),
+                    "below" if distance < 0 else "above",
+                    left,
+                    basis,
+                    distance,
+                )
+        if strongest.reference is None:
+            return replace(NO_EVIDENCE, decidable=False)
+        return replace(strongest, log_e=float(np.logaddexp.reduce(logs)), expected=expected)
 
-    def _kind(self, excess: float, jumped: bool, block: Block) -> DeviationKind | None:
+    def _kind(self, excess: float, left: ReferenceForecast, block: Block, *, jumped: bool) -> DeviationKind | None:
         config = self._config
         least = config.min_excess_above if excess > 0 else config.min_excess_below
         if abs(excess) < least * abs(block.loss):
             return None
         if excess < 0:
             return DeviationKind.BETTER_THAN_FORECAST
-        return DeviationKind.LEVEL_SHIFT if jumped else DeviationKind.PLATEAU
+        return DeviationKind.LEVEL_SHIFT if jumped else self._gradual(left, block)
 
-    def hold(self, alarm: Evidence) -> None:
-        """An alarm has been raised."""
-        self.held = True
-        self._left, self._farthest, self._distances = alarm.reference, 0.0, [alarm.excess]
+    def _gradual(self, left: ReferenceForecast, block: Block) -> DeviationKind:
+        """Whether a run above its path rises, or has only stopped falling."""
+        rise = block.loss - float(left.at(max(left.step, 1)))
+        rising = rise > self._config.rising_share * (block.loss - float(left.at(block.step)))
+        return DeviationKind.SLOW_DIVERGENCE if rising else DeviationKind.PLATEAU
 
-    def recovered(self, block: Block) -> bool:
-        """Whether the run has come back to within a quarter of its farthest distance from the forecast it had left."""
-        if self._left is None:
-            return False
-        blocks = self._config.recovery_blocks
-        self._distances = [*self._distances, block.loss - self._left.at(block.step)][-blocks:]
+    def follow(self, block: Block, alarm: Evidence) -> Evidence | None:
+        """The alarm, until the run is back within a quarter of its farthest distance from the forecast it had left."""
+        left, blocks = alarm.reference, self._config.recovery_blocks
+        if left is None:
+            return alarm
+        self._distances = [*(self._distances or [alarm.excess]), block.loss - left.at(block.step)][-blocks:]
         mean = abs(sum(self._distances)) / blocks
         self._farthest = max(self._farthest, mean)
         near = max(self._config.recovery_share * self._farthest, block.sd / blocks)
-        return len(self._distances) == blocks and mean <= near
-
-    def describe(self, block: Block, alarm: Evidence) -> Evidence:
-        """An alarm as it looks after a block: a run above its path rises, or has only stopped falling."""
-        if alarm.reference is None or alarm.kind not in _GRADUAL:
-            return alarm
-        rise = block.loss - float(alarm.reference.at(max(alarm.reference.step, 1)))
-        rising = rise > self._config.rising_share * (block.loss - float(alarm.reference.at(block.step)))
-        return replace(alarm, kind=DeviationKind.SLOW_DIVERGENCE if rising else DeviationKind.PLATEAU)
+        if len(self._distances) == blocks and mean <= near:
+            return None
+        return replace(alarm, kind=self._gradual(left, block)) if alarm.kind in _GRADUAL else alarm
 
     def state_dict(self) -> dict[str, Any]:
         """What is left of the budget, as builtins."""
-        return {"own": self._own.state_dict(), "past_runs": self._past_runs.state_dict(), "split": self._split}
+        return {str(basis): side.state_dict() for basis, side in self._sides.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with what was left of the budget, and without a forecast."""
         self.reset()
-        self._split = bool(state["split"])
-        if self._split:
-            self._past_runs = self._own.split()
-        self._own.load_state_dict(state["own"])
-        self._past_runs.load_state_dict(state["past_runs"])
+        for basis, side in self._sides.items():
+            side.load_state_dict(state[basis])

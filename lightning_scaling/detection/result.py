@@ -72,9 +72,8 @@ class Deviation:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Deviation:
         """The verdict from what :meth:`to_dict` returned."""
-        kind = data["kind"]
-        fields = {**data, "kind": None if kind is None else DeviationKind(kind), "basis": DeviationBasis(data["basis"])}
-        return cls(**fields)
+        kind, basis = data["kind"] and DeviationKind(data["kind"]), DeviationBasis(data["basis"])
+        return cls(**{**data, "kind": kind, "basis": basis})
 
 
 UNDECIDABLE = Deviation(False, 1.0, None, None, "undecidable")

@@ -53,14 +53,16 @@ class RunDetectors:
         if total > 1 + 1e-9:
             raise ValueError(f"The detectors' shares of the alpha budget must not exceed 1 in sum, but got {total:g}.")
         self._quiet_share = config.quiet_share
-        self._release()
-        self.deviation = UNDECIDABLE
+        self._begin()
 
-    def _release(self) -> None:
+    def _begin(self) -> None:
         self._raised_by: Detector | None = None
         self._alarm: Evidence | None = None
         self._log_e = 0.0
         self._quiet_until = 0.0
+        self.deviation = UNDECIDABLE
+        for detector in self.detectors:
+            detector.held = False
 
     @property
     def divergence(self) -> Divergence | None:
@@ -81,20 +83,23 @@ class RunDetectors:
         """Judge the losses since the last update, then freeze the forecasts made after them.
 
         Args:
-            block: The losses since the last update; ``None`` when none was finite.
+            block: The losses since the last update; ``None`` when none was finite. An alarm then stays as it is.
             forecast: The forecasts made after them; they are references for later blocks only.
 
         Returns:
             The verdict.
         """
         found = [detector.update(block, forecast) for detector in self.detectors]
-        if block is not None and self._alarm is None:
-            self._test(found)
-        elif block is not None and self._raised_by is not None and self._raised_by.recovered(block):
-            self._reset_tests()
-            self._quiet_until = block.step + self._quiet_share * forecast.own.horizon
-            self.deviation = Deviation(False, 1.0, None, None, "on track")
+        if self._raised_by is None or self._alarm is None:
+            if block is not None and all(one.decidable for one in found):
+                self._test(found)
+        elif block is None:
             return self.deviation
+        else:
+            self._alarm = self._raised_by.follow(block, self._alarm)
+            if self._alarm is None:
+                self._begin_anew(block.step + self._quiet_share * forecast.own.horizon)
+                return self.deviation
         self.deviation = self._verdict(found, block)
         if self._alarm is None and block is not None and forecast.own.step >= self._quiet_until:
             for detector in self.detectors:
@@ -117,68 +122,67 @@ class RunDetectors:
         return None if found[most].kind is None else most
 
     def _test(self, found: Sequence[Evidence]) -> None:
-        if not all(one.decidable for one in found):
-            return
         self._log_e = float(np.logaddexp.reduce([one.log_e for one in found]))
         most = self._leading(found)
         if most is None:
             return
         # A detector that knows no forecast takes the one that the run has left most clearly.
         left = next((one for one in (found[most], *found) if one.reference is not None), found[most])
-        alarm = replace(found[most], reference=left.reference, basis=left.basis, excess=left.excess)
-        self._raised_by, self._alarm = self.detectors[most], alarm
+        self._alarm = replace(found[most], reference=left.reference, basis=left.basis, excess=left.excess)
+        self._raised_by = self.detectors[most]
         for detector in self.detectors:
-            detector.hold(alarm)
+            detector.held = True
 
     def _verdict(self, found: Sequence[Evidence], block: Block | None) -> Deviation:
         ratio = next((one.noise_ratio for one in found if not math.isnan(one.noise_ratio)), math.nan)
         e_value = math.exp(min(self._log_e, _MAX_LOG_E))
-        if self._alarm is None or self._raised_by is None:
-            if not all(one.decidable for one in found):
-                return UNDECIDABLE
-            expected = next((one.expected for one in found if not math.isnan(one.expected)), math.nan)
-            excess = math.nan if block is None else block.loss - expected
-            return Deviation(False, e_value, None, None, "on track", excess, expected, None, ratio)
-        expected = excess = math.nan
-        if block is not None:
-            self._alarm = self._raised_by.describe(block, self._alarm)
-            if self._alarm.reference is not None:
-                expected = float(self._alarm.reference.at(block.step))
-            excess = block.loss - expected
         alarm = self._alarm
+        if alarm is None and not all(one.decidable for one in found):
+            return UNDECIDABLE
+        if alarm is None or block is None:
+            expected = next((one.expected for one in found if not math.isnan(one.expected)), math.nan)
+        else:
+            expected = math.nan if alarm.reference is None else float(alarm.reference.at(block.step))
+        excess = math.nan if block is None else block.loss - expected
+        if alarm is None:
+            return Deviation(False, e_value, None, None, "on track", excess, expected, None, ratio)
         direction: Direction | None = None if alarm.direction is None else "below" if excess < 0 else "above"
         return Deviation(
             True, e_value, direction, alarm.since, "deviating", excess, expected, alarm.kind, ratio, alarm.basis
         )
 
-    def _reset_tests(self) -> None:
-        """Begin anew with the whole budget: an alarm has ended, and a false one is counted once."""
-        self._release()
+    def _begin_anew(self, step: float) -> None:
+        """Take the whole budget again from a step on: an alarm has ended, and a false one is counted once."""
+        self._begin()
+        self._quiet_until = step
+        self.deviation = Deviation(False, 1.0, None, None, "on track")
         for detector in self.detectors:
             if detector.alpha_share:
                 detector.reset()
 
-    def restart(self) -> None:
-        """Forget all forecasts, as after an announced change; the budget spent so far stays spent."""
-        self._release()
-        self.deviation = UNDECIDABLE
-        for detector in self.detectors:
-            detector.restart()
+    def restart(self, *, keep_verdict: bool = False) -> None:
+        """Forget all forecasts, as after an announced change; the budget spent so far stays spent.
+
+        Args:
+            keep_verdict: Whether the present verdict stays until the next update, as after a change of the plan.
+        """
+        verdict = self.deviation
+        self.load_state_dict(self.state_dict())
+        if keep_verdict:
+            self.deviation = verdict
 
     def reset(self) -> None:
         """Forget everything."""
-        self._release()
-        self.deviation = UNDECIDABLE
+        self._begin()
         for detector in self.detectors:
             detector.reset()
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """What a resumed run needs, as builtins: one state for each detector, without frozen forecasts."""
-        return [detector.state_dict() for detector in self.detectors]
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs, as builtins: the state of each detector, without frozen forecasts."""
+        return {"detectors": [detector.state_dict() for detector in self.detectors]}
 
-    def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned, with no forecast frozen yet."""
-        self._release()
-        self.deviation = UNDECIDABLE
-        for detector, part in zip(self.detectors, state, strict=True):
+        self._begin()
+        for detector, part in zip(self.detectors, state["detectors"], strict=True):
             detector.load_state_dict(part)

@@ -15,7 +15,6 @@ from lightning_scaling.detection.config import DEFAULT, VarianceConfig
 from lightning_scaling.detection.result import DeviationKind
 
 _SECOND_DIFFERENCE_LOSSES = 3
-_BETS = ("_center", "_spread", "_dof", "_log_wealth")
 
 
 class VarianceDetector(Detector):
@@ -40,18 +39,7 @@ class VarianceDetector(Detector):
 
     def reset(self) -> None:
         """Forget all blocks."""
-        self._settled = 0.0
-        self._unused = 1.0
-        self.held = False
-        self._begin_segment()
-
-    def restart(self) -> None:
-        """Give up all bets; none of them is worth more than was spent on it from then on."""
-        self._settled = self._closed()
-        self.held = False
-        self._begin_segment()
-
-    def _begin_segment(self) -> None:
+        self._settled, self._unused = 0.0, 1.0
         self._rate = math.inf
         self._calm_blocks = 0
         self._forget()
@@ -59,12 +47,10 @@ class VarianceDetector(Detector):
     def _forget(self) -> None:
         self._tail: Array = np.empty(0)
         self._seen: list[float] = []
-        self._count = 0
-        self._center: Array = np.empty(0)
-        self._spread: Array = np.empty(0)
-        self._dof: Array = np.empty(0)
-        self._log_wealth: Array = np.empty(0)
         self._recent: list[float] = []
+        self._count = 0
+        self._bets: Array = np.empty((4, 0))
+        """Center, spread, degrees of freedom and log wealth of each bet, shape ``(4, b)``."""
 
     def update(self, block: Block | None, forecast: References) -> Evidence:
         """Judge the losses of a block, once the start of the run is over."""
@@ -75,7 +61,7 @@ class VarianceDetector(Detector):
     def _take(self, block: Block) -> None:
         config = self._config
         if block.rate > config.rate_rise * self._rate:
-            self._settled += config.bet_share * float(np.sum(np.exp(np.minimum(self._log_wealth, MAX_EXPONENT))))
+            self._settled += self._worth
             self._forget()
         self._rate = block.rate
         joined = np.concatenate([self._tail, block.losses])
@@ -87,12 +73,12 @@ class VarianceDetector(Detector):
         if noise <= 0:
             return
         log = math.log(noise)
-        if self._log_wealth.size:
-            away = (log - self._center) / self._spread
-            shifted = away[:, None] - self._log_ratios / self._spread[:, None]
-            gains = _log_t(shifted, self._dof[:, None]) - _log_t(away, self._dof)[:, None]
-            ratio = np.logaddexp.reduce(gains, axis=1) - math.log(self._log_ratios.size)
-            self._log_wealth = self._log_wealth + np.minimum(ratio, config.max_log_factor)
+        center, spread, dof, _ = self._bets
+        away = (log - center) / spread
+        shifted = away[:, None] - self._log_ratios / spread[:, None]
+        gains = _log_t(shifted, dof[:, None]) - _log_t(away, dof)[:, None]
+        ratio = np.logaddexp.reduce(gains, axis=1) - math.log(self._log_ratios.size)
+        self._bets[-1] += np.minimum(ratio, config.max_log_factor)
         self._seen = [*self._seen, log][-config.reference_blocks :]
         self._count += 1
         due = self._count >= config.warmup_blocks and self._count % config.blocks_per_bet == 0
@@ -103,15 +89,11 @@ class VarianceDetector(Detector):
         config, seen = self._config, np.array(self._seen)
         center = float(np.median(seen))
         spread = max(robust_std(seen, center), config.min_log_spread) * math.sqrt(1 + 1 / seen.size)
-        self._center = np.append(self._center, center)
-        self._spread = np.append(self._spread, spread)
-        self._dof = np.append(self._dof, seen.size - 1.0)
-        self._log_wealth = np.append(self._log_wealth, 0.0)
+        self._bets = np.column_stack([self._bets, [center, spread, seen.size - 1.0, 0.0]])
         self._unused -= config.bet_share
-        while self._log_wealth.size > config.bet_blocks // config.blocks_per_bet:
-            self._settled += config.bet_share * math.exp(min(float(self._log_wealth[0]), MAX_EXPONENT))
-            for name in _BETS:
-                setattr(self, name, getattr(self, name)[1:])
+        while self._bets.shape[1] > config.bet_blocks // config.blocks_per_bet:
+            self._settled += config.bet_share * math.exp(min(float(self._bets[-1, 0]), MAX_EXPONENT))
+            self._bets = self._bets[:, 1:]
 
     def _evidence(self) -> Evidence:
         grown = self.ratio >= self._config.min_ratio
@@ -125,43 +107,34 @@ class VarianceDetector(Detector):
         """The evidence of the last update: losses of half a block do not give a noise."""
         return self._evidence()
 
-    def hold(self, alarm: Evidence) -> None:
-        """An alarm has been raised."""
-        self.held = True
-        self._calm_blocks = 0
-
-    def recovered(self, block: Block) -> bool:
-        """Whether four blocks in a row were calm."""
+    def follow(self, block: Block, alarm: Evidence) -> Evidence | None:
+        """The alarm, until four blocks in a row are calm."""
         self._calm_blocks = self._calm_blocks + 1 if self.ratio <= self._config.recovered_ratio else 0
-        return self._calm_blocks >= self._config.recovery_blocks
+        return None if self._calm_blocks >= self._config.recovery_blocks else alarm
 
     @property
     def log_e(self) -> float:
         """Logarithm of the e-value of "the noise has grown"; below zero while there is no evidence."""
-        wealth, share = self._log_wealth, self._config.bet_share
-        running = float(np.logaddexp.reduce(wealth)) + math.log(share) if wealth.size else -math.inf
+        running = float(np.logaddexp.reduce(self._bets[-1])) + math.log(self._config.bet_share)
         rest = self._settled + self._unused
         return float(np.logaddexp(running, math.log(rest))) if rest > 0 else running
 
     @property
-    def usual(self) -> float:
-        """The usual noise before the bet with the most evidence was begun; ``nan`` while there is no bet."""
-        if not self._log_wealth.size:
+    def ratio(self) -> float:
+        """Noise of the last three blocks over the usual one, that before the bet with most evidence was begun."""
+        center, *_, log_wealth = self._bets
+        if not log_wealth.size:
             return math.nan
-        return math.exp(float(self._center[int(np.argmax(self._log_wealth))]))
+        return float(np.median(self._recent)) / math.exp(float(center[int(np.argmax(log_wealth))]))
 
     @property
-    def ratio(self) -> float:
-        """Noise of the last three blocks over the usual one."""
-        return float(np.median(self._recent)) / self.usual if self.usual > 0 else math.nan
-
-    def _closed(self) -> float:
-        running = float(np.sum(np.exp(np.minimum(self._log_wealth, MAX_EXPONENT))))
-        return min(self._settled + self._config.bet_share * running, 1.0 - self._unused)
+    def _worth(self) -> float:
+        """Value of the bets that are open."""
+        return self._config.bet_share * float(np.sum(np.exp(np.minimum(self._bets[-1], MAX_EXPONENT))))
 
     def state_dict(self) -> dict[str, Any]:
-        """What is left of the budget, as builtins."""
-        return {"unused": self._unused, "settled": self._closed()}
+        """What is left of the budget, as builtins: no bet is worth more than was spent on it from here on."""
+        return {"unused": self._unused, "settled": min(self._settled + self._worth, 1.0 - self._unused)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with what was left of the budget, and without a reference."""

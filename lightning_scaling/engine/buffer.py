@@ -26,9 +26,7 @@ class LossBuffer:
         """Forget everything."""
         self._stride = 1
         self._seen = 0
-        self._step = np.zeros(_CHUNKS)
-        self._loss = np.zeros(_CHUNKS)
-        self._count = np.zeros(_CHUNKS)
+        self._sums = np.zeros((3, _CHUNKS))  # of steps, losses and ones
         self.nonfinite = 0
 
     def __len__(self) -> int:
@@ -38,52 +36,39 @@ class LossBuffer:
         """Add losses, shape ``(n,)`` each; those not finite are only counted."""
         finite = np.isfinite(losses)
         self.nonfinite += int(losses.size - finite.sum())
-        steps, losses = steps[finite], losses[finite]
-        while steps.size:
+        rows = np.stack([steps[finite], losses[finite], np.ones(finite.sum())])
+        while rows.size:
             if self._seen == _CHUNKS * self._stride:
                 self._double()
             room = _CHUNKS * self._stride - self._seen
-            part, rest = steps[:room], steps[room:]
-            owner = (self._seen + np.arange(part.size)) // self._stride
-            np.add.at(self._step, owner, part)
-            np.add.at(self._loss, owner, losses[:room])
-            np.add.at(self._count, owner, 1.0)
-            self._seen += part.size
-            steps, losses = rest, losses[room:]
+            part, rows = rows[:, :room], rows[:, room:]
+            owner = (self._seen + np.arange(part.shape[1])) // self._stride
+            for sums, values in zip(self._sums, part, strict=True):
+                np.add.at(sums, owner, values)
+            self._seen += part.shape[1]
 
     def _double(self) -> None:
-        half = _CHUNKS // 2
-        for column in (self._step, self._loss, self._count):
-            column[:half] = column[0::2] + column[1::2]
-            column[half:] = 0.0
+        merged = self._sums[:, 0::2] + self._sums[:, 1::2]
+        self._sums = np.concatenate([merged, np.zeros_like(merged)], axis=1)
         self._stride *= 2
 
     @property
     def means(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean step and mean loss of every chunk, shape ``(k,)`` each."""
-        used = self._count > 0
-        return self._step[used] / self._count[used], self._loss[used] / self._count[used]
+        steps, losses, count = self._sums[:, self._sums[2] > 0]
+        return steps / count, losses / count
 
     def state_dict(self) -> dict[str, Any]:
         """The losses as builtins: at most 256 chunks of them. Saving changes nothing here."""
         small = copy(self)
-        small._step, small._loss, small._count = self._step.copy(), self._loss.copy(), self._count.copy()
-        while np.count_nonzero(small._count) > _SAVED_CHUNKS:
+        while np.count_nonzero(small._sums[2]) > _SAVED_CHUNKS:
             small._double()
-        used = np.count_nonzero(small._count)
-        return {
-            "stride": small._stride,
-            "seen": small._seen,
-            "step": small._step[:used].tolist(),
-            "loss": small._loss[:used].tolist(),
-            "count": small._count[:used].tolist(),
-            "nonfinite": small.nonfinite,
-        }
+        sums = small._sums[:, small._sums[2] > 0].tolist()
+        return {"stride": small._stride, "seen": small._seen, "sums": sums, "nonfinite": small.nonfinite}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned."""
         self.clear()
-        used = len(state["step"])
-        self._stride, self._seen = state["stride"], state["seen"]
-        self._step[:used], self._loss[:used], self._count[:used] = state["step"], state["loss"], state["count"]
-        self.nonfinite = state["nonfinite"]
+        sums = np.array(state["sums"])
+        self._sums[:, : sums.shape[1]] = sums
+        self._stride, self._seen, self.nonfinite = state["stride"], state["seen"], state["nonfinite"]

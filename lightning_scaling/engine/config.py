@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_scaling._utils.validation import is_number
+from lightning_scaling.advice.config import AdviceConfig
 from lightning_scaling.detection.config import DetectionConfig
+from lightning_scaling.forecast.config import ForecastConfig
 from lightning_scaling.forecast.metric_scale import scales_for
 from lightning_scaling.runs.history import RunHistory
 
@@ -29,7 +31,9 @@ class MonitorConfig:
             :func:`~lightning_scaling.forecast.metric_scale.scales_for`.
         unique_tokens: Distinct tokens (or samples) there are to train on; ``None`` works them out from the diagnostic
             ``epoch_steps`` and the tokens of a step.
+        forecast: Tuned numbers of the forecasts.
         detection: Tuned numbers of the detectors.
+        advice: Tuned numbers of the advice.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -43,7 +47,9 @@ class MonitorConfig:
     mode: str = "auto"
     bounds: Sequence[float | None] | None = None
     unique_tokens: float | None = None
+    forecast: ForecastConfig = field(default_factory=ForecastConfig, repr=False)
     detection: DetectionConfig = field(default_factory=DetectionConfig, repr=False)
+    advice: AdviceConfig = field(default_factory=AdviceConfig, repr=False)
 
     def __post_init__(self) -> None:
         if not (is_number(self.alpha) and 0 < self.alpha < 1):

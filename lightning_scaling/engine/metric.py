@@ -108,14 +108,16 @@ class FollowedMetric:
         loss, sd = self.scale.to_law(block.loss), float(self.scale.spread_to_law(block.loss, sd))
         return replace(block, loss=float(loss), sd=sd)
 
-    def forecast(self, forecast: Forecast, *, known: bool = True) -> Forecast:
+    def forecast(self, forecast: Forecast, *, known: bool = True, doubt: str = "") -> Forecast:
         """A forecast made on the scale of the law, in the units of the metric.
 
-        Where the rates ahead are ``known`` and their fall has begun to show, the trust hangs on nothing but how well
-        the end is told, and between two bounds that is judged in these units: to within 1 % of the range.
+        Where the rates ahead are ``known`` and their fall has begun to show, the trust depends only on how precise the
+        end is, and between two bounds that is judged in these units: to within 1 % of the range. A ``doubt`` lowers it.
         """
-        if self.plain:
-            return forecast
+        converted = forecast if self.plain else self._converted(forecast, known)
+        return replace(converted, trust="low", why=doubt) if doubt and forecast.trust != "none" else converted
+
+    def _converted(self, forecast: Forecast, known: bool) -> Forecast:
         converted = replace(forecast, scale=self.scale)
         if self.scale.mode == "max":
             converted = replace(converted, why=forecast.why.replace("curve is not falling", "curve is not rising"))

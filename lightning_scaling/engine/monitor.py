@@ -11,25 +11,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lightning_scaling.advice import Advice, Adviser, RunState
-from lightning_scaling.advice.config import NONFINITE_LOSSES
 from lightning_scaling.advice.context import AdviceContext
 from lightning_scaling.advice.repeats import Repeats
-from lightning_scaling.detection import Deviation, Divergence
+from lightning_scaling.detection import Deviation
 from lightning_scaling.engine.buffer import LossBuffer
 from lightning_scaling.engine.config import MonitorConfig
 from lightning_scaling.engine.detectors import MetricDetectors
-from lightning_scaling.engine.forecast_log import forecast_log_row, settle
-from lightning_scaling.engine.learning_rates import RateComparison, differs, plan_of_used_rates
+from lightning_scaling.engine.learning_rates import is_binding, plan_of_used_rates, rate_ratios
 from lightning_scaling.engine.metric import FollowedMetric
 from lightning_scaling.engine.prior import PriorProvider
-from lightning_scaling.engine.record import record_of
-from lightning_scaling.engine.update import Update
-from lightning_scaling.engine.update_schedule import MIN_GAP, UpdateSchedule, count_until_update
-from lightning_scaling.forecast import Forecast, Forecaster, WhatIf, what_if, what_ifs
+from lightning_scaling.engine.records import Update, forecast_log_row, record_of, settle
+from lightning_scaling.engine.update_schedule import LOOKS_PER_UPDATE, count_until_update, next_update_after
+from lightning_scaling.forecast import Forecaster, WhatIf, what_if, what_ifs
 from lightning_scaling.forecast.calibrated import applied
 from lightning_scaling.forecast.forecaster import PriorSource
 from lightning_scaling.forecast.law_grid import before
-from lightning_scaling.runs.curve import Curve
+from lightning_scaling.runs.curve import Curve, LossBlock
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
@@ -37,12 +34,6 @@ from lightning_scaling.schedule.plan import Plan
 __all__ = ["Monitor", "Update"]
 
 _STATE_VERSION = 1
-_START_SHARE = 0.06
-"""Fraction of the plan before which no forecast is tested: early curves bend in ways of their own."""
-_WARMUPS = 1.25
-"""Multiple of the warm-up before which no forecast is tested."""
-_MIN_POINTS = 8
-"""Points of the curve on which a forecast that is tested must rest."""
 _MAX_ADVICE_LOG = 1000
 _OTHER_RATES = "the learning rate used is not the planned one"
 
@@ -65,6 +56,7 @@ class Monitor:
         config: The settings.
         metric: The metric followed.
         curve: All losses so far, in bounded memory.
+        next_update: Step at which the next update is due.
         forecast: The latest forecast.
         advice: The latest advice.
         state: What the latest advice rests on; ``None`` before the first update.
@@ -93,25 +85,28 @@ class Monitor:
         self.config = config = replace(config or MonitorConfig(), **settings)
         self.plan = plan or Plan.constant(known=False, why="no plan is known")
         self.metric = FollowedMetric(config.monitor, config.mode, config.bounds)
+        self.curve = Curve(self.plan)
+        self.next_update = next_update_after(self.plan, 0)
+        self._nonfinite_limit = config.advice.findings.nonfinite_losses
         self._context = AdviceContext(
             self.plan,
             config.params,
             config.unique_tokens,
             metric=config.monitor,
             rising=self.metric.scale.mode == "max",
+            config=config.advice,
         )
         self._context.use(config.history or ())
         self._prior = PriorProvider(self.metric, config.params, config.history)
-        self._skip = skip
-        self._forecaster = Forecaster(self.plan, self._prior.source)
         self._detectors = MetricDetectors(config.alpha, self.metric, config.detection)
-        self._adviser = Adviser()
+        self._adviser = Adviser(config.advice)
         self._pending = LossBuffer()
-        self._rates = RateComparison()
-        self._schedule = UpdateSchedule(self.plan)
-        self._blown = False
-        self._loss = math.nan
-        self.curve = Curve(self.plan)
+        self._skip = skip
+        self._next_look = self._between_looks = math.inf
+        self._rate_ratios: list[float] = []
+        self._follows_rates = False
+        self._blown, self._loss = False, math.nan
+        self._renew_forecaster()
         self.forecast = self.metric.forecast(self._forecaster.before())
         self.advice = Advice("continue", "No losses have been seen yet.")
         self.state: RunState | None = None
@@ -121,29 +116,21 @@ class Monitor:
     def __repr__(self) -> str:
         return f"Monitor(step={max(self.curve.last_step, 0):,}, {self.forecast!r}, advice={self.advice.action})"
 
+    def _renew_forecaster(self) -> None:
+        self._forecaster = Forecaster(self.plan, self._prior.source, self.config.forecast)
+
+    def _is_off_plan(self, ratio: float) -> bool:
+        return abs(ratio - 1) > self.config.advice.findings.learning_rate_tolerance  # False for nan
+
     @property
     def deviation(self) -> Deviation:
         """The verdict against the forecasts made before."""
         return self._detectors.deviation
 
     @property
-    def divergence(self) -> Divergence | None:
-        """A blow-up under way."""
-        return self._detectors.divergence
-
-    @property
-    def next_update(self) -> int:
-        """Step at which the next update is due."""
-        return self._schedule.next_update
-
-    @next_update.setter
-    def next_update(self, step: int) -> None:
-        self._schedule.next_update = step
-
-    @property
     def next_look(self) -> int:
-        """The step by which losses should come in: that of the next update, or earlier where the last looked wrong."""
-        return self._schedule.next_look
+        """Step by which losses should come in: that of the next update, or earlier while they are suspicious."""
+        return math.ceil(min(self.next_update, self._next_look))
 
     @property
     def repeats(self) -> Repeats | None:
@@ -176,39 +163,33 @@ class Monitor:
         Raises:
             ValueError: If the steps do not increase or the shapes differ.
         """
-        steps = np.atleast_1d(np.asarray(step, dtype=np.float64))
-        losses = np.atleast_1d(np.asarray(loss, dtype=np.float64))
-        others = {
-            name: np.atleast_1d(np.asarray(values, dtype=np.float64))
-            for name, values in (("lr", lr), ("tokens", tokens), ("flops", flops), ("seconds", seconds))
-            if values is not None
-        }
+        block = LossBlock.of(step, loss, lr=lr, tokens=tokens, flops=flops, seconds=seconds)
         updates: list[Update] = []
-        start = 0
-        while start < steps.size:
-            limit, tail = self._detectors.limit, self.curve.nonfinite_tail
-            due = self._schedule.due
-            end = start + count_until_update(steps[start:], losses[start:], due, limit=limit, nonfinite_tail=tail)
-            part = slice(start, end)
-            self.curve.add(steps[part], losses[part], **{name: values[part] for name, values in others.items()})
-            self._pending.add(steps[part], losses[part])
-            self.metric.see(losses[part])
-            if "lr" in others:
-                self._rates.add(self.plan, steps[part], others["lr"][part])
-            self._blown = bool(limit < losses[end - 1] < math.inf)
-            updates += self._update_if_due(int(steps[end - 1]))
-            start = end
+        while len(block):
+            limit = self._detectors.loss_limit
+            due, nonfinite = min(self.next_update, self._next_look), (self.curve.nonfinite_tail, self._nonfinite_limit)
+            end = count_until_update(block.step, block.loss, due, limit, *nonfinite)
+            part, block = block[:end], block[end:]
+            self.curve.add_block(part)
+            self._pending.add(part.step, part.loss)
+            self.metric.see(part.loss)
+            self._rate_ratios += rate_ratios(self.plan, part)
+            self._blown = bool(limit < part.loss[-1] < math.inf)
+            updates += self._update_if_due(int(part.step[-1]))
         return updates
 
     def _update_if_due(self, now: int) -> list[Update]:
-        urgent = self._blown or self.curve.nonfinite_tail == NONFINITE_LOSSES
-        if not urgent and self._schedule.look_due(now):
-            urgent = self._detectors.peek(self._pending)
+        urgent = self._blown or self.curve.nonfinite_tail == self._nonfinite_limit
+        if not urgent and self._next_look <= now < self.next_update:
+            self._next_look = now + self._between_looks
+            urgent = self._detectors.would_alarm(self._pending)
         if now < self.next_update and not urgent:
             return []
-        self._schedule.replan(self.plan, now)
+        self.next_update = next_update_after(self.plan, now)
         made = [self.update(now)] if urgent or self._skip is None or not self._skip(now) else []
-        self._schedule.look_until_next(now, suspicious=self._detectors.suspicious)
+        gap = (self.next_update - now) / LOOKS_PER_UPDATE
+        self._between_looks = gap if self._detectors.suspicious else math.inf
+        self._next_look = now + self._between_looks
         return made
 
     def update(self, step: int | None = None) -> Update:
@@ -222,34 +203,33 @@ class Monitor:
         """
         now = max(self.curve.last_step, 0) if step is None else step
         points = self.curve.points
-        if self.metric.settle():
-            self._rescale()
-        if self._prior.size(points):
-            self._forecaster = Forecaster(self.plan, self._prior.source)
-        ratio = self._rates.ratio
-        if differs(ratio) and not self._rates.is_binding(self.plan):
+        rescaled = self.metric.settle()  # by a value outside the inferred bounds
+        if rescaled:
+            self._prior.again()
+            self._detectors.reset()
+        if self._prior.size(points) or rescaled:
+            self._renew_forecaster()
+        ratio = float(np.median(self._rate_ratios)) if self._rate_ratios else math.nan
+        if self._is_off_plan(ratio) and (self._follows_rates or not is_binding(self.plan)):
             used = plan_of_used_rates(self.plan, points)
             if used is not None:
                 self.replan(used)
                 points = self.curve.points
             ratio = math.nan
         on_law = self._forecaster.fit(self.metric.points(points), now)
-        block = self._detectors.update(
-            self._pending,
-            on_law,
-            settled=self._settled(now, on_law),
-            blown=self._blown,
-            rate=float(self.plan.at(np.array([max(now, 1)]))[0]),
-        )
-        self.forecast = self._lower_trust(self.metric.forecast(on_law, known=self.plan.known), ratio)
+        block = self._detectors.judge(self._pending, on_law, self.plan, blown=self._blown)
+        self.forecast = self.metric.forecast(on_law, known=self.plan.known, doubt=self._doubt(ratio))
         if block is not None or self._pending.nonfinite:
             self._loss = math.nan if block is None else block.loss
-        self.state = self._state(now, ratio)
-        self._advise(self.state)
+        self.state = state = self._state(now, ratio)
+        topic = self.advice.topic
+        self.advice = self._adviser.advise(state)
+        if not self.advice_log or topic != self.advice.topic:
+            self.advice_log = [*self.advice_log, self.advice][-_MAX_ADVICE_LOG:]
         self._pending.clear()
-        self._rates.clear()
+        self._rate_ratios = []
         self._blown = False
-        update = Update(now, self.state.fraction, self.state.loss, self.forecast, self.deviation, self.advice)
+        update = Update(now, state.fraction, state.loss, self.forecast, self.deviation, self.advice)
         self.forecast_log.append(forecast_log_row(update, *applied(self._forecaster.run_prior, on_law)))
         return update
 
@@ -261,7 +241,7 @@ class Monitor:
             loss=self._loss,
             forecast=self.forecast,
             deviation=self.deviation,
-            divergence=self.divergence,
+            divergence=self._detectors.divergence,
             nonfinite=self._pending.nonfinite,
             rate_ratio=ratio,
             target=self.config.target,
@@ -269,37 +249,15 @@ class Monitor:
             mode=self.metric.scale.mode,
         )
 
-    def _advise(self, state: RunState) -> None:
-        topic = self.advice.topic
-        self.advice = self._adviser.advise(state)
-        if not self.advice_log or topic != self.advice.topic:
-            self.advice_log = [*self.advice_log, self.advice][-_MAX_ADVICE_LOG:]
-
-    def _rescale(self) -> None:
-        """Refit from scratch: a value outside the inferred bounds changed the scale of the metric."""
-        self._prior.again()
-        self._forecaster = Forecaster(self.plan, self._prior.source)
-        self._detectors.rescaled()
-
-    def _lower_trust(self, forecast: Forecast, ratio: float) -> Forecast:
-        if forecast.trust == "none":
-            return forecast
-        if differs(ratio):
-            return replace(forecast, trust="low", why=_OTHER_RATES)
-        if self.deviation.alarm:
-            reason = f"the run has left the path forecast at step {self.deviation.since_step:,}"
-            return replace(forecast, trust="low", why=reason)
-        return forecast
-
-    def _settled(self, step: int, forecast: Forecast) -> bool:
-        """Whether the run may be tested against a forecast: the start is over, and it rests on points of a fall."""
-        start = max(_START_SHARE * (self.plan.total_steps or 0), _WARMUPS * self.plan.warmup_end, 10 * MIN_GAP)
-        return step >= start and forecast.is_falling and forecast.params.get("points", 0) >= _MIN_POINTS
+    def _doubt(self, ratio: float) -> str:
+        """Why a forecast is not to be trusted, whatever it says of itself."""
+        if self._is_off_plan(ratio):
+            return _OTHER_RATES
+        since = self.deviation.since_step
+        return f"the run has left the path forecast at step {since:,}" if self.deviation.alarm else ""
 
     def mark(self, reason: str, *, follow_rates: bool = False) -> None:
-        """Announce a change, such as a resume or new data: the test against earlier forecasts begins anew.
-
-        The alpha budget that was spent on them stays spent.
+        """Announce a change, such as a resume: tests begin anew, the spent alpha budget stays spent.
 
         Args:
             reason: What has changed.
@@ -308,7 +266,7 @@ class Monitor:
         """
         self.curve.mark(reason)
         self._context.mark(reason)
-        self._rates.follows = self._rates.follows or follow_rates
+        self._follows_rates = self._follows_rates or follow_rates
         self._detectors.restart()
 
     def note(self, facts: Mapping[str, Any]) -> None:
@@ -327,9 +285,9 @@ class Monitor:
         self.plan = plan
         self.curve.replan(plan)
         self._context.replan(plan)
-        self._forecaster = Forecaster(plan, self._prior.source)
+        self._renew_forecaster()
         self._detectors.restart(keep_verdict=True)
-        self._schedule.replan(plan, max(self.curve.last_step, 0))
+        self.next_update = next_update_after(plan, max(self.curve.last_step, 0))
 
     def learn(self, history: RunHistory, *, prior: PriorSource | None = None) -> None:
         """Take a history that arrived after the start: its shapes are the prior of all forecasts from here on.
@@ -339,9 +297,9 @@ class Monitor:
             prior: What :func:`~lightning_scaling.forecast.family_prior` makes of them, where it is known already.
         """
         self._context.use(history)
-        if self._prior.learn(history, prior):
-            self._detectors.rescaled()
-        self._forecaster = Forecaster(self.plan, self._prior.source)
+        if self._prior.use(history, prior):
+            self._detectors.reset()
+        self._renew_forecaster()
         if not self.forecast_log:
             self.forecast = self.metric.forecast(self._forecaster.before())
 
@@ -372,8 +330,7 @@ class Monitor:
             changes: Changes, alone or with their options. Left out, the usual ones as far as the plan allows them.
 
         Raises:
-            ValueError: As :meth:`what_if`.
-            TypeError: As :meth:`what_if`.
+            ValueError, TypeError: As :meth:`what_if`.
         """
         return what_ifs(self.forecast, self.plan, changes, **self._what_if_context())
 
@@ -383,13 +340,16 @@ class Monitor:
         doubt = self.forecast.why if doubtful else ""
         return {"points": points, "prior": self._prior.source, "doubt": doubt, "monitor": self.metric.name}
 
-    def finish(self) -> list[Update]:
+    def finish(self, *, update: bool = True) -> list[Update]:
         """Close the run: a last update if losses came since the one before, and the outcomes of all forecasts.
+
+        Args:
+            update: Whether to make that update.
 
         Returns:
             The last update, if there was one to make.
         """
-        updates = [self.update()] if len(self._pending) or self._pending.nonfinite else []
+        updates = [self.update()] if update and (len(self._pending) or self._pending.nonfinite) else []
         settle(self.forecast_log, self.curve.points, self.curve.last_step)
         return updates
 
@@ -404,19 +364,20 @@ class Monitor:
         """
         return record_of(self.curve, self.plan, self.metric, {"params": self.config.params, **known})
 
+    @property
+    def _parts(self) -> dict[str, Curve | LossBuffer | Adviser | AdviceContext]:
+        return {"curve": self.curve, "pending": self._pending, "adviser": self._adviser, "context": self._context}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, as builtins."""
         return {
             "version": _STATE_VERSION,
             "plan": self.plan.to_dict(),
-            "curve": self.curve.state_dict(),
-            "pending": self._pending.state_dict(),
-            "detection": self._detectors.state_dict(),
-            "adviser": self._adviser.state_dict(),
-            "context": self._context.state_dict(),
-            "follows": self._rates.follows,
-            "forecast_log": [dict(row) for row in self.forecast_log],
             "metric": self.metric.state_dict(),
+            "detection": self._detectors.state_dict(),
+            **{name: part.state_dict() for name, part in self._parts.items()},
+            "follows_rates": self._follows_rates,
+            "forecast_log": [dict(row) for row in self.forecast_log],
             "advice_log": [advice.to_dict() for advice in self.advice_log],
             "next_update": self.next_update,
         }
@@ -430,15 +391,13 @@ class Monitor:
         version = state.get("version")
         if version != _STATE_VERSION:
             raise ValueError(f"The saved monitor state has version {version!r}; this version reads {_STATE_VERSION}.")
-        self.curve.load_state_dict(state["curve"])
-        self._pending.load_state_dict(state["pending"])
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
         if self.metric.load_state_dict(state["metric"]):
             self._detectors.load_state_dict(state["detection"])
-        self._adviser.load_state_dict(state["adviser"])
-        self._context.load_state_dict(state["context"])
         if not self.metric.plain:
             self._prior.again()
-        self._rates.follows = bool(state["follows"])
+        self._follows_rates = bool(state["follows_rates"])
         self.forecast_log = [dict(row) for row in state["forecast_log"]]
         self.advice_log = [Advice.from_dict(advice) for advice in state["advice_log"]]
         self.replan(Plan.from_dict(state["plan"]).then(self.plan, self.curve.last_step))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_scaling.engine.metric import FollowedMetric
-from lightning_scaling.forecast import PUBLISHED, family_prior
+from lightning_scaling.forecast import family_prior
 from lightning_scaling.forecast.calibrated import with_calibration
 from lightning_scaling.forecast.forecaster import PriorSource
 from lightning_scaling.runs.curve import Points
@@ -24,37 +24,33 @@ class PriorProvider:
     def __init__(self, metric: FollowedMetric, params: int | None, history: RunHistory | None) -> None:
         self._metric = metric
         self._params = params
-        self._history = history
-        self._sized = False
-        self.source: PriorSource = PUBLISHED
-        self.again()
+        self.use(history)
 
-    def again(self) -> None:
-        """Rebuild the prior from the history on the scale of the law, which must hold its values too."""
-        for run in () if self._metric.plain else self._history or ():
-            self._metric.see(run.loss)
-        self._metric.settle()
-        self._sized = False
-        self._take(family_prior(self._metric.history(self._history), self._params), self._history)
-
-    def learn(self, history: RunHistory, prior: PriorSource | None) -> bool:
-        """Take a history that has arrived.
+    def use(self, history: RunHistory | None, prior: PriorSource | None = None) -> bool:
+        """Take the prior from a history, on the scale of the law, which must hold its values too.
 
         Args:
-            history: The past runs.
+            history: The past runs; their calibration, which is one of losses, corrects the intervals.
             prior: The prior made of them for a loss, where it is known already.
 
         Returns:
             Whether the scale of the metric has changed with it.
         """
-        scale = self._metric.scale
+        metric, scale = self._metric, self._metric.scale
+        self._history = history
         self._sized = False
-        if prior is not None and self._metric.plain:
-            self._take(prior, history)
-        else:
-            self._history = history
-            self.again()
-        return self._metric.scale != scale
+        if prior is None or not metric.plain:
+            for run in () if metric.plain else history or ():
+                metric.see(run.loss)
+            metric.settle()
+            prior = family_prior(metric.history(history), self._params)
+        calibration = None if history is None or not metric.plain else history.calibration
+        self.source: PriorSource = with_calibration(prior, calibration)
+        return metric.scale != scale
+
+    def again(self) -> None:
+        """Rebuild the prior from its history on the present scale of the law."""
+        self.use(self._history)
 
     def size(self, points: Points) -> bool:
         """Compare past runs by the tokens of their steps, too, known once something has been counted.
@@ -69,9 +65,3 @@ class PriorProvider:
         before = self.source
         self.source = before.with_batch_size(float(points.tokens[known[0]] / points.last[known[0]]))
         return self.source is not before
-
-    def _take(self, source: PriorSource, history: RunHistory | None) -> None:
-        """Correct the intervals by the history's calibration, which is one of losses."""
-        self.source = with_calibration(
-            source, None if history is None or not self._metric.plain else history.calibration
-        )

@@ -271,7 +271,7 @@ def _headline(made: ReplayedRuns, found: CalibrationCurve) -> tuple[str, str]:
     count = f"{runs:,} {'run' if runs == 1 else 'runs'}"
     others = str(made.history_source).replace("_", " ")
     history = "without past runs" if others == "none" else f"each with {others}"
-    quality = next((q for q in map(made.quality, (0.25, 0.5, 0.75)) if q.forecasts), None)
+    quality = next((q for q in map(made.quality, (0.25, 0.5, 0.75)) if q.count), None)
     if quality is None:
         return f"Forecasts of {count}", history
     return (

@@ -1,3 +1,4 @@
+import json
 import math
 import pickle
 
@@ -5,8 +6,9 @@ import numpy as np
 import pytest
 
 from lightning_scaling import Run, RunHistory, replay, replay_many
-from lightning_scaling.backtest.many_runs import past_runs_of
+from lightning_scaling.backtest.many_runs import ReplayCollection, past_runs_of
 from lightning_scaling.backtest.single_run import Replay
+from lightning_scaling.engine.monitor import Update
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_what_stopping_saves_and_gives_up(make_run):
     assert made.stop.advice.action == "stop"
     assert made.saved == 1 - made.stop.fraction == made.stop.advice.saving
     assert made.given_up == pytest.approx(made.stop.loss - made.outcome)
-    assert made.to_dict()["advice"]["action"] == "stop"
+    assert made.summary()["advice"]["action"] == "stop"
 
 
 def test_the_gravest_advice_counts_not_the_first(make_run):
@@ -156,9 +158,20 @@ def test_bad_arguments_are_refused(family):
 
 def test_a_replay_is_short_to_read_and_can_be_pickled(make_run):
     made = Replay.of(make_run(name="<b>"))
-    assert repr(made).startswith("Replay('<b>', 100 updates, loss 2.5")
+    assert repr(made).startswith("Replay('<b>', 100 updates, loss 2.7")
     assert len(repr(made)) < 160
     assert "&lt;b&gt;" in made._repr_html_()
     assert "<b>" not in made._repr_html_()
     again = pickle.loads(pickle.dumps(made))
-    assert again.to_dict() == made.to_dict()
+    assert json.dumps(again.to_dict()) == json.dumps(made.to_dict())
+
+
+def test_replays_come_back_from_builtins(family):
+    made = replay_many(family[:2], target=2.0)
+    again = ReplayCollection.from_dict(json.loads(json.dumps(made.to_dict())))
+    assert json.dumps(again.to_dict()) == json.dumps(made.to_dict())
+    assert again.summary() == made.summary()
+    assert [repr(one) for one in again.replays] == [repr(one) for one in made.replays]
+    assert [one.checks() for one in again.replays] == [one.checks() for one in made.replays]
+    first = made.replays[0].updates[-1]
+    assert repr(Update.from_dict(first.to_dict())) == repr(first)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from lightning_scaling._utils.state import AttributeState
 from lightning_scaling.detection import (
     Block,
     Detector,
@@ -120,7 +121,7 @@ def test_a_resume_does_not_renew_the_alpha_budget(make, fault):
         unspent.append(sum(part["unused"] for part in parts))
     assert unspent == sorted(unspent, reverse=True)
     assert unspent[-1] < 0.9 * (1.0 if make is VarianceDetector else detector.alpha_share)
-    detector.restart()
+    detector.load_state_dict(state)
     assert detector.state_dict() == state
 
 
@@ -147,9 +148,10 @@ def test_a_change_after_a_resume_is_found():
     assert any(verdict.alarm for verdict in verdicts[10:15])
 
 
-class Threshold(Detector):
+class Threshold(AttributeState, Detector):
     """A toy: its evidence is the second loss of a block being above 5."""
 
+    STATE = ("seen",)
     alpha_share = 0.1
 
     def __init__(self):
@@ -162,12 +164,6 @@ class Threshold(Detector):
         self.seen += block is not None
         high = block is not None and block.losses[1] > 5
         return Evidence(math.log(self.alpha_share) + (20.0 if high else 0.0), DeviationKind.LEVEL_SHIFT, "above")
-
-    def state_dict(self):
-        return {"seen": self.seen}
-
-    def load_state_dict(self, state):
-        self.seen = state["seen"]
 
 
 def test_a_new_detector_takes_a_class_and_a_place_in_the_list():
@@ -186,7 +182,7 @@ def test_a_new_detector_takes_a_class_and_a_place_in_the_list():
     assert verdict.alarm
     assert verdict.kind is DeviationKind.LEVEL_SHIFT
     assert verdict.since_step is not None
-    assert detectors.state_dict()[-1] == {"seen": 21}
+    assert detectors.state_dict()["detectors"][-1] == {"seen": 21}
 
 
 def test_shares_of_the_budget_that_exceed_it_are_refused():

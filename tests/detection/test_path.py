@@ -104,3 +104,13 @@ def test_forecasts_are_not_tested_beyond_their_validity():
         nothing = Forecast(step, TOTAL, "relative_multi_power", "none", "")
         verdict = detector.update(Block(step, 2.0, NOISE), References(nothing))
     assert verdict.verdict == "undecidable"
+
+
+def test_an_alarm_stays_as_it_is_while_no_loss_arrives():
+    detector = RunDetectors()
+    losses = healthy(1)
+    losses[50:] += 0.1
+    for step, loss in zip(range(10, 701, 10), losses, strict=False):
+        verdict = detector.update(Block(step, loss, NOISE), References(forecast(step)))
+    assert verdict.alarm
+    assert detector.update(None, References(forecast(700))) == verdict

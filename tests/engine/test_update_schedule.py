@@ -34,4 +34,4 @@ def test_a_run_beyond_its_plan_goes_on_as_one_without_an_end():
 def test_losses_that_cannot_wait_end_the_part(bad, value, tail, expected):
     losses = np.ones(20)
     losses[list(bad)] = value
-    assert count_until_update(np.arange(20.0), losses, 10, limit=50.0, nonfinite_tail=tail) == expected
+    assert count_until_update(np.arange(20.0), losses, 10, 50.0, tail, 20) == expected
