@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lightning_scaling.advice.batch_size import BATCH_FACTS
 from lightning_scaling.advice.causes import Cause, likely_cause
 from lightning_scaling.advice.config import DEFAULT, AdviceConfig
 from lightning_scaling.advice.findings import findings
+from lightning_scaling.advice.hints import BATCH_FACTS
 from lightning_scaling.advice.result import Action, Advice, FindingCode
 from lightning_scaling.advice.state import RunState
 
@@ -51,44 +51,36 @@ class Adviser:
 
     def _advise(self, state: RunState) -> Advice:
         s = self._remembered(state)
-        before = self._cause
-        cause = self._stable_cause(s)
+        before, cause = self._cause, self._stable_cause(s)
         advice = findings(s, cause, self._config.findings)
-        hinted = bool(s.hint) and s.hint in advice.reason
-        advised = advice.evidence.get("cause")
+        advised, note = advice.evidence.get("cause"), ""
         if _SEVERITY[advice.action] >= _SEVERITY[self._action]:
             if advice.action != self._action:
                 self._since = s.step
             elif before is not None and advised == cause != before and self._in_trouble:
                 note = f" Until now the likely cause was the {Cause(before).label}."
-                advice = replace(advice, reason=advice.reason + note)
-            self._action, self._milder_updates, self._advised_cause = advice.action, 0, advised
-            self._hint_given = self._hint_given or hinted
-            return advice
-        self._milder_updates += 1
-        if self._milder_updates < self._config.causes.updates_to_relax:
-            return self._eased(s, advice)
-        self._hint_given = self._hint_given or hinted
-        note = f" What led to the advice of step {self._since:,} to {self._action} is over."
-        self._action, self._milder_updates, self._since, self._advised_cause = advice.action, 0, s.step, advised
+        else:
+            self._milder_updates += 1
+            if self._milder_updates < self._config.causes.updates_to_relax:
+                return self._eased(s, advice)
+            note = f" What led to the advice of step {self._since:,} to {self._action} is over."
+            self._since = s.step
+        self._action, self._milder_updates, self._advised_cause = advice.action, 0, advised
+        self._hint_given = self._hint_given or (bool(s.hint) and s.hint in advice.reason)
         return replace(advice, reason=advice.reason + note)
 
     def _remembered(self, s: RunState) -> RunState:
         """Give hints once, and keep the shape of the change as it was first seen."""
-        in_trouble = s.divergence is not None or (s.deviation.alarm and s.worse)
-        if not in_trouble:
+        worse = s.divergence is not None or (s.deviation.alarm and s.worse)
+        self._in_trouble = worse or s.deviation.alarm
+        if not worse:
             self._abrupt = None
         elif self._abrupt is None:
             self._abrupt = s.abrupt
-        if not in_trouble and not s.deviation.alarm:
+        if not self._in_trouble:
             self._cause = self._other_cause = None
-        self._in_trouble = in_trouble or s.deviation.alarm
-        return replace(
-            s,
-            hint="" if self._hint_given else s.hint,
-            batch_hint="" if self._batch_hint_given else s.batch_hint,
-            abrupt=self._abrupt,
-        )
+        hint = "" if self._hint_given else s.hint
+        return replace(s, hint=hint, batch_hint="" if self._batch_hint_given else s.batch_hint, abrupt=self._abrupt)
 
     def _stable_cause(self, s: RunState) -> Cause:
         found = likely_cause(s, self._config.causes)
@@ -105,18 +97,14 @@ class Adviser:
         return found
 
     def _eased(self, s: RunState, advice: Advice) -> Advice:
-        stop = self._action == "stop"
-        return Advice(
-            self._action,
-            f"At step {s.step:,} the signs that led to the advice to {self._action} have eased; "
-            "waiting to see that this lasts.",
-            {**advice.evidence, "cause": self._advised_cause} if self._advised_cause else advice.evidence,
-            saving=s.saving if stop else 0.0,
-            cost=None if stop else 0.0,
-            confidence=self._config.findings.undecided,
-            step=s.step,
-            code=FindingCode.EASED,
+        saving, cost = (s.saving, None) if self._action == "stop" else (0.0, 0.0)
+        reason = (
+            f"At step {s.step:,} the signs that led to the advice to {self._action} have eased; waiting to see that "
+            "this lasts."
         )
+        evidence = {**advice.evidence, "cause": self._advised_cause} if self._advised_cause else advice.evidence
+        confidence = self._config.findings.undecided
+        return Advice(self._action, reason, evidence, saving, cost, confidence, s.step, FindingCode.EASED)
 
     def state_dict(self) -> dict[str, Any]:
         """The adviser's memory as builtins."""
@@ -124,5 +112,4 @@ class Adviser:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned."""
-        for name, value in state.items():
-            setattr(self, f"_{name}", value)
+        vars(self).update({f"_{name}": value for name, value in state.items()})

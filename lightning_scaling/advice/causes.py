@@ -36,28 +36,24 @@ def likely_cause(s: RunState, config: CausesConfig = DEFAULT.causes) -> Cause:
     mostly the data's, a slow rise the learning rate's, a standstill that of layers that no longer learn, or the
     learning rate's where all layers were seen to have gradients.
     """
-    d = s.deviation
-    if s.divergence is None and d.alarm and not s.worse:
-        return Cause.LEAK if s.held_out else Cause.REPEATED_DATA
-    if s.facts.get("idle"):
-        return Cause.FROZEN_LAYERS
-    if state_lost(s, config):
-        return Cause.OPTIMIZER_STATE
-    if s.last_nonfinite is not None and s.step - s.last_nonfinite <= config.event_share * s.planned_steps:
-        return Cause.PRECISION
-    if s.marked is not None and recent_mark(s, config):
-        return Cause.OPTIMIZER_STATE if s.marked[1].startswith("resumed") else Cause.MARKED_CHANGE
-    if d.kind == "variance_increase":
-        return Cause.BATCH
-    if overfits(s, config) or pass_began(s):
-        return Cause.REPEATED_DATA
-    if s.divergence is None and d.kind == "plateau":
-        return Cause.LEARNING_RATE if s.facts.get("tensors") else Cause.FROZEN_LAYERS
-    if s.abrupt is None:
-        blown_up = s.divergence is not None and s.divergence.lost > config.blown_up
-        shifted = s.divergence is None and d.kind == "level_shift"
-        return Cause.DATA if blown_up or shifted else Cause.LEARNING_RATE
-    return Cause.DATA if s.abrupt else Cause.LEARNING_RATE
+    d, gone = s.deviation, s.divergence
+    recent = config.event_share * s.planned_steps
+    marked, mark = _recent_mark(s, config)
+    blown_up = gone is not None and gone.lost > config.blown_up
+    plateau = gone is None and d.kind == "plateau"
+    shifted = blown_up or (gone is None and d.kind == "level_shift")
+    evidence = (
+        (gone is None and d.alarm and not s.worse, Cause.LEAK if s.held_out else Cause.REPEATED_DATA),
+        (s.facts.get("idle"), Cause.FROZEN_LAYERS),
+        (state_lost(s, config), Cause.OPTIMIZER_STATE),
+        (s.last_nonfinite is not None and s.step - s.last_nonfinite <= recent, Cause.PRECISION),
+        (marked, Cause.OPTIMIZER_STATE if mark.startswith("resumed") else Cause.MARKED_CHANGE),
+        (d.kind == "variance_increase", Cause.BATCH),
+        (overfits(s, config) or pass_began(s), Cause.REPEATED_DATA),
+        (plateau, Cause.LEARNING_RATE if s.facts.get("tensors") else Cause.FROZEN_LAYERS),
+        (shifted if s.abrupt is None else s.abrupt, Cause.DATA),
+    )
+    return next((cause for holds, cause in evidence if holds), Cause.LEARNING_RATE)
 
 
 def state_lost(s: RunState, config: CausesConfig = DEFAULT.causes) -> bool:
@@ -66,12 +62,12 @@ def state_lost(s: RunState, config: CausesConfig = DEFAULT.causes) -> bool:
     return lost is not None and s.step - lost <= config.event_share * s.planned_steps
 
 
-def recent_mark(s: RunState, config: CausesConfig = DEFAULT.causes) -> bool:
-    """Whether the trouble began right after an announced change or a resume."""
+def _recent_mark(s: RunState, config: CausesConfig) -> tuple[bool, str]:
+    """Whether the trouble began right after an announced change or a resume, and the reason given for that."""
     since = s.divergence.since_step if s.divergence is not None else s.deviation.since_step
-    return (
-        s.marked is not None and since is not None and 0 <= since - s.marked[0] <= config.change_share * s.planned_steps
-    )
+    if s.marked is None or since is None:
+        return False, ""
+    return 0 <= since - s.marked[0] <= config.change_share * s.planned_steps, s.marked[1]
 
 
 def overfits(s: RunState, config: CausesConfig = DEFAULT.causes) -> bool:
@@ -94,18 +90,16 @@ def pass_began(s: RunState) -> bool:
 
 def check(cause: Cause, s: RunState) -> str:
     """What to check first, and then, as the second half of a sentence."""
+    off_path = s.divergence is None and s.deviation.alarm and s.worse
+    # The repeats are the last thing to check where the run has left its path on data that it has seen before.
+    repeats = f", then the repeats ({s.repeated.clause})" if s.repeated is not None and off_path else ""
     if cause == Cause.REPEATED_DATA:
-        return _check_repeats(s)
+        return f"check first {_repeats(s)}"
     if cause == Cause.LEARNING_RATE and s.divergence is None and s.deviation.kind == "plateau":
         return (
             "check first the learning rate, which may have become too low (all "
             f"{s.facts.get('tensors', 0):,} parameter tensors that had a gradient still have one)"
-            f"{_and_repeats(s) or ', then whether the data repeat'}"
-        )
-    if cause == Cause.FROZEN_LAYERS:
-        return (
-            "check first whether layers are frozen or cut off from the loss, then whether the learning rate has become "
-            f"too low{_and_repeats(s) or ', then whether the data repeat'}"
+            f"{repeats or _OR_REPEATS}"
         )
     if cause == Cause.MARKED_CHANGE:
         step, reason = s.marked or (0, "")
@@ -114,59 +108,52 @@ def check(cause: Cause, s: RunState) -> str:
         half = str(s.facts.get("precision", "")).startswith("16")
         kind = "half precision overflows" if half else "numbers overflow, as they do in half precision"
         return f"check first whether {kind}, then the learning rate, then the data"
-    return _CHECKS[cause] + (_and_repeats(s) if cause in (Cause.DATA, Cause.LEARNING_RATE) else "")
+    last = repeats if cause in (Cause.DATA, Cause.LEARNING_RATE, Cause.FROZEN_LAYERS) else ""
+    return f"check first {_CHECKS[cause]}{last or (_OR_REPEATS if cause == Cause.FROZEN_LAYERS else '')}"
 
 
+_OR_REPEATS = ", then whether the data repeat"
 _CHECKS = {
     Cause.DATA: (
-        "check first the data that arrived since then (a damaged shard, wrong labels, inputs scaled in another way), "
-        "then the learning rate, then the precision"
+        "the data that arrived since then (a damaged shard, wrong labels, inputs scaled in another way), then the "
+        "learning rate, then the precision"
     ),
     Cause.LEARNING_RATE: (
-        "check first the learning rate, which may be too high, then the precision and the clipping of gradients, then "
-        "the data"
+        "the learning rate, which may be too high, then the precision and the clipping of gradients, then the data"
+    ),
+    Cause.FROZEN_LAYERS: (
+        "whether layers are frozen or cut off from the loss, then whether the learning rate has become too low"
     ),
     Cause.OPTIMIZER_STATE: (
-        "check first whether the optimizer's state was restored at the resume, then whether the data go on where they "
-        "had stopped"
+        "whether the optimizer's state was restored at the resume, then whether the data go on where they had stopped"
     ),
     Cause.BATCH: (
-        "check first whether the batch has become smaller (fewer samples, ranks or accumulated batches), then the "
-        "quality of the data, then the learning rate"
+        "whether the batch has become smaller (fewer samples, ranks or accumulated batches), then the quality of the "
+        "data, then the learning rate"
     ),
-    Cause.LEAK: (
-        "check first whether data held out leak into training, then whether the metric or its data have changed"
-    ),
-    Cause.WARMUP: "check first the warm-up, then the learning rate, then the data",
+    Cause.LEAK: "whether data held out leak into training, then whether the metric or its data have changed",
+    Cause.WARMUP: "the warm-up, then the learning rate, then the data",
 }
 
 
-def _check_repeats(s: RunState) -> str:
-    repeats = s.repeated
-    began = pass_began(s)
+def _repeats(s: RunState) -> str:
+    repeats, began = s.repeated, pass_began(s)
     if repeats is None or (not s.worse and s.divergence is None):
         there = ", which began right there" if began else ""
         which = "" if repeats is None else f" (this is pass {repeats.number:,} over {repeats.data}{there})"
         return (
-            f"check first whether the same data come again and again{which}, then whether the answer leaks into the "
-            "inputs, then whether the loss is still computed as before"
+            f"whether the same data come again and again{which}, then whether the answer leaks into the inputs, then "
+            "whether the loss is still computed as before"
         )
     if overfits(s) or (s.held_out and not began):
         best = "" if s.best is None else f", and the best so far was {s.best[1]:.4g} at step {s.best[0]:,}"
         return (
-            "check first whether the training loss still gets better: the model then overfits (this is pass "
-            f"{repeats.number:,} over {repeats.data}{best}), and new data or fewer passes help; then the learning "
-            "rate, then whether the held-out data have changed"
+            f"whether the training loss still gets better: the model then overfits (this is pass {repeats.number:,} "
+            f"over {repeats.data}{best}), and new data or fewer passes help; then the learning rate, then whether the "
+            "held-out data have changed"
         )
     where = f"begin anew right where the trouble did, at step {repeats.boundary:,}" if began else "come again"
     return (
-        f"check first the data, which {where} ({repeats.clause}): their order, their shuffling, a part that not every "
-        "pass has; then the learning rate, then the precision"
+        f"the data, which {where} ({repeats.clause}): their order, their shuffling, a part that not every pass has; "
+        "then the learning rate, then the precision"
     )
-
-
-def _and_repeats(s: RunState) -> str:
-    """The repeats as the last thing to check, where the run has left its path on data that it has seen before."""
-    if s.repeated is None or s.divergence is not None or not (s.deviation.alarm and s.worse):
-        return ""
-    return f", then the repeats ({s.repeated.clause})"

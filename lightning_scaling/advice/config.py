@@ -147,8 +147,6 @@ class RankingConfig:
 class MatchedRunsConfig:
     """Lag behind earlier runs of the same configuration."""
 
-    same_ratio: float = 1.05
-    """Largest ratio of sizes, lengths or peak rates that count as equal."""
     min_runs: int = 3
     """Fewest matched runs."""
     max_runs: int = 16

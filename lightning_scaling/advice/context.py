@@ -9,19 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.advice.batch_size import batch_size_hint
 from lightning_scaling.advice.change_shape import is_abrupt
 from lightning_scaling.advice.config import DEFAULT, AdviceConfig
-from lightning_scaling.advice.learning_rate import learning_rate_hint
-from lightning_scaling.advice.matched_runs import LearningRateOptimum, MatchedRuns, learning_rate_optimum
+from lightning_scaling.advice.hints import batch_size_hint, learning_rate_hint
+from lightning_scaling.advice.matched_runs import MatchedRuns, learning_rate_optimum
 from lightning_scaling.advice.repeats import Passes, Repeats
 from lightning_scaling.advice.state import RunState
 from lightning_scaling.detection import Deviation, Divergence
-from lightning_scaling.runs.curve import Curve, Points
+from lightning_scaling.runs.curve import Curve
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
-
-Array = NDArray[np.float64]
 
 RESUMED = "resumed"
 _HELD_OUT = ("val", "test", "eval", "dev", "heldout", "held_out")
@@ -76,14 +73,12 @@ class AdviceContext:
         self._match()
 
     def _match(self) -> None:
-        runs, plan, params, rising = self._past_runs, self._plan, self._params, self._rising
-        config = self._config
-        self._matched = MatchedRuns([] if self._changed else runs, plan, params, rising=rising, config=config)
+        known: dict[str, Any] = {"rising": self._rising, "config": self._config}
+        past_runs = [] if self._changed else self._past_runs
+        self._matched = MatchedRuns(past_runs, self._plan, self._params, **known)
         if self._memory is not None:
             self._matched.load_state_dict(self._memory)
-        self._optimum: LearningRateOptimum | None = learning_rate_optimum(
-            runs, plan, params, rising=rising, config=config
-        )
+        self._optimum = learning_rate_optimum(self._past_runs, self._plan, self._params, **known)
 
     def note(self, facts: Mapping[str, Any], step: int = 0) -> None:
         """Add diagnostics by name, observed at a step; ``None`` removes one."""
@@ -114,11 +109,14 @@ class AdviceContext:
         """
         in_trouble = deviation.alarm or divergence is not None
         since = deviation.since_step if divergence is None else divergence.since_step
-        points, total = curve.points, self._plan.total_steps
+        points, total, config = curve.points, self._plan.total_steps, self._config
         held_out = (self._metric or "").lower().startswith(_HELD_OUT)
+        best = (
+            int(np.argmax(points.loss) if self._rising else np.argmin(points.loss)) if in_trouble and held_out else None
+        )
         self.repeats = self._passes.count(curve, points, self._plan, self.facts.get("unit"), since)
         tokens = float(points.tokens[-1] / points.last[-1]) if len(curve) and points.last[-1] > 0 else math.nan
-        lag = self._matched.compare(self._last, step, loss, tokens) if len(self._matched) else None
+        lag = self._matched.compare(self._last, step, loss, tokens)
         self._last = step
         self._memory = self._matched.state_dict()
         steps_left = None if total is None else total - max(curve.last_step, 0)
@@ -130,34 +128,28 @@ class AdviceContext:
             nonfinite_tail=curve.nonfinite_tail,
             nonfinite_total=curve.nonfinite,
             last_nonfinite=curve.last_nonfinite_step,
-            abrupt=is_abrupt(points.loss, rising=self._rising, config=self._config.change_shape)
-            if in_trouble
-            else None,
+            abrupt=is_abrupt(points.loss, rising=self._rising, config=config.change_shape) if in_trouble else None,
             marked=curve.segments[-1] if curve.segments else None,
             facts=self.facts,
             lag=lag,
             learning_rate_optimum=self._optimum,
             hint=self._hint(tokens),
-            batch_hint=batch_size_hint(self.facts, step / total if total else None, self._config.batch_size),
+            batch_hint=batch_size_hint(self.facts, step / total if total else None, config.batch_size),
             held_out=held_out,
             repeats=self.repeats,
-            best=self._best_point(points) if in_trouble and held_out else None,
+            best=(round(float(points.step[best])), float(points.loss[best])) if in_trouble and held_out else None,
             flops_left=_remaining(points.last, points.flops, steps_left),
             hours_left=_remaining(points.last, points.seconds / _HOUR, steps_left),
             **known,
         )
 
     def _hint(self, tokens_per_step: float) -> str:
-        total = self._plan.total_steps
-        counted = self.facts.get("unit") == "tokens" and total is not None and math.isfinite(tokens_per_step)
-        tokens = tokens_per_step * (total or 0)
-        rate = learning_rate_hint(self._plan.peak, self._params, tokens, self._config.learning_rate) if counted else ""
-        repeats = "" if self.repeats is None else self.repeats.hint(self._config.repeats)
-        return " ".join(hint for hint in (rate, repeats) if hint)
-
-    def _best_point(self, points: Points) -> tuple[int, float]:
-        at = int(np.argmax(points.loss) if self._rising else np.argmin(points.loss))
-        return round(float(points.step[at])), float(points.loss[at])
+        """What is to be said at the start of the run."""
+        hints = ["" if self.repeats is None else self.repeats.hint(self._config.repeats)]
+        if self.facts.get("unit") == "tokens" and math.isfinite(tokens_per_step) and self._plan.total_steps is not None:
+            tokens = tokens_per_step * self._plan.total_steps
+            hints.insert(0, learning_rate_hint(self._plan.peak, self._params, tokens, self._config.learning_rate))
+        return " ".join(filter(None, hints))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, as builtins."""
@@ -171,13 +163,13 @@ class AdviceContext:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned."""
-        self.facts, self._changed, self._last = dict(state["facts"]), bool(state["changed"]), int(state["last"])
-        self._memory = dict(state["matched_runs"])
+        self.facts, self._changed, self._last = dict(state["facts"]), state["changed"], state["last"]
+        self._memory = state["matched_runs"]
         self._passes.load_state_dict(state["passes"])
         self._match()
 
 
-def _remaining(steps: Array, counted: Array, steps_left: int | None) -> float | None:
+def _remaining(steps: NDArray[Any], counted: NDArray[np.float64], steps_left: int | None) -> float | None:
     """What remains of a cumulative count until the end of the plan, at its mean rate so far."""
     known = np.flatnonzero(np.isfinite(counted))
     if steps_left is None or not known.size or steps[known[-1]] <= 0:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lightning_scaling._utils.stats import t_quantile
 from lightning_scaling.advice.config import DEFAULT, AdviceConfig
 from lightning_scaling.runs.final_loss import final_loss
+from lightning_scaling.runs.replicates import same_size
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
@@ -90,15 +91,12 @@ class MatchedRuns:
         rising: bool = False,
         config: AdviceConfig = DEFAULT,
     ) -> None:
-        self._config = config.matched_runs
+        self._config = c = config.matched_runs
         self._plan, self._sign = plan, -1.0 if rising else 1.0
-        found = [run for run in runs if _matches(run, plan, params, self._config.same_ratio)]
-        self._runs = found[: self._config.max_runs] if len(found) >= self._config.min_runs else []
-        self._curves = [_finite(run) for run in self._runs]
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget earlier updates, as after an announced change."""
+        found = [run for run in runs if _same_model(run, plan, params) and same_size(run.plan.peak, plan.peak)]
+        self._runs = found[: c.max_runs] if len(found) >= c.min_runs else []
+        finite = [np.isfinite(run.loss) for run in self._runs]
+        self._curves = [(run.step[seen], run.loss[seen]) for run, seen in zip(self._runs, finite, strict=True)]
         self._spreads: list[float] = []
         self._looks = 0
 
@@ -127,7 +125,6 @@ class MatchedRuns:
         self._looks = self._looks + 1 if off else 0
         if self._looks < config.updates_to_hold:
             return None
-        warmups = [run.plan.warmup_end for run in self._runs]
         batches = [run.tokens_per_step for run in self._runs if run.tokens_per_step]
         return LagReport(
             low=float(means.min()),
@@ -135,7 +132,7 @@ class MatchedRuns:
             count=len(means),
             share=abs(excess / middle) if middle else math.inf,
             warmup=self._plan.warmup_end,
-            usual_warmup=int(np.median(warmups)),
+            usual_warmup=int(np.median([run.plan.warmup_end for run in self._runs])),
             batch_ratio=batch / float(np.median(batches)) if batches else math.nan,
         )
 
@@ -167,18 +164,12 @@ def learning_rate_optimum(
     Returns:
         The optimum, if the rate is more than a factor two outside the interval and costs at least 0.5 % of the loss.
     """
-    total = plan.total_steps
-    if total is None or params is None or not plan.peak > 0:
+    if plan.total_steps is None or params is None or not plan.peak > 0:
         return None
     sign, c = -1.0 if rising else 1.0, config.learning_rate
-    rates, finals = [], []
-    for run in runs:
-        if not _same_model(run, params, total, config.matched_runs.same_ratio):
-            continue
-        final = final_loss(run.step, run.loss, run.total_steps)
-        if final is not None:
-            rates.append(run.plan.peak)
-            finals.append(sign * final)
+    alike = [run for run in runs if _same_model(run, plan, params)]
+    ends = [(run.plan.peak, final_loss(run.step, run.loss, run.total_steps)) for run in alike]
+    rates, finals = [peak for peak, end in ends if end is not None], [sign * end for _, end in ends if end is not None]
     x, y = np.log(np.array(rates)), np.array(finals)
     if np.unique(np.round(x, 2)).size < c.min_rates or np.ptp(x) < math.log(c.min_span):
         return None
@@ -205,26 +196,12 @@ def learning_rate_optimum(
     return LearningRateOptimum(plan.peak, math.exp(best), math.exp(lower), math.exp(upper), cost, len(x))
 
 
-def _matches(run: Run, plan: Plan, params: int | None, ratio: float) -> bool:
-    """Whether a past run has about the size, length and peak rate of a plan."""
-    if not _same_model(run, params, plan.total_steps, ratio) or not plan.peak > 0:
-        return False
-    return 1 / ratio <= run.plan.peak / plan.peak <= ratio
+def _same_model(run: Run, plan: Plan, params: int | None) -> bool:
+    """Whether a past run with a known learning rate has about the size and length of the present one."""
+    return run.lr is not None and same_size(run.params, params) and same_size(run.total_steps, plan.total_steps)
 
 
-def _same_model(run: Run, params: int | None, total: int | None, ratio: float) -> bool:
-    """Whether a past run with a known learning rate has about a size and a length."""
-    if run.params is None or params is None or total is None or run.lr is None:
-        return False
-    return 1 / ratio <= run.params / params <= ratio and 1 / ratio <= run.total_steps / total <= ratio
-
-
-def _finite(run: Run) -> tuple[Array, Array]:
-    seen = np.isfinite(run.loss)
-    return run.step[seen].astype(np.float64), run.loss[seen]
-
-
-def _mean(steps: Array, losses: Array, begin: float, end: float) -> float:
+def _mean(steps: NDArray[Any], losses: Array, begin: float, end: float) -> float:
     """Mean over the steps after one up to another; between the records on either side where there is none."""
     part = losses[np.searchsorted(steps, begin, "right") : np.searchsorted(steps, end, "right")]
     return float(part.mean()) if part.size else float(np.interp((begin + end) / 2, steps, losses))

@@ -87,8 +87,7 @@ class Ranking:
     @property
     def likely_best(self) -> RunRank:
         """The run most likely to be the best at the end, of those that are ready if there are any."""
-        ready = [one for one in self.runs if one.ready]
-        return max(ready or self.runs, key=lambda one: one.best)
+        return max(self.runs, key=lambda one: (one.ready, one.best))
 
     @property
     def same_schedule(self) -> bool:
@@ -104,9 +103,8 @@ class Ranking:
             ValueError: If ``probability`` is none.
         """
         least = 1 - checked_probability("probability", probability)
-        spared = {self.leader, self.likely_best.index}
-        lost = (one.index for one in self.runs if one.ready and one.chance < least)
-        return [index for index in lost if index not in spared]
+        spared = (self.leader, self.likely_best.index)
+        return [one.index for one in self.runs if one.ready and one.chance < least and one.index not in spared]
 
     def to_dict(self) -> dict[str, Any]:
         """``"fraction"``, ``"leader"`` and ``"runs"``, one dict of :class:`RunRank` each, as builtins."""
@@ -141,17 +139,14 @@ class Candidate:
         seen = np.isfinite(run.loss) & (run.step <= run.total_steps)
         if not seen.any():
             raise ValueError(f"The run {run.name or ''} holds no finite loss, so it cannot be compared with others.")
-        loss = run.loss[seen] if scale.plain else np.asarray(scale.to_law(run.loss[seen]), dtype=np.float64)
         self.run = run
-        self.plan = run.plan
         self.reached = float(run.step[seen][-1]) / run.total_steps
         self.alive = bool(np.isfinite(run.loss[~np.isnan(run.loss)][-1]))
-        curve = Curve(self.plan)
-        curve.add(run.step[seen], loss)
+        curve = Curve(run.plan)
+        curve.add(run.step[seen], run.loss[seen] if scale.plain else np.asarray(scale.to_law(run.loss[seen])))
         self.points = curve.points
-        self._forecaster = Forecaster(self.plan, prior)
-        peak = self.plan.peak if self.plan.peak > 0 else 1.0
-        self.rates: Array = self.plan.at(np.maximum(_GRID * run.total_steps, 1.0)) / peak
+        self._forecaster = Forecaster(run.plan, prior)
+        self.rates: Array = run.plan.at(np.maximum(_GRID * run.total_steps, 1.0)) / (run.plan.peak or 1.0)
         self._known: dict[float, LawGridFit | None] = {}
 
     def at(self, fraction: float) -> LawGridFit | None:
@@ -159,15 +154,12 @@ class Candidate:
         if fraction not in self._known:
             if len(self._known) > 1:
                 del self._known[next(iter(self._known))]
+            last = self.points.last[-4:]
+            spacing = float(np.max(np.diff(last))) / self.run.total_steps if last.size > 1 else 0.0
+            late = self.reached + max(1 - _FINISHED, _SPACINGS * spacing) < fraction
             step = max(round(fraction * self.run.total_steps), 1)
-            late = self.reached + max(1 - _FINISHED, _SPACINGS * self._spacing()) < fraction
             self._known[fraction] = None if late else self._forecaster.shapes(self.points, step)
         return self._known[fraction]
-
-    def _spacing(self) -> float:
-        """Share of the plan between two of the latest points."""
-        last = self.points.last[-4:]
-        return float(np.max(np.diff(last))) / self.run.total_steps if last.size > 1 else 0.0
 
     def same_model(self, other: Candidate) -> bool:
         """Whether another run has the same size and length."""
@@ -241,9 +233,10 @@ def rank(candidates: Sequence[Candidate], fraction: float, config: RankingConfig
     now = _look(candidates, fraction, config)
     if now is None:
         return None
+    before = {one.index: one for one in earlier.runs} if earlier is not None else {}
     runs = []
     for one in now.runs:
-        old = None if earlier is None else earlier.of(one.index)
+        old = before.get(one.index)
         ready = one.ready and old is not None and old.ready
         runs.append(replace(one, ready=ready, before=None if old is None else old.best))
     return replace(now, runs=tuple(runs))
@@ -254,26 +247,28 @@ def _look(candidates: Sequence[Candidate], fraction: float, config: RankingConfi
     found = [(i, one, shapes) for i, one in enumerate(candidates) if one.alive and (shapes := one.at(fraction))]
     if len(found) < _FEWEST_RUNS:
         return None
-    levels = [shapes.level for _, _, shapes in found]
-    settled = [shapes.settled / one.run.total_steps for _, one, shapes in found]
+    all_shapes = [shapes for *_, shapes in found]
+    levels = [shapes.level for shapes in all_shapes]
     lead = int(np.argmin(levels))
-    leader = _Leader.of(found[lead][1], [shapes for *_, shapes in found], lead, fraction)
-    ends = np.stack(
-        [leader.differences(one, shapes, row, settled[row], config) for row, (_, one, shapes) in enumerate(found)]
+    leader = _Leader(found[lead][1], all_shapes[lead], fraction, _shapes_drawn(all_shapes))
+    ends = np.stack([leader.differences(one, shapes, row, config) for row, (_, one, shapes) in enumerate(found)])
+    ready = np.array(
+        [fraction >= config.settled_ratio * shapes.settled / one.run.total_steps for _, one, shapes in found]
     )
-    ready = np.array([fraction >= config.settled_ratio * one for one in settled])
     behind = np.median(ends - ends[lead], axis=1)
+    # a run that is not ready takes nothing away from the others
+    lowest = ends[ready if ready.any() else ~ready].min(axis=0)
     ranks = (
         RunRank(
             index=i,
             name=one.run.name,
-            best=best,
-            behind=float(behind[n]),
-            now=levels[n] - levels[lead],
+            best=float(np.mean(ends[row] <= lowest)),
+            behind=float(behind[row]),
+            now=levels[row] - levels[lead],
             same_schedule=one.rate_distance(leader.run) <= config.same_schedule_distance,
-            ready=bool(ready[n] and ready[lead]),
+            ready=bool(ready[row] and ready[lead]),
         )
-        for n, ((i, one, _), best) in enumerate(zip(found, _chances(ends, ready), strict=True))
+        for row, (i, one, _) in enumerate(found)
     )
     return Ranking(fraction, found[lead][0], tuple(ranks))
 
@@ -287,39 +282,26 @@ class _Leader:
         shapes: Its shapes at that progress.
         fraction: The progress.
         drawn: Indices of the shapes drawn, shape ``(draws,)`` each.
-        slope: Its slope in each, shape ``(draws,)``.
-        left: Median of what it has left to gain.
     """
 
     run: Candidate
     shapes: LawGridFit
     fraction: float
     drawn: tuple[NDArray[np.intp], ...]
-    slope: Array
-    left: float
 
-    @classmethod
-    def of(cls, run: Candidate, shapes: Sequence[LawGridFit], lead: int, fraction: float) -> _Leader:
-        """Draw shapes common to all runs, of which one leads."""
-        a, c, k = drawn = _shapes_drawn(shapes)
-        own = shapes[lead]
-        slope = np.maximum(own.slope[a, c, k], 1e-9)
-        left = float(np.median(slope * (own.power[a] + own.share[a, k] * own.gain[c])))
-        return cls(run, own, fraction, drawn, slope, left)
-
-    def differences(self, one: Candidate, shapes: LawGridFit, row: int, settled: float, config: RankingConfig) -> Array:
+    def differences(self, one: Candidate, shapes: LawGridFit, row: int, config: RankingConfig) -> Array:
         """Draws of how much worse than the leader is now a run will end, shape ``(draws,)``.
 
         Args:
             one: The run.
             shapes: Its shapes.
             row: Its place, which selects its random numbers.
-            settled: Share of the plan at which its warm-up or last blow-up was over.
             config: Tuned numbers.
         """
-        (a, c, k), first, slope = self.drawn, self.shapes, self.slope
+        (a, c, k), first = self.drawn, self.shapes
         share, power, gain = first.share[a, k], first.power[a], first.gain[c]
-        fitted = np.maximum(shapes.slope[a, c, k], 1e-9)
+        slope, fitted = (np.maximum(each.slope[a, c, k], 1e-9) for each in (first, shapes))
+        left = float(np.median(slope * (power + share * gain)))
         replicate = one.same_model(self.run)
         if replicate:
             distance = one.rate_distance(self.run, self.fraction)
@@ -327,43 +309,35 @@ class _Leader:
         limit = config.max_log_steepness
         own = slope * np.exp(np.clip(np.log(fitted / slope), -limit, limit))
         powers, gains = shapes.power[a], shapes.gain[c]
-        rate_power = config.rate_power + config.rate_power_error * _normal(-1)
+        rate_power = config.rate_power + config.rate_power_error * _random(-1)
         lift = np.exp(math.log(shapes.peak / first.peak) * rate_power) if shapes.peak > 0 < first.peak else 1.0
         trend = -(own - slope) * (powers + power) / 2
         clipped, fit = float(np.median(trend)), float(np.median(-(fitted - slope) * (powers + power) / 2))
         schedule = np.sqrt(own * slope) * ((power - powers) + share * (gain - gains * lift))
-        future = max(float(np.median(own * (powers + share * gains))), self.left)
+        future = max(float(np.median(own * (powers + share * gains))), left)
         moved = one.rate_change(self.run, self.fraction, config.transit_window)
         spread = math.sqrt(
             (config.trend_error * fit) ** 2
             + (config.doubted_trend_error * (fit - clipped)) ** 2
-            + ((config.replicate_future_error if replicate else config.future_error) * self.left) ** 2
+            + ((config.replicate_future_error if replicate else config.future_error) * left) ** 2
             + (config.transit_error * float(np.median(slope * share)) * moved) ** 2
             + (0.0 if replicate else shapes.unsure * future) ** 2
             + shapes.noise**2
         )
         log_error = config.replicate_schedule_log_error if replicate else config.schedule_log_error
-        ends = shapes.level - first.level + trend + schedule * np.exp(log_error * _normal(row))
-        ends = ends + spread * _student(row, config.error_dof)
-        start = future * _start_gain(self.fraction, settled, config)
+        ends = shapes.level - first.level + trend + schedule * np.exp(log_error * _random(row))
+        ends = ends + spread * _random(row, config.error_dof)
+        start = future * _start_gain(self.fraction, shapes.settled / one.run.total_steps, config)
         if start > 0:
-            shared = math.sqrt(1 - config.start_own_share**2) * _normal(-2)
-            ends = ends - start * np.exp(
-                config.start_log_error * (shared + config.start_own_share * _normal(500 + row))
-            )
+            shared = math.sqrt(1 - config.start_own_share**2) * _random(-2)
+            own_part = config.start_own_share * _random(500 + row)
+            ends = ends - start * np.exp(config.start_log_error * (shared + own_part))
         return np.asarray(ends, dtype=np.float64)
 
 
 def _start_gain(fraction: float, settled: float, config: RankingConfig) -> float:
     """Share of what is left that a run gains beyond the law, so soon after its warm-up."""
     return config.start_gain * max(fraction / settled, 1.0) ** -config.start_power if settled > 0 else 0.0
-
-
-def _chances(ends: Array, ready: NDArray[np.bool_]) -> list[float]:
-    """Probability of each run of being the best; one that is not ready takes nothing away from the others."""
-    judges = ready if ready.any() else np.ones_like(ready)
-    lowest = ends[judges].min(axis=0)
-    return [float(np.mean(row <= lowest)) for row in ends]
 
 
 def _shapes_drawn(shapes: Sequence[LawGridFit]) -> tuple[NDArray[np.intp], ...]:
@@ -378,18 +352,12 @@ def _shapes_drawn(shapes: Sequence[LawGridFit]) -> tuple[NDArray[np.intp], ...]:
 @lru_cache(maxsize=256)
 def _even(row: int) -> Array:
     """Numbers that fill (0, 1) evenly, in an order of their own for each row."""
-    order = np.random.default_rng(row + 1000).permutation(_DRAWS)
-    even: Array = (order + 0.5) / _DRAWS
-    return even
+    return np.asarray((np.random.default_rng(row + 1000).permutation(_DRAWS) + 0.5) / _DRAWS)
 
 
 @lru_cache(maxsize=256)
-def _normal(row: int) -> Array:
-    drawn: Array = stats.norm.ppf(_even(2 * row + 100_000))
-    return drawn
-
-
-@lru_cache(maxsize=256)
-def _student(row: int, dof: float) -> Array:
-    drawn: Array = stats.t.ppf(_even(2 * row + 100_001), dof)
+def _random(row: int, dof: float | None = None) -> Array:
+    """Standard normal numbers for a row, or Student's t with some degrees of freedom."""
+    even = _even(2 * row + 100_000 + (dof is not None))
+    drawn: Array = stats.norm.ppf(even) if dof is None else stats.t.ppf(even, dof)
     return drawn

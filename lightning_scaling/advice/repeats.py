@@ -69,23 +69,16 @@ class Repeats:
     @property
     def clause(self) -> str:
         """The pass under way and the value of another, as a clause."""
-        here, after = f"this is pass {self.number:,} over {self.data}", self.next_pass
-        if after is None:
+        here = f"this is pass {self.number:,} over {self.data}"
+        if self.next_pass is None:
             return here
-        return (
-            f"{here}, and by the data-constrained law of language models one more is worth {after:.0%} of as many "
-            "new ones"
-        )
+        value = f"one more is worth {self.next_pass:.0%} of as many new ones"
+        return f"{here}, and by the data-constrained law of language models {value}"
 
     @property
     def evidence(self) -> dict[str, Any]:
         """The numbers behind it, as builtins."""
-        found = {
-            "passes": self.passes,
-            "unique": self.unique,
-            "next_pass": self.next_pass,
-            "pass_began": self.boundary,
-        }
+        found = {"passes": self.passes, "unique": self.unique, "next_pass": self.next_pass, "pass_began": self.boundary}
         return {key: value for key, value in found.items() if value is not None}
 
     def hint(self, config: RepeatsConfig = DEFAULT.repeats) -> str:
@@ -146,10 +139,10 @@ class Passes:
         begun = self._begun if self._unique is None else 0
         tokens = _tokens_per_step(points, begun)
         if self._unique is not None:
-            length, unique = self._unique / tokens, float(self._unique)
-            unit = unit or TOKENS
+            length, unique, unit = self._unique / tokens, float(self._unique), unit or TOKENS
         else:
-            length, unique = float(self._length or math.nan), tokens * float(self._length or math.nan)
+            length = float(self._length or math.nan)
+            unique = tokens * length
         if not (math.isfinite(length) and length > 0):
             return None
         total = plan.total_steps
@@ -168,7 +161,7 @@ class Passes:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned."""
-        self._length, self._begun = state["length"], int(state["begun"])
+        self._length, self._begun = state["length"], state["begun"]
 
 
 def _tokens_per_step(points: Points, begun: int) -> float:

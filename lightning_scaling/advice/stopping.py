@@ -127,22 +127,17 @@ class StopRule:
 
     def decide(self, state: RunState) -> Decision | None:
         """The decision at an update; ``None`` to go on."""
-        found = [one for one in (self._target(state), self._best(state), self._value(state)) if one is not None]
-        self.held = {one.kind.value: self.held.get(one.kind.value, 0) + 1 for one in found}
-        held = [one for one in found if self.held[one.kind.value] >= self.holds]
-        return next((one for one in (self._lost(state), self._dominated(state), *held) if one is not None), None)
-
-    def _lost(self, s: RunState) -> Decision | None:
-        lost = weights_lost(s, self._config.findings) or diverged(s, self._config.findings)
-        if lost is None:
-            return None
-        return _decision(s, StopKind.DIVERGED, lost.clause, lost.confidence, lost.evidence, lost.cost)
-
-    def _target(self, s: RunState) -> Decision | None:
-        return self._misses(s, StopKind.TARGET, self.target, "misses the target {:.4g}")
-
-    def _best(self, s: RunState) -> Decision | None:
-        return self._misses(s, StopKind.BEST, self.best, "does not beat the best so far, {:.4g},")
+        findings = self._config.findings
+        lost = weights_lost(state, findings) or diverged(state, findings)
+        now = lost and _decision(state, StopKind.DIVERGED, lost.reason, lost.confidence, lost.evidence, lost.cost)
+        found = [
+            self._misses(state, StopKind.TARGET, self.target, "misses the target {:.4g}"),
+            self._misses(state, StopKind.BEST, self.best, "does not beat the best so far, {:.4g},"),
+            self._value(state),
+        ]
+        self.held = {one.kind.value: self.held.get(one.kind.value, 0) + 1 for one in found if one}
+        held = (one for one in found if one and self.held[one.kind.value] >= self.holds)
+        return now or self._dominated(state) or next(held, None)
 
     def _misses(self, s: RunState, kind: StopKind, wanted: float | None, what: str) -> Decision | None:
         if wanted is None or not s.decidable or not s.forecast.at_plan_end:
@@ -150,34 +145,26 @@ class StopRule:
         miss = misses(s, wanted, what.format(wanted), self.probability)
         if miss is None:
             return None
-        clause = f"{miss.clause} {_percent(miss.probability)}"
-        evidence = {"wanted": float(wanted), **miss.evidence}
-        return _decision(s, kind, clause, miss.probability, evidence, s.forecast_gain)
+        clause, evidence = f"{miss.reason} {_percent(miss.confidence)}", {"wanted": float(wanted), **miss.evidence}
+        return _decision(s, kind, clause, miss.confidence, evidence, miss.cost)
 
     def _dominated(self, s: RunState) -> Decision | None:
         ranking = s.ranking
         if ranking is None or not s.decidable or 0 not in ranking.dominated(self.probability):
             return None
-        own, best = ranking.of(0), ranking.likely_best
+        own, best, count = ranking.of(0), ranking.likely_best, len(ranking.runs) - 1
         assert own is not None
-        count = len(ranking.runs) - 1
         others = f"{count:,} other runs" if count > 1 else "the other run"
         schedule = "" if ranking.same_schedule else ", allowing for their different schedules,"
-        behind = own.behind - best.behind
+        behind, sure = own.behind - best.behind, 1 - own.chance
         name = f"{best.name!r}" if best.name else "the likely best of them"
         gap = f" and is expected to end {behind:.3g} behind {name}" if s.metric == "loss" and behind > 0 else ""
         clause = (
             f"Compared with {others} at {ranking.fraction:.0%} of the plan{schedule} the run will not be the best with "
-            f"probability {_percent(1 - own.chance)}{gap}"
+            f"probability {_percent(sure)}{gap}"
         )
-        evidence = {
-            "behind": behind,
-            "best": own.chance,
-            "runs": count,
-            "same_schedule": ranking.same_schedule,
-            "likely_best": best.name,
-        }
-        return _decision(s, StopKind.BEST, clause, 1 - own.chance, evidence, s.forecast_gain)
+        evidence = {"behind": behind, "best": own.chance, "runs": count, "same_schedule": ranking.same_schedule}
+        return _decision(s, StopKind.BEST, clause, sure, {**evidence, "likely_best": best.name}, s.forecast_gain)
 
     def _value(self, s: RunState) -> Decision | None:
         if self.value is None or not s.decidable or not s.forecast.at_plan_end or not math.isfinite(s.loss):

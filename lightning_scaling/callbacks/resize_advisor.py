@@ -92,7 +92,7 @@ class ResizeAdvisor(GuardedCallback):
             "fine_tuning": fine_tuning,
             "least_cost": least_cost,
         }
-        Resizing(ModelState(1e6, 1e6, active_params=active_params), **self._options).check()
+        Resizing(ModelState(1e6, 1e6, active_params=active_params), **self._options)
         self._monitor: ScalingLawMonitor | None = None
         self._module_shape: Shape | None = None
         self._attentive = False

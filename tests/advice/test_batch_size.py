@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lightning_scaling.advice.batch_size import batch_size_hint, steps_by_noise
+from lightning_scaling.advice.hints import batch_size_hint, steps_by_noise
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.schedule import Plan
 

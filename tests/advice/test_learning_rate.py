@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_scaling.advice.learning_rate import learning_rate_hint
+from lightning_scaling.advice.hints import learning_rate_hint
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.schedule import Plan
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from lightning_scaling._utils.validation import positive
+from lightning_scaling._utils.formatting import count as quantity
+from lightning_scaling._utils.validation import one_of, positive
 from lightning_scaling.advice.config import DEFAULT, ResizeConfig
-from lightning_scaling.advice.resize import messages as words
-from lightning_scaling.advice.resize.fine_tuning import tuning_advice, tuning_growth
+from lightning_scaling.advice.resize.fine_tuning import TuningLaw, tuning_advice, tuning_growth
 from lightning_scaling.advice.resize.next_config import Configuration, Rule, next_configuration
 from lightning_scaling.advice.resize.published import published_tradeoff
 from lightning_scaling.advice.resize.recipe import recipe_first
@@ -25,6 +25,16 @@ from lightning_scaling.runs.run import Run
 
 _SEARCH_LOG_RANGE, _BISECTIONS = 12, 40
 _DENSE_RATIO = 1.02
+_TWO_DIGITS = 99.5
+_ONE_PERCENT = 0.005
+
+
+class _NoAdviceError(ValueError):
+    """No advice on size is possible, with the reason and its code."""
+
+    def __init__(self, reason: str, code: FindingCode) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class Resizing:
@@ -47,7 +57,7 @@ class Resizing:
         config: Tuned numbers.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of its range, or there is no such rule.
     """
 
     def __init__(
@@ -67,19 +77,15 @@ class Resizing:
         self._runs = list(history or ())
         self._inference = positive("inference_tokens", inference_tokens, zero=True)
         self._unique = None if unique_tokens is None else positive("unique_tokens", unique_tokens)
-        self._rule = rule
+        one_of("rule", rule, get_args(Rule))
+        self._rule: Rule = rule
         self._tuning = fine_tuning
         self._config = config
-        least_cost = config.least_cost if least_cost is None else least_cost
-        if not 0 < least_cost < 1:
+        self._least_cost = config.least_cost if least_cost is None else least_cost
+        if not 0 < self._least_cost < 1:
             raise ValueError(f"`least_cost` must lie between 0 and 1, but got {least_cost!r}.")
-        self._least_cost = least_cost
         spent = present.compute * (1 + self._inference * INFERENCE_SHARE / present.tokens)
         self._budget = spent if budget is None else positive("budget", budget)
-
-    def check(self) -> None:
-        """Raise ValueError where the rule for learning rate and batch is none."""
-        self._configure(self.present.params, self.present.tokens)
 
     @cached_property
     def table(self) -> LadderTable:
@@ -87,106 +93,12 @@ class Resizing:
         p = self.present
         return ladder_table(self._runs, p.plan, p.compute / (p.size * p.tokens), self._config)
 
-    @cached_property
-    def _experts(self) -> tuple[LadderTable, str]:
-        """The runs that are as sparse as this one, and what is missing for a mixture of experts."""
-        present, table = self.present, self.table
-        sparse = present.active_params is not None and present.active_params < present.params / _DENSE_RATIO
-        wanted = math.log(present.params / present.size)
-        alike = np.abs(np.log(table.total / table.params) - wanted) < math.log(self._config.same_sparsity_ratio)
-        if not sparse or not len(table):
-            return table.take(alike), ""
-        if not alike.any():
-            return table.take(alike), words.NO_EXPERTS
-        return table.take(alike), ""
-
-    @cached_property
-    def _tradeoff(self) -> tuple[Tradeoff | None, str, str]:
-        """The tradeoff, where it comes from, and reason there is none."""
-        table, lacking = self._experts
-        reason = lacking
-        if self._runs and not len(self.table):
-            reason = words.unread(len(self._runs))
-        elif self._runs and not lacking:
-            try:
-                return table.tradeoff(), table.source, ""
-            except ValueError as error:
-                reason = str(error)
-        if self.present.unit != "tokens" or self.present.metric != "loss" or lacking:
-            return None, "", reason or words.NO_FAMILY
-        p = self.present
-        try:
-            return published_tradeoff(p.size, p.tokens, p.compute, p.loss, self._config), words.PUBLISHED, ""
-        except ValueError as error:
-            return None, "", reason or str(error)
-
     def advise(self) -> Advice:
         """What to do about the size; ``"continue"`` where nothing is to be said, with the reason."""
-        p = self.present
-        if p.mode == "max":
-            return self._silent(words.not_a_loss(p.metric), FindingCode.NOT_A_LOSS)
-        first = recipe_first(p, self.table, self._unique, self._config)
-        if first is not None:
-            return first
-        if self._tuning:
-            return tuning_advice(p, self.table, self._configure, self._least_cost, self._config)
-        tradeoff, source, reason = self._tradeoff
-        if tradeoff is None:
-            return self._silent(words.cannot(reason), FindingCode.SIZE_UNKNOWN)
-        agree, said = tradeoff.agreement(self._budget)
-        if not agree:
-            return self._silent(words.contradiction(said), FindingCode.ESTIMATES_CONTRADICT)
-        if tradeoff.scatter > self._config.max_scatter:
-            return self._silent(words.scattered(source, tradeoff.scatter), FindingCode.RUNS_SCATTERED)
-        return self._judge(tradeoff, source)
-
-    def _judge(self, tradeoff: Tradeoff, source: str) -> Advice:
-        p = self.present
-        best = tradeoff.best(self._budget, self._inference, self._unique)
-        lower, upper = best.interval(self._config.level)
-        tokens = self._affordable(tradeoff, p.size)
-        if tokens <= 0:
-            return self._silent(words.unaffordable(p, self._budget), FindingCode.SIZE_UNKNOWN)
-        loss = self._loss(tradeoff, p.size, tokens)
-        saved = self._saved(tradeoff, loss)
-        large = p.size > best.params
-        near = upper if large else lower
-        nearest = near if (near < p.size) == large else p.size
-        wasted = self._wasted(tradeoff, p.size / nearest * best.params, best)
-        experts = self._of_experts(tradeoff)
-        evidence: dict[str, Any] = {
-            "source": source,
-            "budget": self._budget,
-            "best": best.to_dict(),
-            "present": {"params": p.size, "tokens": p.tokens},
-            "factor": p.size / best.params,
-            "gain": loss - best.loss,
-            "compute_saved": saved,
-            "least_waste": wasted,
-            "unfinished": self.table.unfinished,
-            "moved": self.table.moved,
-            "left_out": self.table.left_out,
-            "experts": experts,
-        }
-        sentences = words.SizeComparison(p, best, source, loss - best.loss, saved, tokens, (lower, upper), self._budget)
-        if wasted < self._least_cost:
-            inside = saved < self._least_cost
-            sentence = sentences.near_enough() if inside else sentences.not_sure()
-            code = FindingCode.SIZE_NEAR_OPTIMUM if inside else FindingCode.SIZE_UNCERTAIN
-            return Advice("continue", sentence, evidence, step=p.step, code=code)
-        following = self._configure(best.params, best.tokens)
-        evidence["next"] = following.to_dict()
-        sure = 0.5 * (1 + math.erf(abs(math.log(p.size / best.params)) / best.sd / math.sqrt(2)))
-        return Advice(
-            "resize",
-            sentences.resize(following, experts),
-            evidence,
-            saving=saved,
-            cost=0.0,
-            confidence=min(max(sure, self._config.confidence[0]), self._config.confidence[1]),
-            step=p.step,
-            code=FindingCode.SIZE_OFF_OPTIMUM,
-        )
+        try:
+            return self._judge()
+        except ValueError as error:
+            return self._none(error)
 
     def when_data_grows(self, factor: float) -> Advice:
         """How the model should grow when there are so many times the data, and the compute to use them.
@@ -200,25 +112,155 @@ class Resizing:
         Raises:
             ValueError: If `factor` is not positive.
         """
-        factor, p = positive("factor", factor), self.present
-        if p.mode == "max":
-            return self._silent(words.not_a_loss(p.metric), FindingCode.NOT_A_LOSS)
-        if self._tuning:
-            return tuning_growth(p, self.table, factor, self._config)
-        tradeoff, source, reason = self._tradeoff
-        if tradeoff is None:
-            return self._silent(words.cannot(reason), FindingCode.SIZE_UNKNOWN)
-        agree, said = tradeoff.agreement(p.compute)
-        if not agree:
-            return self._silent(words.contradiction(said), FindingCode.ESTIMATES_CONTRADICT)
+        factor = positive("factor", factor)
         try:
-            now, then = tradeoff.best_for(p.tokens), tradeoff.best_for(p.tokens * factor)
+            return self._growth(factor)
         except ValueError as error:
-            return self._silent(words.cannot(str(error)), FindingCode.SIZE_UNKNOWN)
+            return self._none(error)
+
+    # ------------------------------------------------------------------ private
+
+    def _none(self, error: ValueError) -> Advice:
+        reason, code = str(error), getattr(error, "code", FindingCode.SIZE_UNKNOWN)
+        reason = f"No advice on size: {reason[:1].lower()}{reason[1:]}"
+        return Advice("continue", reason, step=self.present.step, code=code)
+
+    def _check_mode(self) -> None:
+        if self.present.mode == "max":
+            reason = f"`{self.present.metric}` is to be high, and laws of size and data are laws of losses."
+            raise _NoAdviceError(reason, FindingCode.NOT_A_LOSS)
+
+    @cached_property
+    def _tuning_law(self) -> TuningLaw:
+        return TuningLaw(self.table, self._config)
+
+    @cached_property
+    def _alike(self) -> LadderTable:
+        """The runs that are as sparse as this one."""
+        table, wanted = self.table, math.log(self.present.params / self.present.size)
+        limit = math.log(self._config.same_sparsity_ratio)
+        return table.take(np.abs(np.log(table.total / table.params) - wanted) < limit)
+
+    @cached_property
+    def _tradeoff(self) -> tuple[Tradeoff, str]:
+        """The tradeoff, and where it comes from; raises ValueError with the reason where there is none."""
+        p, runs, reason = self.present, len(self._runs), ""
+        sparse = p.active_params is not None and p.active_params < p.params / _DENSE_RATIO
+        if sparse and len(self.table) and not len(self._alike):
+            raise ValueError(
+                "No run of the family has as large a share of its parameters active (`meta['active_params']`)."
+            )
+        if runs and not len(self.table):
+            which = "the only past run does not hold" if runs == 1 else f"none of the {runs} past runs holds"
+            reason = f"{which} its size, its tokens and a falling loss."
+        elif runs:
+            try:
+                return self._alike.tradeoff(), self._alike.source
+            except ValueError as error:
+                reason = str(error)
+        if p.unit != "tokens" or p.metric != "loss":
+            absent = "There are no past runs of the family to learn from, and published laws count tokens of text."
+            raise ValueError(reason or absent)
+        try:
+            published = published_tradeoff(p.size, p.tokens, p.compute, p.loss, self._config)
+        except ValueError as error:
+            raise ValueError(reason or str(error)) from None
+        return published, "published laws of language models"
+
+    def _agreed(self, flops: float) -> tuple[Tradeoff, str]:
+        """The tradeoff and its source, where two ways of reading the family agree at a budget."""
+        tradeoff, source = self._tradeoff
+        agree, said = tradeoff.agreement(flops)
+        if not agree:
+            raise _NoAdviceError(f"{said}, which contradict each other.", FindingCode.ESTIMATES_CONTRADICT)
+        return tradeoff, source
+
+    def _judge(self) -> Advice:
+        p, budget, config = self.present, self._budget, self._config
+        self._check_mode()
+        first = recipe_first(p, self.table, self._unique, config)
+        if first is not None:
+            return first
+        if self._tuning:
+            return tuning_advice(p, self._tuning_law, self._configure, self._least_cost, config)
+        tradeoff, source = self._agreed(budget)
+        if tradeoff.scatter > config.max_scatter:
+            raise _NoAdviceError(
+                f"the {source} scatter by {tradeoff.scatter:.1%} around what their sizes and data explain; settle "
+                "their learning rates and batches first.",
+                FindingCode.RUNS_SCATTERED,
+            )
+        best = tradeoff.best(budget, self._inference, self._unique)
+        lower, upper = best.interval(config.level)
+        tokens, loss = self._at(tradeoff, p.size)
+        if tokens <= 0:
+            raise ValueError(
+                f"a model of {quantity(p.size)} parameters leaves nothing of the {budget:.3g} FLOPs for training once "
+                "its inference is paid."
+            )
+        gain, saved = loss - best.loss, self._saved(tradeoff, loss)
+        # What the size wastes, were the best one at the near end of its interval: the same factor off the middle.
+        off_nearest = p.size / float(np.clip(p.size, lower, upper))
+        wasted = self._saved(tradeoff, self._at(tradeoff, off_nearest * best.params)[1])
+        experts = self._of_experts(tradeoff)
+        evidence: dict[str, Any] = {
+            "source": source,
+            "budget": budget,
+            "best": best.to_dict(),
+            "present": {"params": p.size, "tokens": p.tokens},
+            "factor": p.size / best.params,
+            "gain": gain,
+            "compute_saved": saved,
+            "least_waste": wasted,
+            "experts": experts,
+            **{name: getattr(self.table, name) for name in ("unfinished", "moved", "left_out")},
+        }
+        active = " active" if p.active_params is not None else ""
+        begun = (
+            f"For {budget:.3g} FLOPs the {source} put the best model at {quantity(best.params)}{active} parameters "
+            f"(90 % between {quantity(lower)} and {quantity(upper)}) and {quantity(best.tokens)} {p.unit}"
+        )
+        if wasted < self._least_cost:
+            return self._kept(begun, best, saved, evidence)
+        following = self._configure(best.params, best.tokens)
+        evidence["next"] = following.to_dict()
+        sure = 0.5 * (1 + math.erf(abs(math.log(p.size / best.params)) / best.sd / math.sqrt(2)))
+        sentence = (
+            f"{begun}; {self._wrong(best, tokens)}, so that the better split would end {gain:.2g} lower, or as low "
+            f"with {saved:.0%} less compute; {following.sentence(p.unit)}{_of_experts_clause(experts)}."
+        )
+        confidence = min(max(sure, config.confidence[0]), config.confidence[1])
+        return Advice("resize", sentence, evidence, saved, 0.0, confidence, p.step, FindingCode.SIZE_OFF_OPTIMUM)
+
+    def _kept(self, begun: str, best: BestSize, saved: float, evidence: dict[str, Any]) -> Advice:
+        """The size is right, or nearly, or the interval is too wide to call it wrong."""
+        p, code, factor = self.present, FindingCode.SIZE_NEAR_OPTIMUM, self.present.size / best.params
+        share = f"{saved:.0%}" if saved >= _ONE_PERCENT else "less than 1%"
+        end = f"waste {share} of the compute, too little to change anything"
+        if saved >= self._least_cost:
+            code, side = FindingCode.SIZE_UNCERTAIN, "above" if factor > 1 else "below"
+            end = f"are {_times(factor)} times {side} that, too near the interval to call them wrong"
+        sentence = f"{begun}; this run's {quantity(p.size)} {end}."
+        return Advice("continue", sentence, evidence, step=p.step, code=code)
+
+    def _wrong(self, best: BestSize, tokens: float) -> str:
+        p, factor = self.present, self.present.size / best.params
+        if abs(math.log(self._budget / p.compute)) < self._config.same_budget:
+            size, data = _off(factor, "many", "few"), _off(tokens / best.tokens, "many", "few")
+            return f"this run's {quantity(p.size)} are {size} and its {quantity(tokens)} {p.unit} {data}"
+        return f"a model like this one, of {quantity(p.size)}, would be {_off(factor, 'large', 'small')} for it"
+
+    def _growth(self, factor: float) -> Advice:
+        p, level = self.present, self._config.level
+        self._check_mode()
+        if self._tuning:
+            return tuning_growth(p, self._tuning_law, factor)
+        tradeoff, source = self._agreed(p.compute)
+        now, then = tradeoff.best_for(p.tokens), tradeoff.best_for(p.tokens * factor)
         growth = then.params / now.params
         middle = min(max((now.exponent + then.exponent) / 2, 0.01), 0.99)
         spread = max(now.exponent_sd, then.exponent_sd) / (1 - middle) ** 2 * abs(math.log(factor))
-        half = math.exp(normal_quantile(self._config.level) * spread)
+        half = math.exp(normal_quantile(level) * spread)
         evidence: dict[str, Any] = {
             "source": source,
             "data_factor": factor,
@@ -228,24 +270,30 @@ class Resizing:
             "then": then.to_dict(),
         }
         if half > self._config.max_growth_ratio:
-            sentence = words.growth_unsure(factor, source)
+            sentence = (
+                f"How a model should grow with x{factor:.3g} the data cannot be worked out from the {source}: the "
+                "interval is too wide."
+            )
             return Advice("continue", sentence, evidence, step=p.step, code=FindingCode.SIZE_UNCERTAIN)
         following = self._configure(then.params, then.tokens)
         evidence["next"] = following.to_dict()
-        sentence = words.growth(p, factor, growth, (growth / half, growth * half), now, then, source, following)
-        return Advice("resize", sentence, evidence, 0.0, 0.0, self._config.level, p.step, FindingCode.DATA_GROWTH)
+        sentence = (
+            f"With x{factor:.3g} the data, {quantity(then.tokens)} instead of {quantity(now.tokens)} {p.unit}, the "
+            f"{source} let the best model grow by x{growth:.2f} (90 % between x{growth / half:.2f} and "
+            f"x{growth * half:.2f}), from {quantity(now.params)} to {quantity(then.params)} parameters, and the "
+            f"compute by x{then.flops / now.flops:.3g}; this run has {quantity(p.size)}; {following.sentence(p.unit)}."
+        )
+        return Advice("resize", sentence, evidence, 0.0, 0.0, level, p.step, FindingCode.DATA_GROWTH)
 
-    # ------------------------------------------------------------------ private
-
-    def _affordable(self, tradeoff: Tradeoff, size: float) -> float:
-        """Tokens that the budget leaves a model of this size."""
-        return self._budget / float(tradeoff.per_token(size)) - self._inference * INFERENCE_SHARE
-
-    def _loss(self, tradeoff: Tradeoff, size: float, tokens: float) -> float:
-        return float(tradeoff.loss(size, effective_tokens(tokens, self._unique)))
+    def _at(self, tradeoff: Tradeoff, size: float) -> tuple[float, float]:
+        """Tokens that the budget leaves a model of a size, and its loss; infinite if there are none."""
+        tokens = self._budget / float(tradeoff.per_token(size)) - self._inference * INFERENCE_SHARE
+        return tokens, float(tradeoff.loss(size, effective_tokens(tokens, self._unique))) if tokens > 0 else math.inf
 
     def _saved(self, tradeoff: Tradeoff, loss: float) -> float:
         """Share of the budget that a model of the best size does not need for this loss."""
+        if loss == math.inf:
+            return 1.0
         low, high = math.log(self._budget) - _SEARCH_LOG_RANGE, math.log(self._budget)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
@@ -256,15 +304,10 @@ class Resizing:
             low, high = (low, middle) if reached else (middle, high)
         return max(1 - math.exp(high) / self._budget, 0.0)
 
-    def _wasted(self, tradeoff: Tradeoff, size: float, best: BestSize) -> float:
-        """What a size wastes, were the best one at the near end of its interval: the same factor off the middle."""
-        tokens = self._affordable(tradeoff, size)
-        return self._saved(tradeoff, self._loss(tradeoff, size, tokens)) if tokens > 0 else 1.0
-
     def _of_experts(self, tradeoff: Tradeoff) -> float | None:
         """Change of ln loss for each doubling of all parameters at one active size, where the family shows it."""
         table = self.table
-        if self.present.active_params is None or len(table) == len(self._experts[0]):
+        if self.present.active_params is None or len(table) == len(self._alike):
             return None
         spare = np.log(table.total / table.params)
         rest = np.log(table.loss) - np.log(tradeoff.loss(table.params, table.tokens))
@@ -289,5 +332,17 @@ class Resizing:
             rule=self._rule,
         )
 
-    def _silent(self, reason: str, code: FindingCode) -> Advice:
-        return Advice("continue", reason, step=self.present.step, code=code)
+
+def _of_experts_clause(experts: float | None) -> str:
+    if experts is None:
+        return ""
+    return f"; each doubling of all parameters at one active size lowers the family's loss by {-experts:.1%}"
+
+
+def _times(factor: float) -> str:
+    off = max(factor, 1 / factor)
+    return f"{off:.2g}" if off < _TWO_DIGITS else f"{off:,.0f}"
+
+
+def _off(factor: float, above: str, below: str) -> str:
+    return f"{_times(factor)} times too {above if factor > 1 else below}"

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling._utils.formatting import count as quantity
 from lightning_scaling.advice.config import ResizeConfig
-from lightning_scaling.advice.resize import messages as words
 from lightning_scaling.advice.resize.next_config import Configuration
 from lightning_scaling.advice.resize.state import LadderTable, ModelState
 from lightning_scaling.advice.result import Advice, FindingCode
 from lightning_scaling.laws import get
 
-Array = NDArray[np.float64]
 
-
-class Multiplicative:
+class TuningLaw:
     """``loss = A params^-alpha tokens^-beta + E``, fitted to the runs of a family.
 
     Zhang et al. 2024 (arXiv 2402.17193), equation 1. At equal compute, ``tokens = C / (6 params)``, the loss goes as
@@ -27,6 +26,12 @@ class Multiplicative:
 
     Args:
         table: The runs.
+        config: Tuned numbers.
+
+    Attributes:
+        sizes: Different sizes of the family.
+        runs: How many runs it rests on.
+        params: Parameters of the law.
 
     Raises:
         ValueError: If they are too few or too alike to fit it, with the reason.
@@ -40,18 +45,12 @@ class Multiplicative:
                 f"The law of fine-tuning needs {fewest} runs of the family with {distinct} sizes and {distinct} "
                 f"amounts of data, but there are {len(table)} runs with {len(sizes)} and {len(amounts)}."
             )
-        self.sizes = sizes
+        data = {"params": table.params, "finetune_tokens": table.tokens, "loss": table.loss}
+        self._fit = fit = get("zhang").fit(data, bootstrap=0)
+        if not fit.ok:
+            raise ValueError(f"The law of fine-tuning could not be fitted: {fit.message or fit.status}.")
+        self.sizes, self.runs, self.params = [float(size) for size in sizes], len(table), dict(fit.params)
         self._draws = config.tuning_draws
-        self._fit = get("zhang").fit(
-            {"params": table.params, "finetune_tokens": table.tokens, "loss": table.loss}, bootstrap=0
-        )
-        if not self._fit.ok:
-            raise ValueError(f"The law of fine-tuning could not be fitted: {self._fit.message or self._fit.status}.")
-
-    @property
-    def params(self) -> dict[str, float]:
-        """Parameters of the law."""
-        return dict(self._fit.params)
 
     def loss(self, params: float, tokens: float) -> float:
         """Loss of a size tuned on tokens."""
@@ -66,7 +65,7 @@ class Multiplicative:
 
 def tuning_advice(
     present: ModelState,
-    table: LadderTable,
+    law: TuningLaw,
     configure: Callable[[float, float], Configuration],
     least_cost: float,
     config: ResizeConfig,
@@ -75,67 +74,53 @@ def tuning_advice(
 
     Args:
         present: The run.
-        table: The runs of its family.
+        law: The law of its family.
         configure: What to train next, from size and data.
         least_cost: Share of the data that must be saved for advice.
         config: Tuned numbers.
     """
-    try:
-        law = Multiplicative(table, config)
-    except ValueError as error:
-        return Advice("continue", words.cannot(str(error)), step=present.step, code=FindingCode.SIZE_UNKNOWN)
-    work = present.size * present.tokens
-    here = law.loss(present.size, present.tokens)
-    best = min((float(size) for size in law.sizes), key=lambda size: law.loss(size, work / size))
+    work, here = present.size * present.tokens, law.loss(present.size, present.tokens)
+    best = min(law.sizes, key=lambda size: law.loss(size, work / size))
     gain = here - law.loss(best, work / best)
     sure = law.better(present.size, present.tokens, best, work / best)
     reducible = here - law.params["E"]
     saved = 1 - (1 - gain / reducible) ** (1 / law.params["beta"]) if 0 < gain < reducible else 0.0
     evidence: dict[str, Any] = {"law": law.params, "best": best, "gain": gain, "sure": sure, "compute_saved": saved}
-    if (
-        gain <= 0
-        or sure < config.tuning_probability
-        or saved < least_cost
-        or abs(math.log(best / present.size)) < math.log(config.tuning_same_ratio)
-    ):
-        sentence = words.tuning_fits(present, len(table))
+    other = abs(math.log(best / present.size)) >= math.log(config.tuning_same_ratio)
+    sized = f"this run's {quantity(present.size)}"
+    begun = f"Among the sizes of the {law.runs} fine-tuned runs of the family"
+    if gain <= 0 or sure < config.tuning_probability or saved < least_cost or not other:
+        sentence = f"{begun} none is surely better than {sized} parameters at the same compute."
         return Advice("continue", sentence, evidence, step=present.step, code=FindingCode.SIZE_NEAR_OPTIMUM)
-    following = configure(best, work / best)
-    evidence["next"] = following.to_dict() | {"params": best}
-    sentence = words.tuning(present, best, work / best, gain, saved, len(table), following)
-    return Advice(
-        "resize",
-        sentence,
-        evidence,
-        saved,
-        0.0,
-        min(sure, config.confidence[1]),
-        present.step,
-        FindingCode.SIZE_OFF_OPTIMUM,
+    following = replace(configure(best, work / best), params=best)
+    evidence["next"] = following.to_dict()
+    sentence = (
+        f"{begun}, {quantity(best)} parameters tuned on {quantity(work / best)} {present.unit} with the same compute "
+        f"would end {gain:.2g} lower than {sized}, or as low on {saved:.0%} less data; "
+        f"{following.sentence(present.unit)}."
     )
+    confidence = min(sure, config.confidence[1])
+    return Advice("resize", sentence, evidence, saved, 0.0, confidence, present.step, FindingCode.SIZE_OFF_OPTIMUM)
 
 
-def tuning_growth(present: ModelState, table: LadderTable, factor: float, config: ResizeConfig) -> Advice:
+def tuning_growth(present: ModelState, law: TuningLaw, factor: float) -> Advice:
     """What more data for tuning are worth; the size need not follow them.
 
     Args:
         present: The run.
-        table: The runs of its family.
+        law: The law of its family.
         factor: New data over present data.
-        config: Tuned numbers.
     """
-    try:
-        law = Multiplicative(table, config)
-    except ValueError as error:
-        return Advice("continue", words.cannot(str(error)), step=present.step, code=FindingCode.SIZE_UNKNOWN)
-    here, there = law.loss(present.size, present.tokens), law.loss(present.size, present.tokens * factor)
-    evidence = {"law": law.params, "gain": here - there}
-    return Advice(
-        "continue", words.tuning_growth(factor, here, there), evidence, step=present.step, code=FindingCode.DATA_GROWTH
+    here, there = (law.loss(present.size, present.tokens * times) for times in (1, factor))
+    sentence = (
+        f"With x{factor:.3g} the data this run would end at {there:.4g} instead of {here:.4g}; in fine-tuning size and "
+        "data multiply, so the model need not grow with them."
     )
+    evidence = {"law": law.params, "gain": here - there}
+    return Advice("continue", sentence, evidence, step=present.step, code=FindingCode.DATA_GROWTH)
 
 
-def _distinct(values: Array, ratio: float) -> Array:
+def _distinct(values: NDArray[np.float64], ratio: float) -> NDArray[np.float64]:
     """Values without those within a ratio of a smaller one."""
     ordered = np.unique(values)
-    return ordered[np.concatenate([[True], np.diff(np.log(ordered)) > math.log(ratio)])] if len(ordered) else ordered
+    return ordered[np.diff(np.log(ordered), prepend=-np.inf) > math.log(ratio)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from lightning_scaling._utils.formatting import count as quantity
-from lightning_scaling._utils.validation import one_of, positive
+from lightning_scaling._utils.validation import is_count, one_of, positive
 from lightning_scaling.laws import get
 
 Rule = Literal["step_law", "deepseek", "mup"]
@@ -23,6 +23,7 @@ _NARROW = ((512, 64), (128, 16), (0, 8))
 _LEAST_HEAD = 8
 _WIDTH = ("n_embd", "hidden_size", "d_model", "embed_dim", "n_embed", "dim", "width", "hidden_dim")
 _LAYERS = ("n_layer", "num_hidden_layers", "n_layers", "num_layers", "depth", "layers")
+_SHAPE = ("width", "layers", "heads")
 _HEADS = ("n_head", "num_attention_heads", "n_heads", "num_heads", "nhead", "heads")
 
 
@@ -42,9 +43,7 @@ class Shape:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not (name == "heads" and value is None) and (
-                isinstance(value, bool) or not isinstance(value, int) or value < 1
-            ):
+            if not (is_count(value) or (name == "heads" and value is None)):
                 raise ValueError(f"`{name}` of a shape must be a whole number of at least 1, but got {value!r}.")
 
     @classmethod
@@ -54,16 +53,9 @@ class Shape:
         Args:
             config: A mapping, or an object with attributes, such as ``module.config`` or ``module.hparams``.
         """
-        width, layers, heads = (_whole(config, names) for names in (_WIDTH, _LAYERS, _HEADS))
+        read = config.get if isinstance(config, Mapping) else lambda name: getattr(config, name, None)
+        width, layers, heads = (next(filter(is_count, map(read, names)), None) for names in (_WIDTH, _LAYERS, _HEADS))
         return None if width is None or layers is None else cls(width, layers, heads)
-
-
-def _whole(config: Any, names: tuple[str, ...]) -> int | None:
-    for name in names:
-        value = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
 
 
 def shape_for(params: float, now: Shape | None, params_now: float, embedding: float = 0.0) -> tuple[Shape, float]:
@@ -78,27 +70,27 @@ def shape_for(params: float, now: Shape | None, params_now: float, embedding: fl
         params_now: Size of the model that has it.
         embedding: Its parameters that grow with the width alone.
     """
-    rows = embedding / now.width if now is not None else 0.0
-    if now is None:
-        per_block, aspect = _PER_BLOCK, _ASPECT
-    else:
+    rows, per_block, aspect, head = 0.0, _PER_BLOCK, _ASPECT, None
+    if now is not None:
+        rows = embedding / now.width
         per_block = max(params_now - embedding, 1.0) / (now.layers * now.width**2)
         aspect = now.width / now.layers
+        head = now.width / now.heads if now.heads else None
     low, high = 0.0, 1e7
     for _ in range(100):
         width = (low + high) / 2
         low, high = (width, high) if per_block * width**3 / aspect + rows * width < params else (low, width)
-    head = now.width / now.heads if now is not None and now.heads else None
     if now is None:
-        head = _WIDE_HEAD if low >= _WIDE else _HEAD
+        head = float(_WIDE_HEAD if low >= _WIDE else _HEAD)
     unit = next(step for least, step in _NARROW if low >= least)
     if head is not None and head >= _LEAST_HEAD and head == int(head):
         unit = int(head)
     best_width = max(round(low / unit), 1) * unit
     layers = max(round((params - rows * best_width) / (per_block * best_width**2)), 1)
-    heads = max(round(best_width / head), 1) if head is not None else None
-    if heads is not None and best_width % heads:
-        heads = max(number for number in range(1, heads + 1) if best_width % number == 0)
+    heads = None
+    if head is not None:
+        most = max(round(best_width / head), 1)
+        heads = next(number for number in range(most, 0, -1) if best_width % number == 0)
     return Shape(best_width, layers, heads), per_block * layers * best_width**2 + rows * best_width
 
 
@@ -125,7 +117,7 @@ class Configuration:
     rule: str
 
     def sentence(self, unit: str) -> str:
-        """The configuration in a clause, without size and data.
+        """The configuration as the end of a sentence.
 
         Args:
             unit: What is counted: ``"tokens"`` or ``"samples"``.
@@ -139,18 +131,20 @@ class Configuration:
         if self.batch_tokens is not None:
             parts.append(f"{quantity(self.batch_tokens)} {unit} a step, {self.steps:,} steps")
         carried = self.learning_rate is not None or self.batch_tokens is not None
-        return ", ".join(parts) + (f" (rate and batch by {NAMED[self.rule]})" if carried else "")
+        how = ", ".join(parts) + (f" (rate and batch by {NAMED[self.rule]})" if carried else "")
+        begun = f"next, try {quantity(self.params)} parameters on {quantity(self.tokens)} {unit}"
+        return f"{begun}: {how}" if how else begun
 
     def to_dict(self) -> dict[str, Any]:
         """Every attribute by its name, and ``width``, ``layers`` and ``heads`` for the shape, as builtins."""
-        shape = vars(self.shape) if self.shape is not None else {"width": None, "layers": None, "heads": None}
+        shape = vars(self.shape) if self.shape is not None else dict.fromkeys(_SHAPE)
         return {name: value for name, value in vars(self).items() if name != "shape"} | shape
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Configuration:
         """The configuration that :meth:`to_dict` described."""
-        own = {name: value for name, value in data.items() if name not in ("width", "layers", "heads")}
-        shape = None if data["width"] is None else Shape(data["width"], data["layers"], data["heads"])
+        own = {name: value for name, value in data.items() if name not in _SHAPE}
+        shape = None if data["width"] is None else Shape(*(data[name] for name in _SHAPE))
         return cls(**own, shape=shape)
 
 
@@ -203,13 +197,11 @@ def next_configuration(
     one_of("rule", rule, get_args(Rule))
     for name, value in (("params", params), ("tokens", tokens), ("params_now", params_now), ("tokens_now", tokens_now)):
         positive(name, value)
-    made, size, rows = None, params, embedding / shape.width if shape is not None else 0.0
-    if shaped:
-        made, size = shape_for(params, shape, params_now, embedding)
-    wider = (made.width / shape.width) if made is not None and shape is not None else (size / params_now) ** (1 / 3)
-    body, body_now = size, params_now
+    made, size = shape_for(params, shape, params_now, embedding) if shaped else (None, params)
+    body, body_now, wider = size, params_now, (size / params_now) ** (1 / 3)
     if made is not None and shape is not None:
-        body, body_now = size - rows * made.width, params_now - embedding
+        body, body_now = size - embedding / shape.width * made.width, params_now - embedding
+        wider = made.width / shape.width
     grown, longer = body / max(body_now, 1.0), tokens / tokens_now
     if rule == "step_law":
         by_params, by_tokens, batch_by_tokens = step_law_exponents()
@@ -221,16 +213,11 @@ def next_configuration(
         )
     else:
         of_rate, of_batch = 1 / wider, 1.0
-    batch = None
+    batch = rate = steps = None
     if batch_tokens is not None:
         eighth = batch_tokens / 8
         batch = max(round(batch_tokens * of_batch / eighth), 1) * eighth
-    return Configuration(
-        params=size,
-        tokens=tokens,
-        shape=made,
-        learning_rate=None if learning_rate is None else float(f"{learning_rate * of_rate:.2g}"),
-        batch_tokens=batch,
-        steps=None if batch is None else math.ceil(tokens / batch),
-        rule=rule,
-    )
+        steps = math.ceil(tokens / batch)
+    if learning_rate is not None:
+        rate = float(f"{learning_rate * of_rate:.2g}")
+    return Configuration(size, tokens, made, rate, batch, steps, rule)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lightning_scaling.advice.config import DEFAULT, ResizeConfig
+from lightning_scaling.advice.config import ResizeConfig
 from lightning_scaling.allocation.frontier import with_spread
 from lightning_scaling.allocation.tradeoff import Tradeoff, fit_tradeoff
 from lightning_scaling.laws import get
@@ -17,11 +17,7 @@ _GRID_REACH = 100.0
 
 
 def published_tradeoff(
-    params: float,
-    tokens: float,
-    flops: float,
-    loss: float | None = None,
-    config: ResizeConfig = DEFAULT.resize,
+    params: float, tokens: float, flops: float, loss: float | None, config: ResizeConfig
 ) -> Tradeoff:
     """The surface of Besiroglu et al. 2024 (arXiv 2404.10102), as wide as published laws differ.
 
@@ -29,7 +25,7 @@ def published_tradeoff(
         params: Size of the present run.
         tokens: Its training tokens.
         flops: Its training compute.
-        loss: Its forecast final loss: all losses of the law are scaled to meet it.
+        loss: Its forecast final loss: all losses of the law are scaled to meet it; ``None`` leaves them.
         config: Tuned numbers.
 
     Raises:

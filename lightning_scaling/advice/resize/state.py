@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +65,8 @@ class ModelState:
 
     def __post_init__(self) -> None:
         for name in ("params", "tokens", "flops", "tokens_per_step", "active_params"):
-            value = getattr(self, name)
-            if value is not None or name in ("params", "tokens"):
-                positive(name, value)
+            if name in ("params", "tokens") or getattr(self, name) is not None:
+                positive(name, getattr(self, name))
 
     @property
     def size(self) -> float:
@@ -124,8 +123,7 @@ class LadderTable:
 
     def take(self, rows: NDArray[np.bool_]) -> LadderTable:
         """The rows selected."""
-        kept: dict[str, Any] = {name: v[rows] for name, v in vars(self).items() if isinstance(v, np.ndarray)}
-        return replace(self, **kept)
+        return replace(self, **{name: v[rows] for name, v in vars(self).items() if isinstance(v, np.ndarray)})
 
     @property
     def source(self) -> str:
@@ -154,42 +152,39 @@ def ladder_table(
         config: Tuned numbers.
     """
     runs = list(history)[-config.max_runs :]
-    rows: list[tuple[Run, float, float, bool]] = []
-    for run in runs:
-        if not (run.params and run.tokens_per_step):
-            continue
-        past = PastRun(run)
-        if not past.is_usable or past.reached < config.min_progress * run.total_steps:
-            continue
-        final, spread = past.log_final_loss
-        if math.isfinite(final) and spread < config.max_final_error:
-            rows.append((run, final, spread, past.finished))
-    moved = 0
-    logs = [final for _, final, _, _ in rows]
-    prior = FinalLossPrior.from_history(RunHistory(row[0] for row in rows)) if plan is not None and plan.known else None
-    if prior is not None and plan is not None:
-        for place, (run, final, _, _) in enumerate(rows):
-            shift = _shift(prior, run, plan)
-            logs[place] = final + shift
-            moved += abs(shift) > config.min_shift
-    active = [float(run.meta.get("active_params") or run.params or 0) for run, *_ in rows]
-    tokens = [float(run.total_steps * (run.tokens_per_step or 0)) for run, *_ in rows]
-    flops = np.array([run.total_steps * (run.flops_per_step or math.nan) for run, *_ in rows])
+    past = [one for run in runs if run.params and run.tokens_per_step and _usable(one := PastRun(run), config)]
+    used = [one.run for one in past]
+    finals, error = np.array([one.log_final_loss for one in past], dtype=np.float64).reshape(-1, 2).T
+    shifts = np.zeros(len(past))
+    if plan is not None and plan.known and (prior := FinalLossPrior.from_history(RunHistory(used))) is not None:
+        shifts = np.array([_shift(prior, run, plan) for run in used])
+    total = np.array([run.params for run in used], dtype=np.float64)
+    active = np.array([run.meta.get("active_params") or run.params for run in used], dtype=np.float64)
+    batch = np.array([run.tokens_per_step for run in used], dtype=np.float64)
+    steps = np.array([run.total_steps for run in used], dtype=np.float64)
+    flops = steps * np.array([run.flops_per_step or math.nan for run in used])
     if not np.all(np.isfinite(flops)):
-        flops = flops_per_token * np.array(active) * np.array(tokens)
+        flops = flops_per_token * active * (steps * batch)
     return LadderTable(
-        params=np.array(active),
-        total=np.array([float(run.params or 0) for run, *_ in rows]),
-        tokens=np.array(tokens),
-        loss=np.exp(np.array(logs)),
-        error=np.array([spread for _, _, spread, _ in rows]),
+        params=active,
+        total=total,
+        tokens=steps * batch,
+        loss=np.exp(finals + shifts),
+        error=error,
         flops=flops,
-        rate=np.array([_peak(run) for run, *_ in rows]),
-        batch=np.array([float(run.tokens_per_step or 0) for run, *_ in rows]),
-        unfinished=sum(not finished for *_, finished in rows),
-        moved=int(moved),
-        left_out=len(runs) - len(rows),
+        rate=np.array([_peak(run) for run in used]),
+        batch=batch,
+        unfinished=sum(not one.finished for one in past),
+        moved=int(np.sum(np.abs(shifts) > config.min_shift)),
+        left_out=len(runs) - len(past),
     )
+
+
+def _usable(past: PastRun, config: ResizeConfig) -> bool:
+    if not past.is_usable or past.reached < config.min_progress * past.total_steps:
+        return False
+    final, error = past.log_final_loss
+    return math.isfinite(final) and error < config.max_final_error
 
 
 def _shift(prior: FinalLossPrior, run: Run, plan: Plan) -> float:
@@ -207,4 +202,4 @@ def _shift(prior: FinalLossPrior, run: Run, plan: Plan) -> float:
 
 def _peak(run: Run) -> float:
     known = run.planned_lr is not None or run.lr is not None
-    return float(run.plan.peak) if known and run.plan.peak > 0 else math.nan
+    return run.plan.peak if known and run.plan.peak > 0 else math.nan

@@ -79,15 +79,15 @@ def test_mup_scales_the_rate_with_the_width():
 def test_what_is_not_known_is_left_out():
     made = carried("step_law", learning_rate=None, batch_tokens=None)
     assert (made.learning_rate, made.batch_tokens, made.steps, made.shape) == (None, None, None, None)
-    assert made.sentence("tokens") == ""
+    assert made.sentence("tokens") == "next, try 400M parameters on 8B tokens"
 
 
 def test_the_configuration_in_words():
     made = carried("step_law", shaped=True, shape=Shape(768, 14, 12))
     said = made.sentence("tokens")
     assert said == (
-        "width 1,216, 22 layers, 19 heads, peak learning rate 0.00058, 1.18M tokens a step, 6,782 steps "
-        "(rate and batch by Step Law)"
+        "next, try 394M parameters on 8B tokens: width 1,216, 22 layers, 19 heads, peak learning rate 0.00058, 1.18M "
+        "tokens a step, 6,782 steps (rate and batch by Step Law)"
     )
     assert set(made.to_dict()) >= {"params", "tokens", "width", "layers", "heads", "learning_rate", "steps", "rule"}
 
