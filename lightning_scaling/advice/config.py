@@ -5,7 +5,7 @@ Where no benchmark is named, a number is an engineering choice: the sentences it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 NONFINITE_LOSSES = 20
 """Losses in a row that are not finite after which the weights count as lost."""
@@ -279,16 +279,16 @@ class ResizeConfig:
 class AdviceConfig:
     """All tuned numbers of the advice."""
 
-    findings: FindingsConfig = field(default_factory=FindingsConfig)
-    causes: CausesConfig = field(default_factory=CausesConfig)
-    change_shape: ChangeShapeConfig = field(default_factory=ChangeShapeConfig)
-    stopping: StoppingConfig = field(default_factory=StoppingConfig)
-    ranking: RankingConfig = field(default_factory=RankingConfig)
-    matched_runs: MatchedRunsConfig = field(default_factory=MatchedRunsConfig)
-    learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)
-    batch_size: BatchSizeConfig = field(default_factory=BatchSizeConfig)
-    repeats: RepeatsConfig = field(default_factory=RepeatsConfig)
-    resize: ResizeConfig = field(default_factory=ResizeConfig)
+    findings: FindingsConfig = FindingsConfig()
+    causes: CausesConfig = CausesConfig()
+    change_shape: ChangeShapeConfig = ChangeShapeConfig()
+    stopping: StoppingConfig = StoppingConfig()
+    ranking: RankingConfig = RankingConfig()
+    matched_runs: MatchedRunsConfig = MatchedRunsConfig()
+    learning_rate: LearningRateConfig = LearningRateConfig()
+    batch_size: BatchSizeConfig = BatchSizeConfig()
+    repeats: RepeatsConfig = RepeatsConfig()
+    resize: ResizeConfig = ResizeConfig()
 
 
 DEFAULT = AdviceConfig()

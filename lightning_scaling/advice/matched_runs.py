@@ -83,13 +83,7 @@ class MatchedRuns:
     """
 
     def __init__(
-        self,
-        runs: Iterable[Run],
-        plan: Plan,
-        params: int | None,
-        *,
-        rising: bool = False,
-        config: AdviceConfig = DEFAULT,
+        self, runs: Iterable[Run], plan: Plan, params: int | None, rising: bool = False, config: AdviceConfig = DEFAULT
     ) -> None:
         self._config = c = config.matched_runs
         self._plan, self._sign = plan, -1.0 if rising else 1.0

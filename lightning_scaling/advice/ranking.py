@@ -108,7 +108,7 @@ class Ranking:
 
     def to_dict(self) -> dict[str, Any]:
         """``"fraction"``, ``"leader"`` and ``"runs"``, one dict of :class:`RunRank` each, as builtins."""
-        return asdict(self) | {"runs": [one.to_dict() for one in self.runs]}
+        return asdict(self) | {"runs": [asdict(one) for one in self.runs]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Ranking:
@@ -252,9 +252,8 @@ def _look(candidates: Sequence[Candidate], fraction: float, config: RankingConfi
     lead = int(np.argmin(levels))
     leader = _Leader(found[lead][1], all_shapes[lead], fraction, _shapes_drawn(all_shapes))
     ends = np.stack([leader.differences(one, shapes, row, config) for row, (_, one, shapes) in enumerate(found)])
-    ready = np.array(
-        [fraction >= config.settled_ratio * shapes.settled / one.run.total_steps for _, one, shapes in found]
-    )
+    settled = np.array([shapes.settled / one.run.total_steps for _, one, shapes in found])
+    ready = fraction >= config.settled_ratio * settled
     behind = np.median(ends - ends[lead], axis=1)
     # a run that is not ready takes nothing away from the others
     lowest = ends[ready if ready.any() else ~ready].min(axis=0)

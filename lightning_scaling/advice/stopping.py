@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_scaling._utils.enums import StrEnum
 from lightning_scaling._utils.validation import is_number
-from lightning_scaling.advice.config import DEFAULT, AdviceConfig
+from lightning_scaling.advice.config import DEFAULT, FindingsConfig
 from lightning_scaling.advice.findings import diverged, misses, weights_lost
 from lightning_scaling.advice.state import RunState
 
@@ -65,6 +65,7 @@ class Decision:
         )
 
 
+@dataclass(kw_only=True, eq=False)
 class StopRule:
     """Decides whether to stop.
 
@@ -80,7 +81,7 @@ class StopRule:
         price_per_hour: Price of an hour of training, in the same currency.
         price_per_flop: Price of a training FLOP, in the same currency.
         holds: Updates in a row at which a finding that rests on the forecast must be made.
-        config: Tuned numbers.
+        config: Tuned numbers of the findings.
 
     Attributes:
         held: How many in a row there have been so far, by kind.
@@ -90,45 +91,36 @@ class StopRule:
         ValueError: If it has a value that it cannot have.
     """
 
-    def __init__(
-        self,
-        *,
-        target: float | None = None,
-        best: float | None = None,
-        probability: float = DEFAULT.stopping.probability,
-        value: float | None = None,
-        price_per_hour: float | None = None,
-        price_per_flop: float | None = None,
-        holds: int = DEFAULT.stopping.updates_to_hold,
-        config: AdviceConfig = DEFAULT,
-    ) -> None:
-        for name, number in (("target", target), ("best", best)):
+    target: float | None = None
+    best: float | None = None
+    probability: float = DEFAULT.stopping.probability
+    value: float | None = None
+    price_per_hour: float | None = None
+    price_per_flop: float | None = None
+    holds: int = DEFAULT.stopping.updates_to_hold
+    config: FindingsConfig = DEFAULT.findings
+    held: dict[str, int] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("target", "best"):
+            number = getattr(self, name)
             if number is not None and not is_number(number):
                 raise TypeError(f"`{name}` must be a finite number or None, but got {number!r}.")
-        if not is_number(probability) or not _EVEN_ODDS <= probability < 1:
-            raise ValueError(f"`probability` must be at least 0.5 and below 1, but got {probability!r}.")
-        for name, number in (("value", value), ("price_per_hour", price_per_hour), ("price_per_flop", price_per_flop)):
+        if not is_number(self.probability) or not _EVEN_ODDS <= self.probability < 1:
+            raise ValueError(f"`probability` must be at least 0.5 and below 1, but got {self.probability!r}.")
+        for name in ("value", "price_per_hour", "price_per_flop"):
+            number = getattr(self, name)
             if number is not None and not (is_number(number) and number > 0):
                 raise ValueError(f"`{name}` must be a positive number or None, but got {number!r}.")
-        priced = price_per_hour is not None or price_per_flop is not None
-        if priced and value is None:
+        priced = self.price_per_hour is not None or self.price_per_flop is not None
+        if priced and self.value is None:
             raise ValueError("A price needs `value`, too: the value of one unit of loss in the same currency.")
-        if value is not None and not priced:
+        if self.value is not None and not priced:
             raise ValueError("`value` needs a price, too: give `price_per_hour` or `price_per_flop`.")
-        self.target = target
-        self.best = best
-        self.probability = probability
-        self.value = value
-        self.price_per_hour = price_per_hour
-        self.price_per_flop = price_per_flop
-        self.holds = holds
-        self.held: dict[str, int] = {}
-        self._config = config
 
     def decide(self, state: RunState) -> Decision | None:
         """The decision at an update; ``None`` to go on."""
-        findings = self._config.findings
-        lost = weights_lost(state, findings) or diverged(state, findings)
+        lost = weights_lost(state, self.config) or diverged(state, self.config)
         now = lost and _decision(state, StopKind.DIVERGED, lost.reason, lost.confidence, lost.evidence, lost.cost)
         found = [
             self._misses(state, StopKind.TARGET, self.target, "misses the target {:.4g}"),

@@ -11,8 +11,8 @@ from lightning_scaling.advice import Advice
 from lightning_scaling.advice.config import DEFAULT
 from lightning_scaling.advice.repeats import TOKENS
 from lightning_scaling.advice.resize.decision import Resizing
-from lightning_scaling.advice.resize.next_config import Rule, Shape
-from lightning_scaling.advice.resize.state import ModelState
+from lightning_scaling.advice.resize.next_config import Rule
+from lightning_scaling.advice.resize.state import ModelState, Shape
 from lightning_scaling.callbacks.guard import Guard, GuardedCallback, guarded, is_fitting, is_new_run
 from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor, find_monitors
 from lightning_scaling.callbacks.session import Session

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lightning_scaling.advice.change_shape import is_abrupt
+from lightning_scaling.advice.context import is_abrupt
 
 
 def losses(shape, seed=0, noise=0.02):

@@ -3,7 +3,8 @@
 import json
 
 from lightning_scaling.advice import Advice, Decision, FindingCode, Ranking, RunRank, StopKind
-from lightning_scaling.advice.resize.next_config import Configuration, Shape
+from lightning_scaling.advice.resize.next_config import Configuration
+from lightning_scaling.advice.resize.state import Shape
 
 ADVICE = Advice("stop", "The run is lost.", {"cause": "data"}, 0.5, None, 0.95, 400, FindingCode.DIVERGED)
 DECISION = Decision(StopKind.DIVERGED, "The run is lost.", 400, 0.6, None, 0.95, {"lost": 0.8})

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lightning_scaling import Run, RunHistory, replay
-from lightning_scaling.advice.resize.next_config import Shape
+from lightning_scaling.advice.resize.state import Shape
 from lightning_scaling.callbacks import ResizeAdvisor, ScalingAdviceWarning, ScalingLawMonitor
 
 STEPS = 60

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
 from typing import Any, get_args
 
 import numpy as np
@@ -13,10 +13,9 @@ from lightning_scaling._utils.formatting import count as quantity
 from lightning_scaling._utils.validation import one_of, positive
 from lightning_scaling.advice.config import DEFAULT, ResizeConfig
 from lightning_scaling.advice.resize.fine_tuning import TuningLaw, tuning_advice, tuning_growth
-from lightning_scaling.advice.resize.next_config import Configuration, Rule, next_configuration
-from lightning_scaling.advice.resize.published import published_tradeoff
+from lightning_scaling.advice.resize.next_config import Rule, next_configuration
 from lightning_scaling.advice.resize.recipe import recipe_first
-from lightning_scaling.advice.resize.state import LadderTable, ModelState, ladder_table
+from lightning_scaling.advice.resize.state import LadderTable, ModelState, ladder_table, published_tradeoff
 from lightning_scaling.advice.result import Advice, FindingCode
 from lightning_scaling.allocation.drifting_power_law import normal_quantile
 from lightning_scaling.allocation.task import INFERENCE_SHARE
@@ -95,10 +94,7 @@ class Resizing:
 
     def advise(self) -> Advice:
         """What to do about the size; ``"continue"`` where nothing is to be said, with the reason."""
-        try:
-            return self._judge()
-        except ValueError as error:
-            return self._none(error)
+        return self._answered(self._judge)
 
     def when_data_grows(self, factor: float) -> Advice:
         """How the model should grow when there are so many times the data, and the compute to use them.
@@ -112,23 +108,21 @@ class Resizing:
         Raises:
             ValueError: If `factor` is not positive.
         """
-        factor = positive("factor", factor)
-        try:
-            return self._growth(factor)
-        except ValueError as error:
-            return self._none(error)
+        return self._answered(partial(self._growth, positive("factor", factor)))
 
     # ------------------------------------------------------------------ private
 
-    def _none(self, error: ValueError) -> Advice:
-        reason, code = str(error), getattr(error, "code", FindingCode.SIZE_UNKNOWN)
+    def _answered(self, answer: Callable[[], Advice]) -> Advice:
+        """The answer, or the reason why there is none."""
+        p, code = self.present, FindingCode.NOT_A_LOSS
+        reason = f"`{p.metric}` is to be high, and laws of size and data are laws of losses."
+        if p.mode != "max":
+            try:
+                return answer()
+            except ValueError as error:
+                reason, code = str(error), getattr(error, "code", FindingCode.SIZE_UNKNOWN)
         reason = f"No advice on size: {reason[:1].lower()}{reason[1:]}"
-        return Advice("continue", reason, step=self.present.step, code=code)
-
-    def _check_mode(self) -> None:
-        if self.present.mode == "max":
-            reason = f"`{self.present.metric}` is to be high, and laws of size and data are laws of losses."
-            raise _NoAdviceError(reason, FindingCode.NOT_A_LOSS)
+        return Advice("continue", reason, step=p.step, code=code)
 
     @cached_property
     def _tuning_law(self) -> TuningLaw:
@@ -177,12 +171,11 @@ class Resizing:
 
     def _judge(self) -> Advice:
         p, budget, config = self.present, self._budget, self._config
-        self._check_mode()
         first = recipe_first(p, self.table, self._unique, config)
         if first is not None:
             return first
         if self._tuning:
-            return tuning_advice(p, self._tuning_law, self._configure, self._least_cost, config)
+            return tuning_advice(p, self._tuning_law, self._rule, self._least_cost, config)
         tradeoff, source = self._agreed(budget)
         if tradeoff.scatter > config.max_scatter:
             raise _NoAdviceError(
@@ -222,12 +215,15 @@ class Resizing:
         )
         if wasted < self._least_cost:
             return self._kept(begun, best, saved, evidence)
-        following = self._configure(best.params, best.tokens)
+        following = next_configuration(p, best.params, best.tokens, self._rule)
         evidence["next"] = following.to_dict()
         sure = 0.5 * (1 + math.erf(abs(math.log(p.size / best.params)) / best.sd / math.sqrt(2)))
+        more = ""
+        if experts is not None:
+            more = f"; each doubling of all parameters at one active size lowers the family's loss by {-experts:.1%}"
         sentence = (
             f"{begun}; {self._wrong(best, tokens)}, so that the better split would end {gain:.2g} lower, or as low "
-            f"with {saved:.0%} less compute; {following.sentence(p.unit)}{_of_experts_clause(experts)}."
+            f"with {saved:.0%} less compute; {following.sentence(p.unit)}{more}."
         )
         confidence = min(max(sure, config.confidence[0]), config.confidence[1])
         return Advice("resize", sentence, evidence, saved, 0.0, confidence, p.step, FindingCode.SIZE_OFF_OPTIMUM)
@@ -252,7 +248,6 @@ class Resizing:
 
     def _growth(self, factor: float) -> Advice:
         p, level = self.present, self._config.level
-        self._check_mode()
         if self._tuning:
             return tuning_growth(p, self._tuning_law, factor)
         tradeoff, source = self._agreed(p.compute)
@@ -275,7 +270,7 @@ class Resizing:
                 "interval is too wide."
             )
             return Advice("continue", sentence, evidence, step=p.step, code=FindingCode.SIZE_UNCERTAIN)
-        following = self._configure(then.params, then.tokens)
+        following = next_configuration(p, then.params, then.tokens, self._rule)
         evidence["next"] = following.to_dict()
         sentence = (
             f"With x{factor:.3g} the data, {quantity(then.tokens)} instead of {quantity(now.tokens)} {p.unit}, the "
@@ -315,28 +310,6 @@ class Resizing:
         slope = float(spare @ rest / (spare @ spare))
         error = float(np.std(rest - slope * spare) / math.sqrt(spare @ spare))
         return slope * math.log(2) if slope < -2 * error else None
-
-    def _configure(self, params: float, tokens: float) -> Configuration:
-        """A configuration of an active size; a mixture keeps its share of active parameters."""
-        p = self.present
-        return next_configuration(
-            params,
-            tokens,
-            params_now=p.size,
-            tokens_now=p.tokens,
-            shape=p.shape,
-            shaped=p.shaped,
-            embedding=p.embedding,
-            learning_rate=p.rate,
-            batch_tokens=p.tokens_per_step,
-            rule=self._rule,
-        )
-
-
-def _of_experts_clause(experts: float | None) -> str:
-    if experts is None:
-        return ""
-    return f"; each doubling of all parameters at one active size lowers the family's loss by {-experts:.1%}"
 
 
 def _times(factor: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from lightning_scaling._utils.formatting import count as quantity
 from lightning_scaling.advice.config import ResizeConfig
-from lightning_scaling.advice.resize.next_config import Configuration
+from lightning_scaling.advice.resize.next_config import Rule, next_configuration
 from lightning_scaling.advice.resize.state import LadderTable, ModelState
 from lightning_scaling.advice.result import Advice, FindingCode
 from lightning_scaling.laws import get
@@ -63,19 +62,13 @@ class TuningLaw:
         return float(np.mean(gain > 0))
 
 
-def tuning_advice(
-    present: ModelState,
-    law: TuningLaw,
-    configure: Callable[[float, float], Configuration],
-    least_cost: float,
-    config: ResizeConfig,
-) -> Advice:
+def tuning_advice(present: ModelState, law: TuningLaw, rule: Rule, least_cost: float, config: ResizeConfig) -> Advice:
     """Whether another of the family's sizes, tuned with the same compute, would end lower.
 
     Args:
         present: The run.
         law: The law of its family.
-        configure: What to train next, from size and data.
+        rule: How learning rate and batch are carried over.
         least_cost: Share of the data that must be saved for advice.
         config: Tuned numbers.
     """
@@ -92,7 +85,7 @@ def tuning_advice(
     if gain <= 0 or sure < config.tuning_probability or saved < least_cost or not other:
         sentence = f"{begun} none is surely better than {sized} parameters at the same compute."
         return Advice("continue", sentence, evidence, step=present.step, code=FindingCode.SIZE_NEAR_OPTIMUM)
-    following = replace(configure(best, work / best), params=best)
+    following = replace(next_configuration(present, best, work / best, rule), params=best)
     evidence["next"] = following.to_dict()
     sentence = (
         f"{begun}, {quantity(best)} parameters tuned on {quantity(work / best)} {present.unit} with the same compute "

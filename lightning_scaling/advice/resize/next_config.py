@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from lightning_scaling._utils.formatting import count as quantity
-from lightning_scaling._utils.validation import is_count, one_of, positive
+from lightning_scaling._utils.validation import one_of
+from lightning_scaling.advice.resize.state import ModelState, Shape
 from lightning_scaling.laws import get
 
 Rule = Literal["step_law", "deepseek", "mup"]
@@ -21,41 +22,7 @@ _ASPECT, _PER_BLOCK = 100.0, 12.0
 _HEAD, _WIDE_HEAD, _WIDE = 64, 128, 2048
 _NARROW = ((512, 64), (128, 16), (0, 8))
 _LEAST_HEAD = 8
-_WIDTH = ("n_embd", "hidden_size", "d_model", "embed_dim", "n_embed", "dim", "width", "hidden_dim")
-_LAYERS = ("n_layer", "num_hidden_layers", "n_layers", "num_layers", "depth", "layers")
 _SHAPE = ("width", "layers", "heads")
-_HEADS = ("n_head", "num_attention_heads", "n_heads", "num_heads", "nhead", "heads")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Width, depth and heads of a model of equal blocks.
-
-    Attributes:
-        width: Width of the residual stream.
-        layers: Number of blocks.
-        heads: Attention heads of a block; ``None`` for none, or not known.
-    """
-
-    width: int
-    layers: int
-    heads: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not (is_count(value) or (name == "heads" and value is None)):
-                raise ValueError(f"`{name}` of a shape must be a whole number of at least 1, but got {value!r}.")
-
-    @classmethod
-    def of(cls, config: Any) -> Shape | None:
-        """The shape that a configuration holds under the usual names; ``None`` where width or depth is not among them.
-
-        Args:
-            config: A mapping, or an object with attributes, such as ``module.config`` or ``module.hparams``.
-        """
-        read = config.get if isinstance(config, Mapping) else lambda name: getattr(config, name, None)
-        width, layers, heads = (next(filter(is_count, map(read, names)), None) for names in (_WIDTH, _LAYERS, _HEADS))
-        return None if width is None or layers is None else cls(width, layers, heads)
 
 
 def shape_for(params: float, now: Shape | None, params_now: float, embedding: float = 0.0) -> tuple[Shape, float]:
@@ -154,19 +121,7 @@ def step_law_exponents() -> tuple[float, float, float]:
     return rate["alpha"], rate["beta"], get("step_law_batch").published["step-law"].values["gamma"]
 
 
-def next_configuration(
-    params: float,
-    tokens: float,
-    *,
-    params_now: float,
-    tokens_now: float,
-    shape: Shape | None = None,
-    shaped: bool = True,
-    embedding: float = 0.0,
-    learning_rate: float | None = None,
-    batch_tokens: float | None = None,
-    rule: Rule = "step_law",
-) -> Configuration:
+def next_configuration(now: ModelState, params: float, tokens: float, rule: Rule = "step_law") -> Configuration:
     """A configuration of about a size for so many tokens, its rate and batch carried over from the present ones.
 
     ============== ======================================================================================
@@ -180,44 +135,36 @@ def next_configuration(
     ============== ======================================================================================
 
     Args:
-        params: Size wanted.
+        now: The present run; without equal blocks (``shaped``) no shape is proposed.
+        params: Active size wanted; a mixture keeps its share of active parameters.
         tokens: Training tokens.
-        params_now: Present size.
-        tokens_now: Present training tokens.
-        shape: Present shape.
-        shaped: Whether the model is of equal blocks at all; if not, no shape is proposed.
-        embedding: Parameters of the present model that grow with its width alone.
-        learning_rate: Present peak learning rate.
-        batch_tokens: Present tokens a step.
         rule: See above.
 
     Raises:
-        ValueError: There is no such rule, or a number is not positive.
+        ValueError: There is no such rule.
     """
     one_of("rule", rule, get_args(Rule))
-    for name, value in (("params", params), ("tokens", tokens), ("params_now", params_now), ("tokens_now", tokens_now)):
-        positive(name, value)
-    made, size = shape_for(params, shape, params_now, embedding) if shaped else (None, params)
-    body, body_now, wider = size, params_now, (size / params_now) ** (1 / 3)
+    shape, rate, batch, steps = now.shape, now.rate, now.tokens_per_step, None
+    made, size = shape_for(params, shape, now.size, now.embedding) if now.shaped else (None, params)
+    body, body_now, wider = size, now.size, (size / now.size) ** (1 / 3)
     if made is not None and shape is not None:
-        body, body_now = size - embedding / shape.width * made.width, params_now - embedding
+        body, body_now = size - now.embedding / shape.width * made.width, now.size - now.embedding
         wider = made.width / shape.width
-    grown, longer = body / max(body_now, 1.0), tokens / tokens_now
+    grown, longer = body / max(body_now, 1.0), tokens / now.tokens
     if rule == "step_law":
         by_params, by_tokens, batch_by_tokens = step_law_exponents()
         of_rate, of_batch = grown**by_params * longer**by_tokens, longer**batch_by_tokens
     elif rule == "deepseek":
-        more = size / params_now * longer
+        more = size / now.size * longer
         of_rate, of_batch = (
             more ** get(law).published["deepseek"].values["a"] for law in ("deepseek_rate", "deepseek_batch")
         )
     else:
         of_rate, of_batch = 1 / wider, 1.0
-    batch = rate = steps = None
-    if batch_tokens is not None:
-        eighth = batch_tokens / 8
-        batch = max(round(batch_tokens * of_batch / eighth), 1) * eighth
+    if batch is not None:
+        eighth = batch / 8
+        batch = max(round(batch * of_batch / eighth), 1) * eighth
         steps = math.ceil(tokens / batch)
-    if learning_rate is not None:
-        rate = float(f"{learning_rate * of_rate:.2g}")
+    if rate is not None:
+        rate = float(f"{rate * of_rate:.2g}")
     return Configuration(size, tokens, made, rate, batch, steps, rule)

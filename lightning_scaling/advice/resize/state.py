@@ -1,27 +1,65 @@
-"""The run that is asked about, and past runs as a table of sizes, data and final losses under one schedule."""
+"""The run that is asked about, and what it is compared with: a table of past runs, or published laws."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling._utils.validation import positive
+from lightning_scaling._utils.validation import is_count, positive
 from lightning_scaling.advice.config import DEFAULT, ResizeConfig
-from lightning_scaling.advice.resize.next_config import Shape
+from lightning_scaling.allocation.frontier import with_spread
 from lightning_scaling.allocation.task import TRAINING_FLOPS
 from lightning_scaling.allocation.tradeoff import Tradeoff, fit_tradeoff
 from lightning_scaling.forecast.priors.final_loss import FinalLossPrior
 from lightning_scaling.forecast.priors.past_run import PastRun
+from lightning_scaling.laws import get
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
 Array = NDArray[np.float64]
+
+_GRID_REACH = 100.0
+"""Factor of size times data, on either side of the run, over which the published surface is tabulated."""
+_WIDTH = ("n_embd", "hidden_size", "d_model", "embed_dim", "n_embed", "dim", "width", "hidden_dim")
+_LAYERS = ("n_layer", "num_hidden_layers", "n_layers", "num_layers", "depth", "layers")
+_HEADS = ("n_head", "num_attention_heads", "n_heads", "num_heads", "nhead", "heads")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Width, depth and heads of a model of equal blocks.
+
+    Attributes:
+        width: Width of the residual stream.
+        layers: Number of blocks.
+        heads: Attention heads of a block; ``None`` for none, or not known.
+    """
+
+    width: int
+    layers: int
+    heads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (is_count(value) or (name == "heads" and value is None)):
+                raise ValueError(f"`{name}` of a shape must be a whole number of at least 1, but got {value!r}.")
+
+    @classmethod
+    def of(cls, config: Any) -> Shape | None:
+        """The shape that a configuration holds under the usual names; ``None`` where width or depth is not among them.
+
+        Args:
+            config: A mapping, or an object with attributes, such as ``module.config`` or ``module.hparams``.
+        """
+        read = config.get if isinstance(config, Mapping) else lambda name: getattr(config, name, None)
+        width, layers, heads = (next(filter(is_count, map(read, names)), None) for names in (_WIDTH, _LAYERS, _HEADS))
+        return None if width is None or layers is None else cls(width, layers, heads)
 
 
 @dataclass(frozen=True)
@@ -123,7 +161,8 @@ class LadderTable:
 
     def take(self, rows: NDArray[np.bool_]) -> LadderTable:
         """The rows selected."""
-        return replace(self, **{name: v[rows] for name, v in vars(self).items() if isinstance(v, np.ndarray)})
+        kept: dict[str, Any] = {name: v[rows] for name, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return replace(self, **kept)
 
     @property
     def source(self) -> str:
@@ -203,3 +242,36 @@ def _shift(prior: FinalLossPrior, run: Run, plan: Plan) -> float:
 def _peak(run: Run) -> float:
     known = run.planned_lr is not None or run.lr is not None
     return run.plan.peak if known and run.plan.peak > 0 else math.nan
+
+
+def published_tradeoff(
+    params: float, tokens: float, flops: float, loss: float | None, config: ResizeConfig
+) -> Tradeoff:
+    """The surface of Besiroglu et al. 2024 (arXiv 2404.10102), as wide as published laws differ.
+
+    Args:
+        params: Size of the present run.
+        tokens: Its training tokens.
+        flops: Its training compute.
+        loss: Its forecast final loss: all losses of the law are scaled to meet it; ``None`` leaves them.
+        config: Tuned numbers.
+
+    Raises:
+        ValueError: The run is smaller than anything that the law was fitted to.
+    """
+    least, least_tokens = config.published_min_params, config.published_min_tokens
+    if params < least or tokens < least_tokens:
+        raise ValueError(
+            f"There are no past runs to learn from, and published laws begin at {least:.0e} parameters and "
+            f"{least_tokens:.0e} tokens of text."
+        )
+    known = get("chinchilla").known("besiroglu")
+    scale = 1.0 if loss is None else loss / float(known.predict(params=params, tokens=tokens))
+    middle = math.sqrt(params * tokens)
+    budgets = np.repeat(np.geomspace(middle / _GRID_REACH, middle * _GRID_REACH, 17), 13)
+    ratio = np.tile(np.geomspace(1 / 30, 30, 13), 17)
+    size, data = np.sqrt(budgets**2 / 20) * ratio, np.sqrt(budgets**2 * 20) / ratio
+    each = flops / (params * tokens)
+    found = fit_tradeoff(size, data, scale * known.predict(params=size, tokens=data), flops=each * size * data)
+    wide = with_spread(found.frontier, math.log(flops), config.published_log_spread, config.published_exponent_spread)
+    return replace(found, frontier=wide, minima=None, runs=0)

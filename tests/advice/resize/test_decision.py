@@ -5,8 +5,7 @@ import pytest
 
 from lightning_scaling import Run
 from lightning_scaling.advice.resize.decision import Resizing
-from lightning_scaling.advice.resize.next_config import Shape
-from lightning_scaling.advice.resize.state import ModelState, ladder_table
+from lightning_scaling.advice.resize.state import ModelState, Shape, ladder_table
 from lightning_scaling.schedule.plan import Plan
 
 E, A, ALPHA, B, BETA = 1.8, 482.0, 0.348, 2085.0, 0.366

@@ -1,6 +1,8 @@
 import pytest
 
-from lightning_scaling.advice.resize.next_config import Shape, next_configuration, shape_for
+from lightning_scaling.advice.resize.next_config import next_configuration, shape_for
+from lightning_scaling.advice.resize.state import ModelState, Shape
+from lightning_scaling.schedule import Plan
 
 
 @pytest.mark.parametrize("factor", [0.1, 0.4, 1.0, 2.5, 20.0])
@@ -42,7 +44,7 @@ def test_heads_always_divide_the_width(shape, factor):
         ({"width": "wide", "layers": True}, None),
     ],
 )
-def test_a_configuration_tells_its_shape(config, found):
+def test_the_shape_that_a_configuration_holds(config, found):
     assert Shape.of(config) == found
 
 
@@ -52,8 +54,8 @@ def test_a_shape_must_be_whole():
 
 
 def carried(rule, **changes):
-    known = {"params_now": 1e8, "tokens_now": 2e9, "learning_rate": 1e-3, "batch_tokens": 2.0**19, "shaped": False}
-    return next_configuration(4e8, 8e9, rule=rule, **(known | changes))
+    known = {"plan": Plan.constant(1e-3), "tokens_per_step": 2.0**19, "shaped": False}
+    return next_configuration(ModelState(1e8, 2e9, **(known | changes)), 4e8, 8e9, rule)
 
 
 def test_rate_and_batch_follow_the_step_law():
@@ -77,7 +79,7 @@ def test_mup_scales_the_rate_with_the_width():
 
 
 def test_what_is_not_known_is_left_out():
-    made = carried("step_law", learning_rate=None, batch_tokens=None)
+    made = carried("step_law", plan=None, tokens_per_step=None)
     assert (made.learning_rate, made.batch_tokens, made.steps, made.shape) == (None, None, None, None)
     assert made.sentence("tokens") == "next, try 400M parameters on 8B tokens"
 
