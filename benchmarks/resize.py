@@ -132,11 +132,11 @@ def advised(quick: bool) -> dict[str, list[bool]]:
         for log_flops, _, cheap, (at, _, _) in questions(ladder, every=False):
             few = np.zeros(int(cheap.sum()))
             table = (a[cheap] for a in (ladder.params, ladder.params, ladder.tokens, ladder.loss))
-            rungs = LadderTable(*table, few, ladder.flops[cheap], few * np.nan, few + 1.0, 0, 0, 0)
+            table_of_runs = LadderTable(*table, few, ladder.flops[cheap], few * np.nan, few + 1.0, 0, 0, 0)
             for row in np.flatnonzero(np.abs(np.log(ladder.flops) - log_flops) < GAP):
                 present = ModelState(ladder.params[row], ladder.tokens[row], flops=ladder.flops[row])
                 resizing = Resizing(present)
-                resizing.rungs, resizing._runs = rungs, [None]
+                resizing.table, resizing._runs = table_of_runs, [None]
                 advice = resizing.advise()
                 off = np.log(ladder.params[row]) - at
                 where = (
