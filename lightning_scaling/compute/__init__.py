@@ -1,4 +1,4 @@
-"""How much a run computes: parameters, samples, tokens and FLOPs.
+"""Size and cost of a run: parameters, samples, tokens and FLOPs.
 
 Names are loaded when first used, so that the plain formulas do not cost the import of torch.
 """

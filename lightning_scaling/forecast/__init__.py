@@ -1,4 +1,4 @@
-"""Where the loss will be, how sure that is, and what it rests on."""
+"""Predictive distributions of the loss at future steps, and the priors behind them."""
 
 from lightning_scaling.forecast.counterfactual import WhatIf, what_if, what_ifs
 from lightning_scaling.forecast.forecaster import Forecaster

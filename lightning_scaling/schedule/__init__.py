@@ -1,4 +1,4 @@
-"""What a run intends to do: its length and the learning rate of every future step."""
+"""Plans of runs: their length and the learning rate of every future step."""
 
 from lightning_scaling.schedule.plan import Plan
 

@@ -1,4 +1,4 @@
-"""Writes a run to its journal, to MLflow and to other loggers, without ever holding it up."""
+"""The journal of a run, and its delivery to MLflow and other loggers without waiting."""
 
 from lightning_scaling.tracking import schema as names
 from lightning_scaling.tracking.backends.lightning_logger import LoggerTarget
