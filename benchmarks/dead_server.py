@@ -1,12 +1,12 @@
-"""What happens to a run when its MLflow server dies half-way? Time, lost rows and delay at exit.
+"""Time, lost rows and delay at exit of a run whose MLflow server dies half-way.
 
 A tiny run with ScalingLawMonitor writes to a real MLflow server, which half-way is killed (SIGKILL: connections are
 refused) or stopped (SIGSTOP: connections are taken and never answered). Nothing but the monitor talks to the server.
 Afterwards the server comes back, `sync` sends what is missing, and the losses are compared with the journal.
 
-    python benchmarks/dead_server.py [--json] [--quick] [--rival]
+    python benchmarks/dead_server.py [--json] [--quick] [--baseline]
 
-Takes about five minutes; --quick leaves out SIGSTOP and shortens the runs; --rival adds Lightning's own MLFlowLogger
+Takes about five minutes; --quick leaves out SIGSTOP and shortens the runs; --baseline adds Lightning's own MLFlowLogger
 without the monitor, which takes ten minutes more. Needs a system with POSIX signals.
 """
 
@@ -73,7 +73,7 @@ class Server:
                 self.process.wait()
 
 
-def measure(server: Server, scenario: str, steps: int, *, rival: bool) -> dict:
+def measure(server: Server, scenario: str, steps: int, *, baseline: bool) -> dict:
     """One run under one scenario; the server is left as the scenario leaves it."""
     from mlflow.tracking import MlflowClient
 
@@ -83,7 +83,7 @@ def measure(server: Server, scenario: str, steps: int, *, rival: bool) -> dict:
     run = client.create_run(experiment, run_name=scenario).info.run_id
     journals = server.folder / "journals" / scenario
     command = [sys.executable, __file__, "--child", run, "--uri", server.uri, "--steps", str(steps)]
-    command += ["--journals", str(journals), *(["--rival"] if rival else [])]
+    command += ["--journals", str(journals), *(["--baseline"] if baseline else [])]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stderr is not None
@@ -96,13 +96,13 @@ def measure(server: Server, scenario: str, steps: int, *, rival: bool) -> dict:
     said = child.stderr.read()
     child.wait(END_WITHIN)
     ended = time.time()
-    row = {"scenario": scenario, "logger": "MLFlowLogger alone" if rival else "ScalingLawMonitor", "run_id": run}
+    row = {"scenario": scenario, "logger": "MLFlowLogger alone" if baseline else "ScalingLawMonitor", "run_id": run}
     if not result:
         print(said, file=sys.stderr)
         return {**row, "error": (said.strip().splitlines() or ["no result"])[-1]}
     row |= {key: result[key] for key in ("fit_seconds", "last_step_to_end", "slowest_step_after_ms", "error")}
     row |= {"steps": steps, "exit_seconds": ended - result["ended"], "exit_code": child.returncode}
-    return row | ({} if rival else journalled(journals, steps))
+    return row | ({} if baseline else journalled(journals, steps))
 
 
 def journalled(folder: Path, steps: int) -> dict:
@@ -112,7 +112,7 @@ def journalled(folder: Path, steps: int) -> dict:
     (path,) = folder.glob("*.jsonl")
     contents = read_journal(path)
     return {
-        "points_in_journal": len(contents.points["step"]),
+        "points_in_journal": len(contents.points),
         "points_expected": steps,
         "updates_in_journal": len(contents.updates),
         "metric_rows_in_journal": sum(op["op"] == "metrics" for op in contents.ops),
@@ -127,16 +127,16 @@ def synced(server: Server, row: dict) -> dict:
     """Send what is missing, and compare the loss that MLflow has with the journal."""
     from mlflow.tracking import MlflowClient
 
-    from lightning_scaling.tracking import names, read_journal, sync
+    from lightning_scaling.tracking import read_journal, schema, sync
 
     folder = server.folder / "journals" / row["scenario"]
     (path,) = folder.glob("*.jsonl")
     client = MlflowClient(tracking_uri=server.uri)
-    before = len(client.get_metric_history(row["run_id"], names.LOSS))
-    report = sync(path)
-    after = {(one.step, one.value) for one in client.get_metric_history(row["run_id"], names.LOSS)}
-    rows = [op for op in read_journal(path).ops if op["op"] == "metrics" and op["values"].get(names.LOSS) is not None]
-    expected = {(op["step"], op["values"][names.LOSS]) for op in rows}
+    before = len(client.get_metric_history(row["run_id"], schema.LOSS))
+    report = sync(path, to_recorded_server=True)
+    after = {(one.step, one.value) for one in client.get_metric_history(row["run_id"], schema.LOSS)}
+    rows = [op for op in read_journal(path).ops if op["op"] == "metrics" and op["values"].get(schema.LOSS) is not None]
+    expected = {(op["step"], op["values"][schema.LOSS]) for op in rows}
     return {
         "losses_before_sync": before,
         "losses_after_sync": len(after),
@@ -212,8 +212,8 @@ def child(args: argparse.Namespace) -> None:
     monitor = ScalingLawMonitor(journal=args.journals, on_advice="ignore", max_overhead=1.0)
     trainer = Trainer(
         max_steps=args.steps,
-        logger=MLFlowLogger(tracking_uri=args.uri, run_id=args.child) if args.rival else Quiet(),
-        callbacks=[watch] if args.rival else [watch, monitor],
+        logger=MLFlowLogger(tracking_uri=args.uri, run_id=args.child) if args.baseline else Quiet(),
+        callbacks=[watch] if args.baseline else [watch, monitor],
         accelerator="cpu",
         log_every_n_steps=10,
         enable_progress_bar=False,
@@ -261,11 +261,11 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    """Run the scenarios and print what came of them."""
+    """Run the scenarios and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--quick", action="store_true", help="shorter runs, without SIGSTOP")
-    parser.add_argument("--rival", action="store_true", help="add Lightning's MLFlowLogger alone (ten minutes more)")
+    parser.add_argument("--baseline", action="store_true", help="add Lightning's MLFlowLogger alone (ten minutes more)")
     for hidden in ("--child", "--uri", "--journals"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
@@ -282,15 +282,15 @@ def main() -> None:
             print(f"server up after {server.start():.0f} s", file=sys.stderr)
             for scenario in scenarios:
                 print(f"run with the server {scenario}", file=sys.stderr)
-                row = measure(server, scenario, steps, rival=False)
+                row = measure(server, scenario, steps, baseline=False)
                 if scenario == "stopped":
                     server.signal(signal.SIGCONT)
                 elif scenario == "killed":
                     server.start()
                 rows.append(row if "fit_seconds" not in row else row | synced(server, row))
-            if args.rival:
+            if args.baseline:
                 print("run with Lightning's MLFlowLogger alone, the server killed", file=sys.stderr)
-                rows.append(measure(server, "killed", steps, rival=True))
+                rows.append(measure(server, "killed", steps, baseline=True))
         finally:
             server.signal(signal.SIGCONT)
             server.signal(signal.SIGKILL)

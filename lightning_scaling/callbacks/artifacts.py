@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from lightning_scaling._utils.serialization import to_builtins
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.tracking import schema
-from lightning_scaling.tracking.journal import builtins_of
 
 _MIN_POINTS_TO_FIT = 20  # with fewer, a law of five parameters fits anything
 
@@ -33,8 +33,8 @@ def write_artifacts(
     """
     forecasts = engine.forecast_log
     write(schema.ARTIFACT_CURVE, curve_csv(engine))
-    write(schema.ARTIFACT_FORECASTS, json.dumps(builtins_of(forecasts), indent=1))
-    write(schema.ARTIFACT_LAW, json.dumps(builtins_of(engine.forecast.to_dict()), indent=1))
+    write(schema.ARTIFACT_FORECASTS, json.dumps(to_builtins(forecasts), indent=1))
+    write(schema.ARTIFACT_LAW, json.dumps(to_builtins(engine.forecast.to_dict()), indent=1))
     if not forecasts or not len(engine.curve):
         return
     from lightning_scaling.laws.io import dumps

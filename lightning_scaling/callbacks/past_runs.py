@@ -14,7 +14,7 @@ from lightning_scaling.forecast.priors.base import ShapePrior
 from lightning_scaling.forecast.priors.family import Family
 from lightning_scaling.history.reader_thread import HistoryReader
 from lightning_scaling.runs.history import RunHistory
-from lightning_scaling.tracking.journal import HISTORY
+from lightning_scaling.tracking import EventKind
 
 
 class PastRuns:
@@ -51,7 +51,7 @@ class PastRuns:
         return self._reader is not None
 
     def _mark(self, data: dict[str, object]) -> None:
-        self._logger.mark("history", max(self._engine.curve.last_step, 0), {"kind": HISTORY, **data})
+        self._logger.mark("history", max(self._engine.curve.last_step, 0), {"kind": EventKind.PRIOR, **data})
 
     def introduce(self) -> None:
         """Note in the journal runs that were given from the start."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from lightning_scaling._utils.serialization import to_builtins
 from lightning_scaling.advice import Advice
 from lightning_scaling.callbacks.aggregation import Block
 from lightning_scaling.callbacks.artifacts import write_artifacts
@@ -17,8 +18,7 @@ from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
 from lightning_scaling.callbacks.console import Console, ScalingAdviceWarning
 from lightning_scaling.callbacks.guard import Guard
 from lightning_scaling.callbacks.settings import Settings
-from lightning_scaling.tracking import MLflowTarget, Tracker, find_targets, new_journal_path, schema
-from lightning_scaling.tracking.journal import PLAN, RESIZE, STOPPED, builtins_of
+from lightning_scaling.tracking import EventKind, LoggerTarget, Tracker, find_targets, new_journal_path, schema
 
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
@@ -76,11 +76,9 @@ class RunLogger:
     @property
     def own_run_fields(self) -> dict[str, Any]:
         """The run's own place in MLflow, on rank zero: ``run_id`` and ``tracking_uri``."""
-        own = next((t for t in self._targets if isinstance(t, MLflowTarget)), None) if self.first else None
-        return {
-            "run_id": None if own is None else own.run_id,
-            "tracking_uri": None if own is None else own.tracking_uri,
-        }
+        targets = self._targets if self.first else []
+        own = next((one.reference for one in targets if not isinstance(one, LoggerTarget)), {})
+        return {name: own.get(name) for name in ("run_id", "tracking_uri")}
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is written, as builtins, to go on there after a resume."""
@@ -89,7 +87,7 @@ class RunLogger:
         path = self._tracker.journal_path
         return {
             "journal": None if path is None else str(path),
-            "targets": builtins_of([target.describe() for target in self._targets]),
+            "targets": to_builtins([target.describe() for target in self._targets]),
             **self._tracker.position,
         }
 
@@ -113,7 +111,7 @@ class RunLogger:
         }
         self._state = None
         self._tracker = Tracker(
-            self._targets, journal=self._journal, header=builtins_of(header), interval=_WRITE_INTERVAL
+            self._targets, journal=self._journal, header=to_builtins(header), interval=_WRITE_INTERVAL
         )
         self._tracker.params(params)
         self._tracker.tags({schema.TAG_VERDICT: "undecidable", schema.TAG_ADVICE: "continue"})
@@ -183,13 +181,13 @@ class RunLogger:
 
     def replan(self, plan: Plan, step: int) -> None:
         """Write another plan to the journal."""
-        self.mark("plan", step, {"kind": PLAN, "plan": plan.to_dict()})
+        self.mark("plan", step, {"kind": EventKind.PLAN, "plan": plan.to_dict()})
 
     def resize(self, advice: Advice, *, notify: bool) -> None:
         """Write advice on size to the journal and the tags; with `notify`, pass it on as the user asked for."""
         if self._tracker is not None:
-            kept = builtins_of(advice.to_dict())
-            self._tracker.mark("resize", advice.step, {"kind": RESIZE, **kept})
+            kept = to_builtins(advice.to_dict())
+            self._tracker.mark("resize", advice.step, {"kind": EventKind.RESIZE, **kept})
             following = kept["evidence"].get("next") or {}
             tags = {"action": advice.action, "reason": advice.reason, "saving": advice.saving, **following}
             self._tracker.tags({schema.TAG_RESIZE + key: value for key, value in tags.items()})
@@ -199,8 +197,8 @@ class RunLogger:
     def stop(self, decision: Mapping[str, Any], *, stopped: bool) -> None:
         """Log and write a decision to stop; in the tags only if the run is stopped."""
         if self._tracker is not None:
-            kept = builtins_of(dict(decision))
-            self._tracker.mark("stop", int(kept["step"]), {"kind": STOPPED, "stopped": stopped, **kept})
+            kept = to_builtins(dict(decision))
+            self._tracker.mark("stop", int(kept["step"]), {"kind": EventKind.STOP, "stopped": stopped, **kept})
             if stopped:
                 self._tracker.tags({schema.TAG_STOP + key: kept[key] for key in schema.STOP_KEYS})
         done = "Stopping" if stopped else "Dry run, would stop"

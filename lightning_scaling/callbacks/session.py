@@ -21,7 +21,7 @@ from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.engine.monitor import Monitor, Update
 from lightning_scaling.schedule import Plan
 from lightning_scaling.schedule.from_trainer import plan_from_trainer
-from lightning_scaling.tracking.journal import ANNOUNCED, NOTED, RESUMED
+from lightning_scaling.tracking import EventKind
 
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
@@ -220,7 +220,7 @@ class Session:
         self.logger.introduce(self.sizes, self.counts, self.engine, self.capture.steps)
         self.logger.prior_forecast(self.engine)
         if self._resumed:
-            self.logger.mark(self._resumed, self.capture.steps, {"kind": RESUMED})
+            self.logger.mark(self._resumed, self.capture.steps, {"kind": EventKind.RESUME})
         self.past_runs.introduce()
 
     def _observe(self, block: Block) -> None:
@@ -241,7 +241,7 @@ class Session:
         found = self._diagnostics.look(steps, **(self.gradients.diagnostics() if updating else {}))
         if found:
             self.engine.note(found)
-            self.logger.mark("facts", steps, {"kind": NOTED, "facts": found})
+            self.logger.mark("facts", steps, {"kind": EventKind.DIAGNOSTICS, "facts": found})
 
     def _update_gradients(self, batches: int, counted: int | None) -> None:
         """Use the norms read, and read no more of them while too much time has been taken."""
@@ -294,7 +294,7 @@ class Session:
         self.engine.mark(reason, follow_rates=follow_rates)
         self._diagnostics.reset()
         self.gradients.reset()
-        self.logger.mark(reason, self.capture.steps, {"kind": ANNOUNCED, "follow_rates": follow_rates})
+        self.logger.mark(reason, self.capture.steps, {"kind": EventKind.CHANGE, "follow_rates": follow_rates})
 
     def _check_metric(self, *, final: bool) -> None:
         metric = self.capture.metric

@@ -114,7 +114,9 @@ def _server(uri: str) -> Finding:
     from urllib.error import HTTPError, URLError
     from urllib.request import urlopen
 
-    shown = _without_password(uri)
+    from lightning_scaling.tracking.backends.base import without_secrets
+
+    shown = without_secrets(uri)
     try:
         with urlopen(shown.rstrip("/") + "/health", timeout=SERVER_TIMEOUT) as answer:
             return Finding("MLflow", "ok", f"{shown} answers ({answer.status})")
@@ -164,12 +166,6 @@ def _sqlite(uri: str) -> Finding:
     if tables and "experiments" not in tables:
         return Finding("MLflow", "failure", f"{uri} is a database, but not one of MLflow")
     return Finding("MLflow", "ok", f"{uri} can be read")
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    host = parts.hostname or ""
-    return parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host).geturl()
 
 
 def flop_counting() -> Iterator[Finding]:

@@ -9,9 +9,12 @@ from lightning_scaling.cli.output import emit, input_errors, say
 
 @click.command()
 @click.argument("journal", type=click.Path())
-@click.option("--tracking-uri", help="Where the run is kept; default: what the journal says.")
+@click.option("--tracking-uri", help="Where the run is kept; default: what MLflow is configured with.")
 @click.option("--run-id", help="The MLflow run to send to; default: the one that the journal names.")
 @click.option("--experiment", help="For a journal that names no run: the experiment in which to create one.")
+@click.option(
+    "--to-recorded-server", is_flag=True, help="Send to the server that the journal names, with your credentials."
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -28,6 +31,7 @@ def sync(
     tracking_uri: str | None,
     run_id: str | None,
     experiment: str | None,
+    to_recorded_server: bool,
     timeout: float,
     as_json: bool,
 ) -> None:
@@ -38,7 +42,14 @@ def sync(
     with input_errors(file=journal):
         from lightning_scaling.tracking import sync as send
 
-        report = send(journal, tracking_uri=tracking_uri, run_id=run_id, experiment=experiment, timeout=timeout)
+        report = send(
+            journal,
+            tracking_uri=tracking_uri,
+            run_id=run_id,
+            experiment=experiment,
+            to_recorded_server=to_recorded_server,
+            timeout=timeout,
+        )
     if as_json:
         emit(report.to_dict())
     else:

@@ -35,7 +35,7 @@ from lightning_scaling.history.mlflow_parse import (
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 from lightning_scaling.tracking import schema
-from lightning_scaling.tracking.backends.mlflow import without_secrets
+from lightning_scaling.tracking.backends.base import without_secrets
 
 MAX_RUNS = 5000
 TIMEOUT = 20.0

@@ -1,4 +1,4 @@
-"""What became of the rows of a run: the report of a tracker or of a later sync."""
+"""Report of a tracker on the rows of a run: sent, waiting, dropped."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class TargetReport:
 
     Attributes:
         name: What it is.
-        kind: ``"mlflow"`` or ``"logger"``.
+        kind: ``"mlflow"``, that of another backend, or ``"logger"``.
         sent: Rows it has taken.
         waiting: Rows not sent; those of an MLflow run can be sent later from the journal.
-        dropped: Rows that will not reach it: refused, or meant for a logger that failed.
+        dropped: Rows that it did not take: refused (a sync offers them again), or meant for a logger that failed.
         error: The last thing that went wrong, one sentence, or ``""``.
     """
 
@@ -61,7 +61,7 @@ class TrackerReport:
 
     @property
     def dropped(self) -> int:
-        """Rows that will not be sent, all targets together."""
+        """Rows that were not taken, all targets together."""
         return sum(one.dropped for one in self.targets)
 
     @property

@@ -1,14 +1,17 @@
-"""Which rows of a journal have reached their target, kept in a small file beside the journal."""
+"""Which rows of a journal have reached their target, kept in a small file next to the journal."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import threading
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from lightning_scaling._utils.serialization import atomic_write
 
 
 class Ranges:
@@ -48,35 +51,31 @@ class DeliveryLog:
     Losing this file is harmless: a row sent twice is stored once. So nothing here raises. Several threads may add rows.
 
     Args:
-        journal: Path of the journal; the record lies beside it, as ``<name>.sent.json``.
+        journal: Path of the journal; the log lies next to it, as ``<name>.sent.json``.
+
+    Attributes:
+        created: The run that was created to send this journal to, as its target describes it; empty if none was.
     """
 
     def __init__(self, journal: Path) -> None:
         self.path = journal.with_suffix(".sent.json")
-        self._targets: dict[str, dict[str, Ranges]] = {}
+        self._sent: defaultdict[tuple[str, str], Ranges] = defaultdict(Ranges)
         self.created: dict[str, str] = {}
         self._lock = threading.Lock()
-        self._load()
-
-    def _load(self) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             data: Any = json.loads(self.path.read_text(encoding="utf-8"))
-            self._targets = {
-                str(target): {str(segment): Ranges(pairs) for segment, pairs in segments.items()}
-                for target, segments in data["targets"].items()
-            }
+            for target, segments in data["targets"].items():
+                self._sent.update({(target, segment): Ranges(pairs) for segment, pairs in segments.items()})
             self.created = {str(key): str(value) for key, value in data.get("created", {}).items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            self._targets, self.created = {}, {}
 
     def sent(self, target: str, segment: str) -> Ranges:
         """The rows of a segment that the target has."""
-        return self._targets.setdefault(target, {}).setdefault(segment, Ranges())
+        return self._sent[target, segment]
 
     def add(self, target: str, segment: str, rows: Iterable[int]) -> None:
         """Note that the target has these rows, and save."""
         with self._lock:
-            self.sent(target, segment).add(rows)
+            self._sent[target, segment].add(rows)
             self._save()
 
     def remember(self, **created: str) -> None:
@@ -86,16 +85,9 @@ class DeliveryLog:
             self._save()
 
     def _save(self) -> None:
-        data = {
-            "targets": {
-                target: {segment: ranges.pairs for segment, ranges in segments.items() if ranges.pairs}
-                for target, segments in self._targets.items()
-            },
-            "created": self.created,
-        }
-        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(json.dumps(data, separators=(",", ":")), encoding="utf-8")
-            os.replace(part, self.path)
-        except OSError:
-            pass
+        targets: dict[str, dict[str, list[list[int]]]] = {}
+        for (target, segment), ranges in self._sent.items():
+            if ranges.pairs:
+                targets.setdefault(target, {})[segment] = ranges.pairs
+        with contextlib.suppress(OSError):
+            atomic_write(self.path, json.dumps({"targets": targets, "created": self.created}, separators=(",", ":")))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from lightning_scaling.tracking.backends import BACKENDS, LoggerTarget
-from lightning_scaling.tracking.sink import SinkTarget
+from lightning_scaling.tracking.backends import BACKENDS, LoggerTarget, RunTarget
+from lightning_scaling.tracking.backends.base import cause_of
 
-Target: TypeAlias = SinkTarget | LoggerTarget
+Target: TypeAlias = RunTarget | LoggerTarget
 
 
 def find_targets(trainer: Any) -> tuple[list[Target], str]:
@@ -26,43 +27,39 @@ def find_targets(trainer: Any) -> tuple[list[Target], str]:
     targets: list[Target] = []
     said: list[str] = []
     failed: list[str] = []
-    others: list[Any] = []
-    try:
-        loggers = list(getattr(trainer, "loggers", None) or [])
-    except Exception as error:
-        loggers = []
-        failed.append(f"the Trainer's loggers cannot be listed ({type(error).__name__}: {error})")
-    for logger in loggers:
+
+    def attempt(problem: str, find: Callable[..., Any], *args: Any) -> Any:
+        """What `find` returns; ``False`` if it raises."""
         try:
-            found = next((run for one in BACKENDS.values() if (run := one.from_logger(logger)) is not None), None)
+            return find(*args)
         except Exception as error:
-            failed.append(f"{type(logger).__name__} has no run to write to ({type(error).__name__}: {error})")
-            continue
+            failed.append(f"{problem} ({cause_of(error)})" if problem else str(error))
+            return False
+
+    def add(target: Any, origin: str) -> None:
+        if target:
+            targets.append(target)
+            said.append(f"{target.name} ({origin})")
+
+    others = []
+    for logger in attempt("the Trainer's loggers cannot be listed", _loggers, trainer) or ():
+        name = type(logger).__name__
+        found = attempt(f"{name} has no run to write to", _run_of, logger)
+        add(found, f"its {name}")
         if found is None:
             others.append(logger)
-        else:
-            targets.append(found)
-            said.append(f"{found.name} (its {type(logger).__name__})")
     for backend in BACKENDS.values() if not targets else ():
-        try:
-            active = backend.active()
-        except Exception as error:
-            failed.append(f"{backend.title}'s active run cannot be read ({type(error).__name__}: {error})")
-            continue
-        if active is not None:
-            targets.append(active)
-            said.append(f"{active.name} (the active run)")
+        add(attempt(f"{backend.title}'s active run cannot be read", backend.active), "the active run")
     for logger in others:
-        try:
-            target = LoggerTarget(logger)
-        except TypeError as error:
-            failed.append(str(error))
-        else:
-            targets.append(target)
-            said.append(f"{target.name} (metrics only)")
-    return targets, _sentence(said, failed)
-
-
-def _sentence(said: list[str], failed: list[str]) -> str:
+        add(attempt("", LoggerTarget, logger), "metrics only")
     start = f"Writing to {', '.join(said)}" if said else "No logger to write to: only the journal and the console"
-    return "; ".join([start, *failed]) + "."
+    return targets, "; ".join([start, *failed]) + "."
+
+
+def _loggers(trainer: Any) -> list[Any]:
+    return list(getattr(trainer, "loggers", None) or [])
+
+
+def _run_of(logger: Any) -> RunTarget | None:
+    """The run behind a logger, as the first backend that knows it sees it."""
+    return next((run for backend in BACKENDS.values() if (run := backend.from_logger(logger)) is not None), None)

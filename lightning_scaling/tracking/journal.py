@@ -8,16 +8,16 @@ stays, and a forked child holds no buffer that it could write a second time.
 | `op` | fields |
 |---|---|
 | `header` | `format`, `version`, `segment`, `pid`, `targets`, `data` (what the run is) |
-| `points` | `step`, `loss`, and where known `lr`, `tokens`, `flops`, `seconds`: columns of one length |
+| `points` | columns of a :class:`~lightning_scaling.runs.curve.LossBlock`: `step`, `loss`, and where known others |
 | `update` | `data`: an update of the monitor |
-| `mark` | `reason`, `step`, `data`: something that happened; its `kind` is one of :data:`KINDS` |
+| `mark` | `reason`, `step`, `data`: something that happened; its `kind` is an :class:`EventKind` |
 | `metrics` | `step`, `values` |
 | `params`, `tags` | `values` |
 | `note` | `text` |
-| `artifact` | `path`, `bytes`; the file lies in the folder `<name>.files` beside the journal |
+| `artifact` | `path`, `bytes`; the file lies in the folder `<name>.files` next to the journal |
 | `end` | what was known at the end |
 
-A column is a list, or ``{"from", "by", "count"}``: whole numbers that rise evenly, or one float over and over.
+A column is a list, or ``{"from", "by", "count"}`` where ``from + by * i`` is exactly its i-th number.
 
 What a replay needs is here exactly: points in the blocks in which the monitor took them, each followed by the updates
 it made of them. The header of a resumed run says which row (``resumed``: ``segment`` and ``rows``, the number of rows
@@ -27,10 +27,8 @@ of it before the checkpoint) the monitor went on from, or holds its state (``sta
 from __future__ import annotations
 
 import errno
-import itertools
 import json
 import logging
-import math
 import os
 import re
 import time
@@ -40,7 +38,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_scaling._utils.enums import StrEnum
+from lightning_scaling._utils.serialization import atomic_write, to_builtins
+from lightning_scaling.runs.curve import LossBlock
 
 try:
     import fcntl
@@ -49,20 +51,23 @@ except ImportError:  # pragma: no cover  (Windows: no advisory locks; file names
 
 FORMAT = "lightning-scaling-journal"
 VERSION = 1
-ANNOUNCED, HISTORY, NOTED, PLAN, RESIZE, RESUMED, STOPPED = KINDS = (
-    "announced",
-    "history",
-    "noted",
-    "plan",
-    "resize",
-    "resumed",
-    "stop",
-)
-COLUMNS = ("step", "loss", "lr", "tokens", "flops", "seconds")
-
 _HELD_BACK = 4 * 2**20
 _TAKEN = {errno.EACCES, errno.EAGAIN}
 _logger = logging.getLogger(__name__)
+
+
+class EventKind(StrEnum):
+    """Kinds of events that a journal marks."""
+
+    CHANGE = "change"
+    DIAGNOSTICS = "diagnostics"
+    PLAN = "plan"
+    POINTS_STOPPED = "points_stopped"
+    PRIOR = "prior"
+    RESIZE = "resize"
+    RESUME = "resume"
+    ROWS_LOST = "rows_lost"
+    STOP = "stop"
 
 
 def new_journal_path(folder: Path | str, name: str = "scaling") -> Path:
@@ -72,42 +77,29 @@ def new_journal_path(folder: Path | str, name: str = "scaling") -> Path:
     return Path(folder) / f"{plain}-{stamp}-{uuid.uuid4().hex[:8]}.jsonl"
 
 
-def builtins_of(value: Any) -> Any:
-    """The value made of what JSON can hold: a number that is not finite becomes ``None``, any other object its text."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): builtins_of(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [builtins_of(item) for item in value]
-    if isinstance(value, (np.generic, np.ndarray)):
-        return builtins_of(value.tolist())
-    return str(value)
+def pack(column: NDArray[np.float64]) -> Any:
+    """A column as a list, or as ``{"from", "by", "count"}`` where that gives the same numbers to the bit."""
+    if column.size > 2 and np.isfinite(column[:2]).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            packed = {"from": float(column[0]), "by": float(column[1] - column[0]), "count": column.size}
+            if np.array_equal(unpack(packed), column):
+                return packed
+    return to_builtins(column)
 
 
-def _packed(column: ArrayLike) -> Any:
-    """A column as a list; as ``{"from", "by", "count"}`` when whole numbers rise evenly or a float stays the same."""
-    values = np.asarray(column)
-    listed = values.tolist()
-    if values.dtype.kind == "f":
-        if len(listed) > 2 and math.isfinite(listed[0]) and bool(np.all(values == values[0])):
-            return {"from": listed[0], "by": 0.0, "count": len(listed)}
-        return listed if bool(np.isfinite(values).all()) else [v if math.isfinite(v) else None for v in listed]
-    if len(listed) > 2 and all(type(v) is int for v in listed):
-        by = listed[1] - listed[0]
-        if all(b - a == by for a, b in itertools.pairwise(listed)):
-            return {"from": listed[0], "by": by, "count": len(listed)}
-    return builtins_of(listed)
+def unpack(column: Any) -> NDArray[np.float64]:
+    """A column as :func:`pack` made it; ``null`` is NaN."""
+    if isinstance(column, dict):
+        return np.asarray(column["from"] + column["by"] * np.arange(column["count"]), dtype=np.float64)
+    return np.array(column, dtype=np.float64)
 
 
 class Journal:
-    """Writes the journal of one run. Never raises: a disk that fails is reported once, and tried again at each flush.
+    """Writes the journal of one run. A disk that fails raises nothing: it is reported once, and tried at each flush.
 
     Args:
         path: The file. An existing one is continued with a new segment; when another process is writing it, a file
-            beside it with a name of its own is used instead (see :attr:`path` after the first write).
+            next to it with a name of its own is used instead (see :attr:`path` after the first write).
         header: What a reader needs to understand the run (plan, law, counts, ...), builtins.
         targets: Where the rows are sent, as ``describe()`` of each target gives it, without secrets.
         max_bytes: Size beyond which no more curve points are written; all else goes on. ``None`` sets no limit.
@@ -172,58 +164,45 @@ class Journal:
         try:
             text = json.dumps(row, separators=(",", ":"), allow_nan=False)
         except (TypeError, ValueError):
-            clean = builtins_of(row)
+            clean = to_builtins(row)
             self.nonfinite += _nones(clean) - _nones(row)
             text = json.dumps(clean, separators=(",", ":"), allow_nan=False)
         self._hold(text.encode() + b"\n")
         return n, now
 
-    def points(
-        self,
-        step: ArrayLike,
-        loss: ArrayLike,
-        *,
-        lr: ArrayLike | None = None,
-        tokens: ArrayLike | None = None,
-        flops: ArrayLike | None = None,
-        seconds: ArrayLike | None = None,
-    ) -> None:
+    def points(self, step: ArrayLike, loss: ArrayLike, **columns: ArrayLike | None) -> None:
         """Write a block of curve points, exactly as a replay needs them.
 
         Args:
             step: Optimizer steps, shape ``(k,)``, strictly increasing.
             loss: Loss of each step, shape ``(k,)``; values that are not finite come back as NaN.
-            lr: Learning rate used, shape ``(k,)``.
-            tokens: Tokens (or samples) seen up to each step, shape ``(k,)``.
-            flops: Floating-point operations spent up to each step, shape ``(k,)``.
-            seconds: Training time up to each step in seconds, shape ``(k,)``.
+            **columns: Further columns of a :class:`~lightning_scaling.runs.curve.LossBlock`, shape ``(k,)``.
+
+        Raises:
+            ValueError: If the shapes differ.
         """
-        count = int(np.size(np.asarray(step)))
-        if count == 0:
+        block = LossBlock.of(step, loss, **columns)
+        if not len(block):
             return
         if self.max_bytes is not None and self._size + self._held_bytes > self.max_bytes:
-            if self.points_left_out == 0:
-                sentence = (
+            if not self.points_left_out:
+                self._mark(EventKind.POINTS_STOPPED, int(block.step[0]))
+                self._say(
                     f"The journal {self.path} has reached {self.max_bytes} bytes: no more curve points are written to "
                     "it from here on. Metrics and updates go on."
                 )
-                self.write("mark", {"reason": "points-stopped", "step": int(np.asarray(step).flat[0]), "data": {}})
-                self._say(sentence)
-            self.points_left_out += count
+            self.points_left_out += len(block)
             return
-        columns = dict(zip(COLUMNS, (step, loss, lr, tokens, flops, seconds), strict=True))
-        packed = {name: _packed(column) for name, column in columns.items() if column is not None}
-        self.nonfinite += sum(item is None for column in packed.values() if isinstance(column, list) for item in column)
-        self.write("points", packed)
+        given = block.columns()
+        self.nonfinite += sum(int(np.sum(~np.isfinite(column))) for column in given.values())
+        self.write("points", {name: pack(column) for name, column in given.items()})
 
     def store(self, path: str, content: bytes) -> bool:
-        """Keep an artifact beside the journal, in ``<name>.files/``; the last version of a path is the one kept."""
+        """Keep an artifact next to the journal, in ``<name>.files/``; the last version of a path is the one kept."""
         target = self.files / path
-        part = target.with_name(f"{target.name}.{os.getpid()}.part")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content)
-            os.replace(part, target)
+            atomic_write(target, content)
         except OSError as error:
             self._failed(error)
             return False
@@ -252,7 +231,7 @@ class Journal:
             self._write_held(self._fd)
             if self.lost:
                 lost, self.lost = self.lost, 0
-                self.write("mark", {"reason": "rows-lost", "step": None, "data": {"rows": lost}})
+                self._mark(EventKind.ROWS_LOST, None, rows=lost)
                 self._write_held(self._fd)
         except OSError as error:
             self._failed(error)
@@ -264,7 +243,7 @@ class Journal:
         if self._closed or os.getpid() != self._pid:
             return
         if self._n:
-            self.write("end", builtins_of(end))
+            self.write("end", end)
             self.flush()
         self._closed = True
         self._release()
@@ -281,7 +260,10 @@ class Journal:
 
     def _write_header(self) -> None:
         fields = {"format": FORMAT, "version": VERSION, "segment": self.segment, "pid": self._pid}
-        self.write("header", {**fields, "targets": builtins_of(self.targets), "data": builtins_of(self.header)})
+        self.write("header", {**fields, "targets": to_builtins(self.targets), "data": to_builtins(self.header)})
+
+    def _mark(self, kind: EventKind, step: int | None, **data: Any) -> None:
+        self.write("mark", {"reason": kind.value, "step": step, "data": {"kind": kind.value, **data}})
 
     def _hold(self, line: bytes) -> None:
         if self._held_bytes > _HELD_BACK:

@@ -6,31 +6,16 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any
+
+from lightning_scaling.tracking.backends.base import GoneError, Point, RefusedError, RunTarget, cause_of
+from lightning_scaling.tracking.backends.lightning_logger import LoggerTarget
 
 _logger = logging.getLogger(__name__)
 _ROWS_PER_CALL = 200
 _REFUSALS = 3
-
-
-class RefusedError(Exception):
-    """The target answered, and will never take this row; the message is one sentence."""
-
-
-class GoneError(Exception):
-    """The target answered, and will take no row at all until somebody mends it; the message is one sentence."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One value of one metric: ``time`` in milliseconds since 1970, ``step`` in optimizer steps."""
-
-    key: str
-    value: float
-    time: int
-    step: int
 
 
 @dataclass(frozen=True)
@@ -51,46 +36,13 @@ class Op:
     data: Mapping[str, Any]
     step: int = 0
 
-
-class SinkTarget(Protocol):
-    """Where a :class:`Sink` sends. All methods but ``describe`` run in the sink's thread, and may block or raise."""
-
-    inline: ClassVar[bool]
-    kind: ClassVar[str]
-    title: ClassVar[str]
-
-    @classmethod
-    def from_logger(cls, logger: Any) -> SinkTarget | None:
-        """The run that a Lightning logger writes to; ``None`` for a logger of another tracker. May raise."""
-
-    @classmethod
-    def active(cls) -> SinkTarget | None:
-        """The run that is active in this thread without a logger; ``None`` if there is none. May raise."""
-
-    @property
-    def key(self) -> str:
-        """What identifies the target in the record of sent rows."""
-
-    @property
-    def name(self) -> str:
-        """What to call the target in a sentence."""
-
-    def describe(self) -> dict[str, Any]:
-        """What a later ``sync`` needs to find the target again, without secrets."""
-
-    def open(self) -> None:
-        """Connect; called once before the first row, and again after it failed."""
-
-    def write(
-        self, *, metrics: list[Point] | None = None, params: dict[str, str] | None = None, tags: Any = None
-    ) -> None:
-        """Store metrics, params and tags (a mapping of strings)."""
-
-    def note(self, text: str) -> None:
-        """Set the description of the run."""
-
-    def artifact(self, path: str, content: bytes) -> None:
-        """Store a file under the run."""
+    def replaces(self, other: Op) -> bool:
+        """Whether nothing would be left of an earlier row once this one is sent."""
+        if self.kind != other.kind or self.kind not in ("tags", "note", "artifact"):
+            return False
+        if self.kind == "tags":
+            return other.data.keys() <= self.data.keys()
+        return self.kind == "note" or bool(other.data["path"] == self.data["path"])
 
 
 class Breaker:
@@ -110,14 +62,12 @@ class Breaker:
 
     def __init__(self, first: float = 5.0, factor: float = 3.0, longest: float = 300.0) -> None:
         self.first, self.factor, self.longest = first, factor, longest
-        self.failures = 0
-        self.until = float("-inf")
+        self.succeeded()
 
     def failed(self, now: float) -> None:
         """A call failed at this time."""
-        pause = min(self.first * self.factor ** min(self.failures, 50), self.longest)
+        self.until = now + min(self.first * self.factor ** min(self.failures, 50), self.longest)
         self.failures += 1
-        self.until = now + pause
 
     def succeeded(self) -> None:
         """A call worked: the next failure starts from the shortest pause."""
@@ -133,22 +83,29 @@ class Sink:
     """A bounded queue, and a daemon thread that empties it into one target in batches.
 
     The thread starts with the first row. A failing target is left alone for growing pauses; rows wait. In a forked
-    child the sink does nothing; a pickled sink comes back empty and not started.
+    child the sink does nothing.
 
     Args:
         target: Where the rows go.
         interval: Shortest time between two batches, in seconds.
         limit: Most rows that wait in memory; beyond it the oldest metrics leave the queue (the journal keeps them).
-        on_sent: Called in the sink's thread with the numbers of the rows that are done with.
+        on_sent: Called in the sink's thread with the numbers of the rows that the target has taken.
         on_trouble: Called with what happened (``"failure"``, ``"refused"``, ``"gone"`` or ``"thread"``) and one
             sentence: once for each spell of failures, once in all for the others.
         breaker: When to try a failing target again.
         clock: Seconds from any origin.
+
+    Attributes:
+        sent: Rows that the target has taken.
+        refused: Rows that it has refused.
+        overflowed: Rows that have left a full queue.
+        error: The last thing that went wrong, one sentence, or ``""``.
+        gone: Whether the target takes no more rows.
     """
 
     def __init__(
         self,
-        target: SinkTarget,
+        target: RunTarget,
         *,
         interval: float = 5.0,
         limit: int = 2000,
@@ -160,10 +117,9 @@ class Sink:
         self.target = target
         self.interval = interval
         self.limit = limit
-        self.sent = 0
-        self.refused = 0
-        self.overflowed = 0
+        self.sent = self.refused = self.overflowed = 0
         self.error = ""
+        self.gone = False
         self._on_sent = on_sent or (lambda rows: None)
         self._on_trouble = on_trouble or (lambda kind, sentence: _logger.warning(sentence))
         self._breaker = breaker or Breaker()
@@ -176,21 +132,14 @@ class Sink:
         self._next = float("-inf")
         self._busy_since: float | None = None
         self._opened = False
-        self._gone = False
         self._closing = False
         self._left = False
-        self._superseded: list[int] = []
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     @property
     def waiting(self) -> int:
         """Rows in memory that have not been sent."""
         return len(self._rows)
-
-    @property
-    def gone(self) -> bool:
-        """Whether the target takes no more rows."""
-        return self._gone
 
     def blocked(self) -> float:
         """Seconds since the call now under way began; 0 when none is."""
@@ -202,12 +151,13 @@ class Sink:
         if self._closing or os.getpid() != self._pid:
             return
         with self._condition:
-            for n in self._replaced_by(op):
+            for n in [n for n, other in self._rows.items() if op.replaces(other)]:
                 del self._rows[n]
-                self._superseded.append(n)
             self._rows[op.n] = op
             if len(self._rows) > self.limit:
-                self._overflow()
+                oldest = next((n for n, other in self._rows.items() if other.kind == "metrics"), next(iter(self._rows)))
+                del self._rows[oldest]
+                self.overflowed += 1
             if self._thread is None:
                 self._start()
             self._condition.notify()
@@ -222,8 +172,7 @@ class Sink:
             started = self._thread is not None
         if started:
             self._finished.wait(max(deadline, 0.0))
-        with self._condition:
-            self._left = True
+        self._left = True
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="lightning-scaling-sink", daemon=True)
@@ -234,30 +183,12 @@ class Sink:
         else:
             self._thread = thread
 
-    def _replaced_by(self, op: Op) -> list[int]:
-        """Waiting rows of which nothing would be left once this one is sent."""
-        if op.kind == "tags":
-            return [
-                n for n, other in self._rows.items() if other.kind == "tags" and other.data.keys() <= op.data.keys()
-            ]
-        if op.kind == "note":
-            return [n for n, other in self._rows.items() if other.kind == "note"]
-        if op.kind == "artifact":
-            path = op.data["path"]
-            return [n for n, other in self._rows.items() if other.kind == "artifact" and other.data["path"] == path]
-        return []
-
-    def _overflow(self) -> None:
-        oldest = next((n for n, op in self._rows.items() if op.kind == "metrics"), next(iter(self._rows)))
-        del self._rows[oldest]
-        self.overflowed += 1
-
     def _run(self) -> None:
         try:
             while True:
                 with self._condition:
-                    while not self._due():
-                        if self._closing and (not self._rows or self._gone):
+                    while not self._rows or self.gone or (not self._closing and self._pause()):
+                        if self._closing:
                             return
                         self._condition.wait(self._pause())
                     rows = list(self._rows.values())
@@ -268,15 +199,9 @@ class Sink:
         finally:
             self._finished.set()
 
-    def _due(self) -> bool:
-        if not self._rows or self._gone:
-            return False
-        return self._closing or self._pause() is None
-
     def _pause(self) -> float | None:
         """Seconds until rows may be sent, or ``None`` when they may be now (or there is nothing to wait for)."""
-        now = self._clock()
-        wait = max(self._next, self._breaker.until) - now
+        wait = max(self._next, self._breaker.until) - self._clock()
         return wait if self._rows and wait > 0 else None
 
     def _attempt(self, rows: list[Op]) -> bool:
@@ -287,27 +212,29 @@ class Sink:
                 self._opened = True
             self._deliver(rows)
         except GoneError as error:
-            self._gone = True
+            self.gone = True
             self._trouble("gone", str(error))
         except Exception as error:
             self._breaker.failed(self._clock())
-            self._trouble("failure", f"{self.target.name} does not take what is sent ({_brief(error)}).")
+            self._trouble("failure", f"{self.target.name} does not take what is sent ({cause_of(error)}).")
         else:
             self._breaker.succeeded()
-            self._told.discard("failure")
+            self._reported.discard("failure")
+            return True
         finally:
             self._busy_since = None
             self._next = self._clock() + self.interval
-        return not self._gone and self._breaker.failures == 0
+        return False
 
     def _deliver(self, rows: list[Op]) -> None:
         target = self.target
-        for part in _parts([op for op in rows if op.kind == "metrics"]):
-            self._stage(part, lambda ops: target.write(metrics=_metric_points(ops)))
-        self._stage(
-            [op for op in rows if op.kind == "params"], lambda ops: target.write(params=_merged(ops, last=False))
-        )
-        self._stage([op for op in rows if op.kind == "tags"], lambda ops: target.write(tags=_merged(ops, last=True)))
+        kinds = {kind: [op for op in rows if op.kind == kind] for kind in ("metrics", "params", "tags")}
+        for at in range(0, len(kinds["metrics"]), _ROWS_PER_CALL):
+            part = kinds["metrics"][at : at + _ROWS_PER_CALL]
+            self._stage(part, lambda ops: target.write(metrics=_points(ops)))
+        # The first value of a param stays, and the last one of a tag.
+        self._stage(kinds["params"], lambda ops: target.write(params=_merged(ops[::-1])))
+        self._stage(kinds["tags"], lambda ops: target.write(tags=_merged(ops)))
         for op in rows:
             if op.kind == "note":
                 self._stage([op], lambda ops: target.note(str(ops[0].data["text"])))
@@ -316,18 +243,14 @@ class Sink:
 
     def _stage(self, ops: list[Op], send: Callable[[list[Op]], None]) -> None:
         """Send the rows together; when that is refused, one by one, so that one bad row does not hold up the others."""
-        if not ops:
-            return
-        try:
-            send(ops)
-        except RefusedError as error:
-            if len(ops) == 1:
-                self._done(ops, refused=True)
-                self._trouble("refused", str(error))
+        if len(ops) > 1:
+            try:
+                send(ops)
+            except RefusedError:
+                pass
+            else:
+                self._done(ops)
                 return
-        else:
-            self._done(ops)
-            return
         refused: list[Op] = []
         for op in ops:
             try:
@@ -339,43 +262,68 @@ class Sink:
                 self._trouble("refused", str(error))
             else:
                 self._done([op])
-        self._done(refused, refused=True)
-
-    def _done(self, ops: Iterable[Op], *, refused: bool = False) -> None:
-        numbers = [op.n for op in ops]
         with self._condition:
-            present = sum(self._rows.pop(n, None) is not None for n in numbers)
-            superseded, self._superseded = self._superseded, []
-        if refused:
-            self.refused += present
-        else:
-            self.sent += present
-        if numbers or superseded:
-            self._on_sent(numbers + superseded)
+            self.refused += sum(self._rows.pop(op.n, None) is not None for op in refused)
+
+    def _done(self, ops: list[Op]) -> None:
+        with self._condition:
+            self.sent += sum(self._rows.pop(op.n, None) is not None for op in ops)
+        self._on_sent([op.n for op in ops])
 
     def _trouble(self, kind: str, sentence: str) -> None:
         self.error = sentence
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._reported:
+            self._reported.add(kind)
             self._on_trouble(kind, sentence)
 
 
-def _parts(ops: list[Op]) -> list[list[Op]]:
-    return [ops[at : at + _ROWS_PER_CALL] for at in range(0, len(ops), _ROWS_PER_CALL)]
+class DirectSink:
+    """Gives the metrics to a logger in the calling thread; a logger that fails is left alone from then on.
+
+    Args:
+        target: The logger.
+        on_trouble: Called with ``"logger"`` and one sentence when it fails.
+
+    Attributes:
+        sent: Rows that it has taken.
+        refused: Rows that it has not.
+        error: How it failed, one sentence, or ``""``.
+    """
+
+    waiting = overflowed = 0
+
+    def __init__(self, target: LoggerTarget, on_trouble: Callable[[str, str], None]) -> None:
+        self.target = target
+        self.sent = self.refused = 0
+        self.error = ""
+        self._on_trouble = on_trouble
+
+    def blocked(self) -> float:
+        """Seconds since the call now under way began: it is over when anybody can ask."""
+        return 0.0
+
+    def put(self, op: Op) -> None:
+        """Log a row of metrics; others are left out."""
+        if op.kind != "metrics":
+            return
+        if not self.error:
+            try:
+                self.target.metrics(op.data, op.step)
+            except Exception as error:
+                self.error = f"{self.target.name} failed ({cause_of(error)})."
+                self._on_trouble("logger", self.error)
+            else:
+                self.sent += 1
+                return
+        self.refused += 1
+
+    def close(self, deadline: float) -> None:
+        """Nothing waits."""
 
 
-def _metric_points(ops: list[Op]) -> list[Point]:
+def _points(ops: list[Op]) -> list[Point]:
     return [Point(key, value, op.time, op.step) for op in ops for key, value in op.data.items()]
 
 
-def _merged(ops: list[Op], *, last: bool) -> dict[str, str]:
-    merged: dict[str, str] = {}
-    for op in ops if last else reversed(ops):
-        merged.update(op.data)
-    return merged
-
-
-def _brief(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    first = text[0] if text else ""
-    return f"{type(error).__name__}: {first[:200]}" if first else type(error).__name__
+def _merged(ops: list[Op]) -> dict[str, str]:
+    return {key: value for op in ops for key, value in op.data.items()}

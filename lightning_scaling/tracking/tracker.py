@@ -10,34 +10,26 @@ import posixpath
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from numpy.typing import ArrayLike
 
 from lightning_scaling._utils.serialization import finite_or_none
+from lightning_scaling.tracking.backends.base import cause_of
 from lightning_scaling.tracking.backends.lightning_logger import LoggerTarget
 from lightning_scaling.tracking.delivery import TargetReport, TrackerReport
 from lightning_scaling.tracking.delivery_log import DeliveryLog
 from lightning_scaling.tracking.detect import Target
 from lightning_scaling.tracking.journal import Journal
 from lightning_scaling.tracking.schema import params_of
-from lightning_scaling.tracking.sink import Op, Sink, SinkTarget
+from lightning_scaling.tracking.sink import DirectSink, Op, Sink
 
 _P = ParamSpec("_P")
 _logger = logging.getLogger(__name__)
 _LARGEST_STEP = 2**63 - 1
 _SLOW_AFTER = 30.0
 _AT_EXIT = 5.0
-
-
-@dataclass
-class _Inline:
-    target: LoggerTarget
-    sent: int = 0
-    dropped: int = 0
-    error: str = ""
 
 
 def _safely(method: Callable[Concatenate[Tracker, _P], None]) -> Callable[Concatenate[Tracker, _P], None]:
@@ -51,7 +43,7 @@ def _safely(method: Callable[Concatenate[Tracker, _P], None]) -> Callable[Concat
             method(self, *args, **kwargs)
         except Exception as error:
             self._left_out += 1
-            self._error = f"Tracker.{method.__name__} left something out: {type(error).__name__}: {error}"
+            self._error = f"Tracker.{method.__name__} left something out: {cause_of(error)}"
             self._once(method.__name__, self._error)
 
     return wrapped
@@ -96,14 +88,13 @@ class Tracker:
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.targets = list(targets)
-        self._settings: dict[str, Any] = {
+        self._settings = {
             "journal": journal,
             "header": dict(header or {}),
             "interval": interval,
             "limit": limit,
             "max_bytes": max_bytes,
             "deadline": deadline,
-            "say": say,
         }
         self._say = say or _logger.warning
         self._deadline = deadline
@@ -112,19 +103,30 @@ class Tracker:
         if journal is not None:
             described = [target.describe() for target in self.targets]
             self._journal = Journal(journal, header=header, targets=described, max_bytes=max_bytes, say=self._say)
-        self._sent: DeliveryLog | None = None
-        self._inline = [_Inline(one) for one in self.targets if isinstance(one, LoggerTarget)]
-        self._sinks = [self._sink(one, interval, limit) for one in self.targets if not isinstance(one, LoggerTarget)]
+        self._delivered: DeliveryLog | None = None
+        # Targets with a thread of their own come first, so that a logger that takes its time does not delay their rows.
+        self._sinks = [
+            DirectSink(one, self._trouble)
+            if isinstance(one, LoggerTarget)
+            else Sink(
+                one,
+                interval=interval,
+                limit=limit,
+                on_sent=functools.partial(self._on_sent, one),
+                on_trouble=self._trouble,
+            )
+            for one in sorted(self.targets, key=lambda target: isinstance(target, LoggerTarget))
+        ]
         self._n = 0
         self._nonfinite = 0
         self._left_out = 0
         self._error = ""
-        self._told: set[str] = set()
+        self._mentioned: set[str] = set()
         self._report: TrackerReport | None = None
         _open_trackers.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"targets": self.targets, **self._settings, "say": None}
+        return {"targets": self.targets, **self._settings}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -148,25 +150,28 @@ class Tracker:
             return
         kept = {str(key): finite_or_none(value) for key, value in values.items()}
         numbers = {key: value for key, value in kept.items() if value is not None}
-        if len(numbers) < len(values):
-            self._count_missing(values)
+        for value in values.values():
+            if finite_or_none(value) is None:
+                self._nonfinite += hasattr(value, "__float__")
+                self._left_out += not hasattr(value, "__float__")
         n, now = self._write("metrics", {"step": at, "values": kept})
-        if not numbers:
-            return
-        self._put(Op(n, "metrics", now, numbers, at))
-        for inline in self._inline:
-            self._log_inline(inline, numbers, at)
+        if numbers:
+            self._put(Op(n, "metrics", now, numbers, at))
 
     @_safely
     def params(self, values: Mapping[str, Any]) -> None:
         """Write parameters of the run, as ``scaling.<key>``. The first value of a key stays; ``None`` is left out."""
-        named = params_of({str(key): value for key, value in values.items()})
-        self._text_row("params", named)
+        self._texts("params", params_of({str(key): value for key, value in values.items()}))
 
     @_safely
     def tags(self, values: Mapping[str, Any]) -> None:
         """Write tags of the run; the last value of a key stays; ``None`` is left out."""
-        self._text_row("tags", {str(key): str(value) for key, value in values.items() if value is not None})
+        self._texts("tags", {str(key): str(value) for key, value in values.items() if value is not None})
+
+    def _texts(self, kind: str, values: dict[str, str]) -> None:
+        if values:
+            n, now = self._write(kind, {"values": values})
+            self._put(Op(n, kind, now, values))
 
     @_safely
     def note(self, markdown: str) -> None:
@@ -192,19 +197,10 @@ class Tracker:
         self._put(Op(n, "artifact", now, {"path": place, "content": data}))
 
     @_safely
-    def points(
-        self,
-        step: ArrayLike,
-        loss: ArrayLike,
-        *,
-        lr: ArrayLike | None = None,
-        tokens: ArrayLike | None = None,
-        flops: ArrayLike | None = None,
-        seconds: ArrayLike | None = None,
-    ) -> None:
+    def points(self, /, step: ArrayLike, loss: ArrayLike, **columns: ArrayLike | None) -> None:
         """Write curve points to the journal only; arguments as :meth:`Journal.points`."""
         if self._journal is not None:
-            self._journal.points(step, loss, lr=lr, tokens=tokens, flops=flops, seconds=seconds)
+            self._journal.points(step, loss, **columns)
             self._journal.flush()
 
     @_safely
@@ -221,14 +217,9 @@ class Tracker:
         """What has been written so far."""
         if self._report is not None:
             return self._report
-        reports = [self._of_sink(sink) for sink in self._sinks]
-        reports += [
-            TargetReport(one.target.name, "logger", one.sent, 0, one.dropped, one.error) for one in self._inline
-        ]
+        reports = [self._target_report(sink) for sink in self._sinks]
         journal = self._journal
-        errors = [one.error for one in reports if one.error]
-        errors += [journal.error] if journal is not None and journal.error else []
-        errors += [self._error] if self._error else []
+        errors = [*(one.error for one in reports), journal.error if journal is not None else "", self._error]
         return TrackerReport(
             targets=tuple(reports),
             journal=None if journal is None else str(journal.path),
@@ -236,8 +227,18 @@ class Tracker:
             unwritten=0 if journal is None else journal.waiting,
             nonfinite=self._nonfinite + (0 if journal is None else journal.nonfinite),
             left_out=self._left_out,
-            error=errors[-1] if errors else "",
+            error=next(filter(None, reversed(errors)), ""),
         )
+
+    def _target_report(self, sink: Sink | DirectSink) -> TargetReport:
+        # What left a full queue can still be sent from the journal, if all of it is on disk.
+        journaled = self._journal is not None and not self._journal.waiting
+        waiting = sink.waiting + (sink.overflowed if journaled else 0)
+        dropped = sink.refused + (0 if journaled else sink.overflowed)
+        blocked = sink.blocked()
+        name, kind = sink.target.name, getattr(sink.target, "kind", type(sink.target).__name__)
+        silent = f"{name} has not answered for {blocked:.1f} s." if waiting and blocked > 0.1 else ""
+        return TargetReport(name, kind, sink.sent, waiting, dropped, sink.error or silent)
 
     def close(self, deadline: float | None = None, **end: Any) -> TrackerReport:
         """End the run: send what waits, until the deadline; what is left stays in the journal.
@@ -259,22 +260,17 @@ class Tracker:
             for sink in self._sinks:
                 sink.close(until - time.monotonic())
         except Exception as error:
-            self._error = f"The tracker could not be closed in order: {type(error).__name__}: {error}"
+            self._error = f"The tracker could not be closed in order: {cause_of(error)}"
         self._report = self.status()
         if self._report.message:
-            self._tell(self._report.message)
+            self._speak(self._report.message)
         return self._report
 
-    def _sink(self, target: SinkTarget, interval: float, limit: int) -> Sink:
-        def on_sent(rows: list[int]) -> None:
-            journal = self._journal
-            if journal is None:
-                return
-            if self._sent is None:
-                self._sent = DeliveryLog(journal.path)
-            self._sent.add(target.key, journal.segment, rows)
-
-        return Sink(target, interval=interval, limit=limit, on_sent=on_sent, on_trouble=self._trouble)
+    def _on_sent(self, target: Target, rows: list[int]) -> None:
+        if self._journal is not None:
+            if self._delivered is None:
+                self._delivered = DeliveryLog(self._journal.path)
+            self._delivered.add(target.key, self._journal.segment, rows)
 
     def _write(self, op: str, fields: Mapping[str, Any]) -> tuple[int, int]:
         if self._journal is None:
@@ -293,46 +289,12 @@ class Tracker:
                     f"{sink.target.name} has not answered for {_SLOW_AFTER:.0f} s.{self._comfort('failure')}",
                 )
 
-    def _log_inline(self, inline: _Inline, values: Mapping[str, float], step: int) -> None:
-        if inline.error:
-            inline.dropped += 1
-            return
-        try:
-            inline.target.metrics(values, step)
-        except Exception as error:
-            inline.dropped += 1
-            inline.error = f"{inline.target.name} failed ({type(error).__name__}: {error})."
-            self._tell(f"{inline.error} It is given no more metrics in this run; training goes on.")
-        else:
-            inline.sent += 1
-
-    def _text_row(self, kind: str, values: dict[str, str]) -> None:
-        if values:
-            n, now = self._write(kind, {"values": values})
-            self._put(Op(n, kind, now, values))
-
-    def _count_missing(self, values: Mapping[str, Any]) -> None:
-        for value in values.values():
-            if finite_or_none(value) is None:
-                if hasattr(value, "__float__"):
-                    self._nonfinite += 1
-                else:
-                    self._left_out += 1
-
-    def _of_sink(self, sink: Sink) -> TargetReport:
-        waiting, dropped = sink.waiting, sink.refused
-        if self._journal is not None and not self._journal.waiting:
-            waiting += sink.overflowed
-        else:
-            dropped += sink.overflowed
-        blocked = sink.blocked()
-        silent = f"{sink.target.name} has not answered for {blocked:.1f} s." if waiting and blocked > 0.1 else ""
-        return TargetReport(sink.target.name, sink.target.kind, sink.sent, waiting, dropped, sink.error or silent)
-
     def _trouble(self, kind: str, sentence: str) -> None:
-        self._tell(sentence + self._comfort(kind))
+        self._speak(sentence + self._comfort(kind))
 
     def _comfort(self, kind: str) -> str:
+        if kind == "logger":
+            return " It is given no more metrics in this run; training goes on."
         if kind == "refused":
             return " The other rows are sent; training goes on."
         kept = "in memory" if self._journal is None else f"in {self._journal.path}"
@@ -340,11 +302,11 @@ class Tracker:
         return f" Training goes on; rows are kept {kept} {later}."
 
     def _once(self, what: str, sentence: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            self._tell(sentence)
+        if what not in self._mentioned:
+            self._mentioned.add(what)
+            self._speak(sentence)
 
-    def _tell(self, sentence: str) -> None:
+    def _speak(self, sentence: str) -> None:
         try:
             self._say(sentence)
         except Exception:

@@ -97,7 +97,6 @@ def test_the_runs_of_its_own_experiment_are_the_default(at, both, module, fit, l
     assert "Learned from 3 finished runs of the MLflow experiment 'family'" in caplog.text
     contents, (mark,) = marks(tmp_path)
     assert at - 4 <= mark["step"] <= at
-    assert mark["row"] == mark["step"]
     assert len(mark["data"]["runs"]) == 3
     assert mine["logger"].run_id not in mark["data"]["runs"]
 
@@ -106,12 +105,12 @@ def test_the_runs_of_its_own_experiment_are_the_default(at, both, module, fit, l
     header, points = contents.header, contents.points
     again = Monitor(Plan.from_dict(header["plan"]), params=header["params"]["total"])
     if at:
-        again.observe(points["step"][: mark["row"]], points["loss"][: mark["row"]], lr=points["lr"][: mark["row"]])
+        again.observe(points.step[: mark["step"]], points.loss[: mark["step"]], lr=points.lr[: mark["step"]])
     assert [row["step"] for row in again.forecast_log] == [
         row["step"] for row in monitor.forecast_log if row["step"] <= mark["step"]
     ]
     again.learn(history)
-    again.observe(points["step"][mark["row"] :], points["loss"][mark["row"] :], lr=points["lr"][mark["row"] :])
+    again.observe(points.step[mark["step"] :], points.loss[mark["step"] :], lr=points.lr[mark["step"] :])
     again.finish()
     finals = [(row["step"], row["final"], row["lower"], row["upper"]) for row in monitor.forecast_log]
     assert [(row["step"], row["final"], row["lower"], row["upper"]) for row in again.forecast_log] == finals

@@ -12,13 +12,13 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from lightning_scaling import Run, RunHistory, replay
+from lightning_scaling._utils.serialization import to_builtins
 from lightning_scaling.backtest.drivers import differing
 from lightning_scaling.backtest.single_run import Replay
 from lightning_scaling.callbacks import ScalingLawMonitor
 from lightning_scaling.callbacks.overhead import OverheadBudget
 from lightning_scaling.history.reader_thread import THREAD, HistoryReader
 from lightning_scaling.tracking import read_journal
-from lightning_scaling.tracking.journal import builtins_of
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_bytes.py"
 STEPS = 260
@@ -131,7 +131,7 @@ def same(path, monitor, *, history=None, least=60):
     """Check a replay against the updates in the journal, and against the ledger of the callback itself."""
     run = Run.from_journal(path)
     made = Replay.of(run, history=history)
-    said = [json.loads(json.dumps(builtins_of(update.to_dict()))) for update in made.updates]
+    said = [json.loads(json.dumps(to_builtins(update.to_dict()))) for update in made.updates]
     assert [one["step"] for one in said] == [one["step"] for one in run.said]
     assert said == list(run.said)
     live = monitor.forecast_log

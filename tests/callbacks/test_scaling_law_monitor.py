@@ -42,7 +42,7 @@ def test_one_line_is_enough(both, module, fit, alone, tmp_path):
     assert monitor.forecast_log[-1]["step"] == 60
     (journal,) = (tmp_path / "scaling_journals").glob("*.jsonl")
     points = read_journal(journal).points
-    np.testing.assert_array_equal(points["loss"], monitor.run.loss)
+    np.testing.assert_array_equal(points.loss, monitor.run.loss)
 
 
 def test_before_training_there_is_nothing():
@@ -143,7 +143,7 @@ def test_an_interrupted_run_keeps_all_that_was_seen(pl, module, fit, tmp_path, e
         fit(pl, monitor, model)
     np.testing.assert_array_equal(monitor.run.loss, [float(loss) for loss in model.true])
     (journal,) = tmp_path.glob("*.jsonl")
-    assert len(read_journal(journal).points["step"]) == 9
+    assert len(read_journal(journal).points.step) == 9
 
 
 def test_fast_dev_run_and_sanity_checks_are_not_observed(pl, module, fit):

@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 
 from lightning_scaling import Run, RunHistory
+from lightning_scaling._utils.serialization import to_builtins
 from lightning_scaling.cli import main
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.forecast.calibration import Calibration
 from lightning_scaling.tracking import Tracker
-from lightning_scaling.tracking.journal import builtins_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 STEPS = np.arange(10, 801, 10)
@@ -112,7 +112,7 @@ def test_journals_in_a_folder_count_too(folder, make_run):
     whole = make_run(total=2900, seed=5)
     monitor = Monitor(whole.plan)
     header = {"plan": whole.plan.to_dict(), "settings": {}, "engine": {"next_update": monitor.next_update}}
-    tracker = Tracker([], journal=folder / "run.jsonl", header=builtins_of(header))
+    tracker = Tracker([], journal=folder / "run.jsonl", header=to_builtins(header))
     tracker.points(whole.step, whole.loss, lr=whole.lr)
     tracker.close()
     document = json.loads(run(folder, "--dry-run", "--json").stdout)

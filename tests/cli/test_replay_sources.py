@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from lightning_scaling import Monitor, Run, RunHistory, replay
+from lightning_scaling._utils.serialization import to_builtins
 from lightning_scaling.cli import main
 from lightning_scaling.tracking import Journal
-from lightning_scaling.tracking.journal import builtins_of
 
 PNG = b"\x89PNG"
 
@@ -40,7 +40,7 @@ def journal(tmp_path, make_run):
     recorded = make_run("cosine", total=1000)
     monitor = Monitor(recorded.plan, alpha=0.05)
     path = tmp_path / "journals" / "live.jsonl"
-    made = Journal(path, header=builtins_of({"plan": recorded.plan.to_dict(), "settings": {"alpha": 0.05}}))
+    made = Journal(path, header=to_builtins({"plan": recorded.plan.to_dict(), "engine": {"alpha": 0.05}}))
     past = tmp_path / "past"
     past.mkdir()
     for seed in (7, 8):
@@ -52,7 +52,7 @@ def journal(tmp_path, make_run):
             made.write("update", {"data": update.to_dict()})
         if part.start == 0:
             monitor.learn(RunHistory.from_csv(past))
-            data = {"kind": "history", "source": "the folder past", "runs": ["past-7", "past-8"]}
+            data = {"kind": "prior", "source": "the folder past", "runs": ["past-7", "past-8"]}
             made.write("mark", {"reason": "history", "step": 500, "data": data})
     made.close()
     return path, monitor, past

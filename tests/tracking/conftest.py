@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lightning_scaling.tracking.sink import Point
+from lightning_scaling.tracking.backends.base import Point
 
 WAIT = 30.0  # generous: only ever reached when a test fails
 

@@ -1,7 +1,7 @@
 import sys
 from types import SimpleNamespace
 
-from lightning_scaling.tracking import LoggerTarget, MLflowTarget, Tracker, find_targets
+from lightning_scaling.tracking import LoggerTarget, MLflowTarget, Tracker, find_targets, pending_journals, sync
 from lightning_scaling.tracking.backends import BACKENDS
 
 
@@ -130,41 +130,59 @@ def test_a_real_active_run(store):
         mlflow.set_tracking_uri(before)
 
 
+class ToyLogger:
+    def __init__(self):
+        self.kept = {}
+
+
+class ToyTarget:
+    """A backend for another tracker, whole: what it keeps is shared by all its runs."""
+
+    inline, kind, title = False, "toy", "Toy"
+    key = name = "toy run"
+    created = False
+    server = ToyLogger()
+
+    def __init__(self, logger, uri="toy://one"):
+        self.logger, self.uri = logger, uri
+
+    @classmethod
+    def from_logger(cls, logger):
+        return cls(logger) if isinstance(logger, ToyLogger) else None
+
+    @classmethod
+    def active(cls):
+        return None
+
+    @classmethod
+    def from_spec(cls, spec):
+        return cls(cls.server, spec["tracking_uri"])
+
+    @classmethod
+    def configured_uri(cls):
+        return "toy://one"
+
+    @property
+    def reference(self):
+        return {"run_id": "1", "tracking_uri": self.uri}
+
+    def describe(self):
+        return {"kind": self.kind, **self.reference}
+
+    def open(self):
+        pass
+
+    def write(self, *, metrics=None, params=None, tags=None):
+        self.logger.kept |= {one.key: one.value for one in metrics or []} | (params or {}) | (tags or {})
+
+    def note(self, text):
+        self.logger.kept["note"] = text
+
+    def artifact(self, path, content):
+        self.logger.kept[path] = content
+
+
 def test_a_further_backend_is_one_class_and_one_entry(monkeypatch, tmp_path):
-    class ToyLogger:
-        def __init__(self):
-            self.kept = {}
-
-    class ToyTarget:
-        inline, kind, title = False, "toy", "Toy"
-        key = name = "toy run"
-
-        def __init__(self, logger):
-            self.logger = logger
-
-        @classmethod
-        def from_logger(cls, logger):
-            return cls(logger) if isinstance(logger, ToyLogger) else None
-
-        @classmethod
-        def active(cls):
-            return None
-
-        def describe(self):
-            return {"kind": "toy"}
-
-        def open(self):
-            pass
-
-        def write(self, *, metrics=None, params=None, tags=None):
-            self.logger.kept |= {one.key: one.value for one in metrics or []} | (params or {}) | (tags or {})
-
-        def note(self, text):
-            self.logger.kept["note"] = text
-
-        def artifact(self, path, content):
-            self.logger.kept[path] = content
-
     monkeypatch.setitem(BACKENDS, "toy", ToyTarget)
     logger = ToyLogger()
     targets, sentence = find_targets(trainer(logger))
@@ -174,4 +192,29 @@ def test_a_further_backend_is_one_class_and_one_entry(monkeypatch, tmp_path):
     tracker.artifact("scaling/curve.csv", "a,b\n")
     report = tracker.close(30.0)
     assert (report.waiting, report.targets[0].kind) == (0, "toy")
-    assert logger.kept == {"scaling/loss": 2.5, "scaling/curve.csv": b"a,b\n"}
+    kept = {"scaling/loss": 2.5, "scaling/curve.csv": b"a,b\n"}
+    assert logger.kept == kept
+
+    (tmp_path / "run.sent.json").unlink()
+    (pending,) = pending_journals(tmp_path)
+    assert (pending.rows, pending.runs) == (2, ("toy run",))
+    assert sync(tmp_path).sent == 2
+    assert ToyTarget.server.kept == kept
+
+
+def test_a_target_without_a_kind_is_reported_by_its_class(tmp_path):
+    class Plain:
+        key = name = "plain"
+
+        def describe(self):
+            return {}
+
+        def open(self):
+            pass
+
+        def write(self, **rows):
+            pass
+
+    tracker = Tracker([Plain()], journal=tmp_path / "run.jsonl", interval=0.0)
+    tracker.metrics({"a": 1.0}, step=1)
+    assert tracker.close(30.0).targets[0].kind == "Plain"

@@ -1,12 +1,13 @@
 import os
 import pickle
+import random
 import sys
 
 import pytest
 
 from lightning_scaling.tracking import MLflowTarget, Tracker
-from lightning_scaling.tracking.backends.mlflow import NOTE_TAG, ours, safe_key, signed, without_secrets
-from lightning_scaling.tracking.sink import GoneError, Point, RefusedError
+from lightning_scaling.tracking.backends.base import GoneError, Point, RefusedError, cause_of, without_secrets
+from lightning_scaling.tracking.backends.mlflow import NOTE_TAG, ours, safe_key, signed
 
 WAIT = 30.0
 
@@ -164,7 +165,7 @@ def test_a_run_that_does_not_exist_or_was_deleted(store):
     run = store.run()
     target = opened(store, run)
     store.client.delete_run(run)
-    with pytest.raises(RefusedError, match="active"):
+    with pytest.raises(GoneError, match="active"):
         target.write(metrics=[Point("a", 1.0, 0, 0)])
 
 
@@ -222,3 +223,29 @@ def test_a_kept_uri_holds_no_secret_and_no_relative_path(tmp_path, monkeypatch):
 )
 def test_no_secret_of_a_tracking_uri_is_shown(uri, shown):
     assert without_secrets(uri) == shown
+
+
+def test_no_secret_stands_in_the_text_of_an_exception():
+    error = ConnectionError("API request to http://me:pa/ss@host:5000/x?token=abc failed\nmore")
+    assert cause_of(error) == "ConnectionError: API request to http://host:5000/x?token=*** failed"
+
+
+def test_a_dead_server_with_a_password_is_named_without_it(tmp_path, said, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    target = MLflowTarget("r", "http://me:secret@127.0.0.1:9/?token=secret")
+    tracker = Tracker([target], journal=tmp_path / "run.jsonl", interval=0.0, say=said.append)
+    tracker.metrics({"a": 1.0}, step=1)
+    report = tracker.close(WAIT)
+    assert report.waiting == 1
+    assert "127.0.0.1:9" in "".join(said)
+    for shown in (*said, str(report.to_dict()), (tmp_path / "run.jsonl").read_text()):
+        assert "secret" not in shown
+
+
+def test_retried_requests_leave_the_global_random_generator_alone(monkeypatch):
+    for name, value in (("MAX_RETRIES", "3"), ("BACKOFF_FACTOR", "0"), ("BACKOFF_JITTER", "0.001")):
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    before = random.getstate()
+    with pytest.raises(Exception, match="refused"):
+        MLflowTarget("r", "http://127.0.0.1:9").open()
+    assert random.getstate() == before

@@ -1,4 +1,4 @@
-"""A journal read as a run: also journals of before, those cut short, and those that lack something."""
+"""A journal read as a run: also one cut short, and one that lacks something."""
 
 import json
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from lightning_scaling import Monitor, Run, RunHistory, replay
+from lightning_scaling._utils.serialization import to_builtins
 from lightning_scaling.backtest.drivers import differing
 from lightning_scaling.schedule import Plan
-from lightning_scaling.tracking import Journal
-from lightning_scaling.tracking.journal import ANNOUNCED, HISTORY, RESUMED, builtins_of
+from lightning_scaling.tracking import EventKind, Journal
 
 TOTAL = 600
 
@@ -32,20 +32,17 @@ def loss():
 def follow(tmp_path, plan, loss):
     """Follow a part of a run as the callback does, and write what it writes: returns the monitor."""
 
-    def run(begin=0, end=TOTAL, *, state=None, header=None, path=tmp_path / "run.jsonl", mark=None, size=37, **limits):
+    def run(begin=0, end=TOTAL, *, state=None, header=None, path=tmp_path / "run.jsonl", size=37, **limits):
         monitor = Monitor(plan, params=1000)
         if state is not None:
             monitor.load_state_dict(state)
-        told = {
-            "plan": monitor.plan.to_dict(),
-            "params": {"total": 1000},
-            "settings": {"alpha": 0.01},
-            **(header or {}),
-        }
-        journal = Journal(path, header=builtins_of(told), **limits)
+        known = {"plan": monitor.plan.to_dict(), "engine": monitor.config.to_dict(), **(header or {})}
+        journal = Journal(path, header=to_builtins(known), **limits)
         if state is not None:
             monitor.mark(f"resumed at step {begin}")
-            journal.write("mark", {"reason": f"resumed at step {begin}", "step": begin, "data": mark or {}})
+            journal.write(
+                "mark", {"reason": f"resumed at step {begin}", "step": begin, "data": {"kind": EventKind.RESUME}}
+            )
         for start in range(begin, end, size):
             part = slice(start, min(start + size, end))
             steps = np.arange(1, TOTAL + 1)[part]
@@ -60,15 +57,11 @@ def follow(tmp_path, plan, loss):
     return run
 
 
-def finals(updates):
-    return [update.forecast.final for update in updates]
-
-
 def same(updates, monitor):
-    told = [(row["step"], row["final"], row["e_value"]) for row in monitor.forecast_log]
+    live = [(row["step"], row["final"], row["e_value"]) for row in monitor.forecast_log]
     assert [
         (u.step, None if np.isnan(u.forecast.final) else u.forecast.final, u.deviation.e_value) for u in updates
-    ] == told
+    ] == live
 
 
 def test_a_run_that_is_still_training(follow, tmp_path, plan, loss):
@@ -108,15 +101,23 @@ def test_a_fraction_amid_a_block_leaves_no_trace(follow, tmp_path):
     same(list(whole.values()), monitor)
 
 
-def test_a_journal_from_before_headers_said_where_a_run_goes_on_from(follow, tmp_path):
+def test_a_run_that_goes_on_from_the_end_of_a_segment(follow, tmp_path):
     first = follow(end=300, size=30)
-    state = first.state_dict()
-    follow.journal._release()
-    again = follow(300, state=state)
+    state, journal = first.state_dict(), follow.journal
+    journal._release()
+    again = follow(300, state=state, header={"resumed": {"segment": journal.segment, "rows": journal.rows}})
     run = Run.from_journal(tmp_path / "run.jsonl")
     same(replay(run), again)
     assert run.gaps == ()
     assert run.step.tolist() == list(range(1, TOTAL + 1))
+
+
+def test_a_run_that_goes_on_from_what_the_journal_lacks_says_so(follow, tmp_path):
+    state = follow(end=300, path=tmp_path / "other.jsonl").state_dict()
+    follow(300, state=state, header={"resumed": {"segment": "unknown", "rows": 9}})
+    run = Run.from_journal(tmp_path / "run.jsonl")
+    assert run.gaps == ("the run went on from a checkpoint that the journal does not hold",)
+    assert run.step[0] == 301
 
 
 def test_a_run_that_went_back_further_than_its_last_checkpoint(follow, tmp_path):
@@ -131,16 +132,23 @@ def test_a_run_that_went_back_further_than_its_last_checkpoint(follow, tmp_path)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     before = next(row["n"] for row in rows if row["op"] == "points" and row["step"]["from"] > 150)
     header = {"resumed": {"segment": journal.segment, "rows": before}}
-    again = follow(150, state=states[150], header=header, mark={"kind": RESUMED}, path=path)
+    again = follow(150, state=states[150], header=header, path=path)
     same(replay(Run.from_journal(path)), again)
 
 
-def test_marks_without_a_kind_are_told_by_what_they_say(follow, tmp_path, make_run):
+def test_marks_are_read_by_their_kind(follow, tmp_path, make_run):
     follow(end=300)
     journal = follow.journal
-    journal.write("mark", {"reason": "history", "step": 300, "data": {"source": "somewhere", "runs": ["a", "b"]}})
-    journal.write("mark", {"reason": "history", "step": 300, "data": {"kind": ANNOUNCED, "follow_rates": True}})
-    journal.write("mark", {"reason": "history", "step": 300, "data": {"kind": HISTORY, "runs": ["c"]}})
+    journal.write(
+        "mark",
+        {
+            "reason": "history",
+            "step": 300,
+            "data": {"kind": EventKind.PRIOR, "source": "somewhere", "runs": ["a", "b"]},
+        },
+    )
+    journal.write("mark", {"reason": "history", "step": 300, "data": {"kind": EventKind.CHANGE, "follow_rates": True}})
+    journal.write("mark", {"reason": "history", "step": 300, "data": {"kind": EventKind.PRIOR, "runs": ["c"]}})
     journal.flush()
     run = Run.from_journal(tmp_path / "run.jsonl")
     assert [(one.source, one.runs) for one in run.priors_learned] == [("somewhere", ("a", "b")), ("past runs", ("c",))]
@@ -152,7 +160,7 @@ def test_marks_without_a_kind_are_told_by_what_they_say(follow, tmp_path, make_r
 
 def test_what_a_journal_lacks_is_said(follow, tmp_path):
     follow(end=300, max_bytes=4000)
-    follow.journal.write("mark", {"reason": "rows-lost", "step": None, "data": {"rows": 3}})
+    follow.journal.write("mark", {"reason": "rows_lost", "data": {"kind": EventKind.ROWS_LOST, "rows": 3}})
     follow.journal.flush()
     path = tmp_path / "run.jsonl"
     path.write_bytes(path.read_bytes() + b'{"op":"points","n":9')

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 
-from lightning_scaling.tracking import schema as names
+from lightning_scaling.tracking import schema
 
 UPDATE = {
     "step": 10,
@@ -16,7 +16,7 @@ UPDATE = {
 
 def test_metrics_of_an_update():
     counters = {"lr": 1e-3, "tokens": 2048, "flops": 10**20, "seconds": 3.0, "overhead": 0.002, "samples": None}
-    assert names.metrics_of(UPDATE, counters) == {
+    assert schema.metrics_of(UPDATE, counters) == {
         "scaling/loss": 2.5,
         "scaling/lr": 1e-3,
         "scaling/tokens": 2048.0,
@@ -34,28 +34,28 @@ def test_metrics_of_an_update():
 
 def test_what_is_missing_or_not_finite_is_left_out():
     update = {"loss": float("nan"), "forecast": None, "deviation": {"e_value": float("inf")}}
-    assert names.metrics_of(update, {"flops": 0, "lr": None}) == {
+    assert schema.metrics_of(update, {"flops": 0, "lr": None}) == {
         "scaling/flops": 0.0,
     }
 
 
 def test_flops_beyond_int64():
-    values = names.metrics_of({}, {"flops": 3 * 10**25})
+    values = schema.metrics_of({}, {"flops": 3 * 10**25})
     assert values["scaling/log10_flops"] == math.log10(3e25)
 
 
 def test_tags_of_an_update():
-    assert names.tags_of(UPDATE) == {
+    assert schema.tags_of(UPDATE) == {
         "scaling.verdict": "on track",
         "scaling.advice": "continue",
         "scaling.reason": "On track.",
         "scaling.trust": "low",
     }
-    assert names.tags_of({"step": 3}) == {}
+    assert schema.tags_of({"step": 3}) == {}
 
 
 def test_params_are_named_once_and_text():
-    assert names.params_of({"params": 12, "scaling.law": "chinchilla", "target": None, "alpha": np.float64(0.01)}) == {
+    assert schema.params_of({"params": 12, "scaling.law": "chinchilla", "target": None, "alpha": np.float64(0.01)}) == {
         "scaling.params": "12",
         "scaling.law": "chinchilla",
         "scaling.alpha": "0.01",

@@ -1,13 +1,16 @@
 import json
 import shutil
+from functools import partial
 
 import pytest
 
-from lightning_scaling.tracking import MLflowTarget, Tracker, pending_journals, read_journal, sync
+from lightning_scaling.tracking import MLflowTarget, Tracker, pending_journals, read_journal
+from lightning_scaling.tracking import sync as sync_to_configured_server
+from lightning_scaling.tracking.backends.base import Point, RefusedError
 from lightning_scaling.tracking.delivery_log import DeliveryLog, Ranges
-from lightning_scaling.tracking.sink import Point
 
 WAIT = 30.0
+sync = partial(sync_to_configured_server, to_recorded_server=True)
 
 
 def break_target(monkeypatch):
@@ -213,6 +216,85 @@ def test_an_artifact_whose_file_is_gone_is_said(store, tmp_path, monkeypatch):
     assert (result.sent, result.dropped, result.waiting) == (1, 1, 0)
     assert "no longer in" in result.journals[0].error
     assert sync(path).ok
+
+
+def test_a_deleted_run_that_is_restored_gets_every_row(store, tmp_path):
+    path, run = tmp_path / "run.jsonl", store.run()
+    record(store, path, run, [1]).close(WAIT)
+    store.client.delete_run(run)
+    for step in (2, 3):
+        record(store, path, run, [step]).close(WAIT)
+    assert sync(path).waiting == 2
+    store.client.restore_run(run)
+    assert pending_journals(tmp_path)[0].rows == 2
+    assert sync(path).sent == 2
+    assert [step for step, _ in store.history(run, "scaling/loss")] == [1, 2, 3]
+
+
+def test_a_refused_row_is_offered_again(store, tmp_path, monkeypatch):
+    path, run = tmp_path / "run.jsonl", store.run()
+
+    def refuse(self, **rows):
+        raise RefusedError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MLflowTarget, "write", refuse)
+        report = record(store, path, run, [1]).close(WAIT)
+    assert (report.sent, report.dropped) == (0, 1)
+    assert sync(path).sent == 1
+    assert store.history(run, "scaling/loss") == [(1, 1.0)]
+
+
+def test_rows_go_to_the_configured_server_only(store, tmp_path, monkeypatch):
+    path, run = tmp_path / "run.jsonl", store.run()
+    with monkeypatch.context() as patch:
+        break_target(patch)
+        record(store, path, run, [1, 2]).close(WAIT)
+    monkeypatch.setattr(MLflowTarget, "configured_uri", lambda: "http://me:secret@mine:5000")
+    opened = []
+    with monkeypatch.context() as patch:
+        patch.setattr(MLflowTarget, "open", opened.append)
+        report = sync_to_configured_server(path)
+    assert (opened, report.ok, report.sent, report.waiting) == ([], False, 0, 2)
+    assert f"names the server {store.uri}, and MLflow is configured with http://mine:5000" in report.journals[0].error
+
+    monkeypatch.setattr(MLflowTarget, "configured_uri", lambda: store.uri)
+    assert sync_to_configured_server(path).sent == 2
+    monkeypatch.undo()
+    assert sync_to_configured_server(path).ok  # nothing is missing, so no server is asked
+
+
+def test_the_configured_server_is_the_same_with_its_password(store, tmp_path, monkeypatch):
+    path = tmp_path / "run.jsonl"
+    tracker = Tracker([MLflowTarget("r", "http://me:secret@host:5000/")], journal=path, say=lambda sentence: None)
+    tracker._sinks.clear()
+    tracker.metrics({"a": 1.0}, step=1)
+    tracker.close()
+    monkeypatch.setattr(MLflowTarget, "configured_uri", lambda: "http://me:new@host:5000")
+    used = []
+    monkeypatch.setattr(MLflowTarget, "open", lambda self: used.append(self.tracking_uri))
+    monkeypatch.setattr(MLflowTarget, "write", lambda self, **rows: None)
+    assert sync_to_configured_server(path).sent == 1
+    assert used == ["http://me:new@host:5000"]
+
+
+def test_a_link_out_of_the_folder_of_the_journal_is_not_sent(store, tmp_path, monkeypatch):
+    path, run = tmp_path / "run.jsonl", store.run()
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    with monkeypatch.context() as patch:
+        break_target(patch)
+        tracker = record(store, path, run, [])
+        for name in ("linked.txt", "folder/inside.txt"):
+            tracker.artifact(name, "x")
+        tracker.close(WAIT)
+    (tmp_path / "run.files" / "linked.txt").unlink()
+    (tmp_path / "run.files" / "linked.txt").symlink_to(secret)
+    path.write_text(path.read_text() + json.dumps({"op": "artifact", "n": 90, "t": 0, "path": "../secret.txt"}) + "\n")
+    result = sync(path)
+    assert (result.sent, result.dropped) == (1, 2)
+    kept = [file.name for file in (tmp_path / "artifacts").rglob("*.txt")]
+    assert kept == ["inside.txt"]
 
 
 def test_wrong_arguments(store, tmp_path):

@@ -61,7 +61,7 @@ def test_everything_reaches_the_journal_and_the_target(target, tmp_path, said):
     contents = read_journal(tmp_path / "run.jsonl")
     assert contents.header == {"alpha": 0.01}
     assert contents.segments[0].targets == [target.describe()]
-    assert contents.points["loss"].tolist() == [1.0, 0.5, 1 / 3]
+    assert contents.points.loss.tolist() == [1.0, 0.5, 1 / 3]
     assert contents.updates == [{"step": 3, "forecast": {"final": 0.2}}]
     assert contents.marks[0]["data"] == {"from": "x.ckpt"}
     assert [op["op"] for op in contents.ops] == [
@@ -322,7 +322,6 @@ def test_a_process_that_forgot_to_close_ends_though_its_target_blocks(tmp_path):
     tracker._AT_EXIT = 0.05
 
     class Blocked:
-        inline, kind = False, "mlflow"
         key = name = "blocked"
         def describe(self): return {{"kind": "mlflow"}}
         def open(self): threading.Event().wait()

@@ -14,7 +14,7 @@ import numpy as np
 
 from lightning_scaling.history.error import HistoryError
 from lightning_scaling.history.mlflow_parse import Experiment, Info, Series, usual
-from lightning_scaling.tracking.backends.mlflow import without_secrets
+from lightning_scaling.tracking.backends.base import without_secrets
 
 _PAGE = 500
 _READERS = 8

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
+import random
 import re
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lightning_scaling.tracking.sink import GoneError, Point, RefusedError
+from lightning_scaling.tracking.backends.base import GoneError, Point, RefusedError, redacted, without_secrets
 
 NOTE_TAG = "mlflow.note.content"
 _MARK = re.compile(r"\n*<!-- lightning-scaling ([0-9a-f]{16}) -->\s*\Z")
 _OTHER = re.compile(r"[^\w./\- ]")
-_SECRET = re.compile(r"([^=&;]*(?:pass|pwd|token|secret|key|sig|auth|cred)[^=&;]*)=[^&;#]*", re.IGNORECASE)
 _LONGEST_KEY = 250
+_DELETED = "must be in the 'active' state"
 _REFUSING = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS", "DATA_LOSS"}
 _CLOSING = {
     "RESOURCE_DOES_NOT_EXIST",
@@ -51,22 +55,6 @@ def ours(description: str | None) -> bool:
         return True
     mark = _MARK.search(description)
     return mark is not None and mark.group(1) == _digest(description[: mark.start()].strip())
-
-
-def without_secrets(uri: str) -> str:
-    """The tracking URI without user name and password, local paths made absolute, so that it can be kept in a file."""
-    if uri.startswith("sqlite:///") and not re.match(r"sqlite:///(/|[A-Za-z]:|:memory:|$)", uri):
-        return f"sqlite:///{Path(uri[len('sqlite:///') :]).absolute()}"
-    if uri.startswith("file:") and not uri.startswith("file:/"):
-        return f"file://{Path(uri[len('file:') :]).absolute()}"
-    if "://" not in uri:
-        return uri if re.match(r"databricks|uc|file:", uri) else str(Path(uri).absolute())
-    scheme, _, rest = uri.partition("://")
-    rest, question, query = rest.partition("?")
-    # an unquoted slash in a password makes the path begin early: everything up to the last "@" may be secret
-    rest = rest.rpartition("@")[2]
-    hidden = _SECRET.sub(r"\1=***", query)
-    return f"{scheme}://{rest}{question}{hidden}"
 
 
 class MLflowTarget:
@@ -129,6 +117,23 @@ class MLflowTarget:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_client": None, "_params": set()}
 
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> MLflowTarget:
+        """The run that a journal names, or one to be created in an experiment."""
+        known = {name: spec.get(name) for name in ("experiment", "run_name")}
+        return cls(spec.get("run_id"), spec["tracking_uri"], **known)
+
+    @classmethod
+    def configured_uri(cls) -> str:
+        """What ``MLFLOW_TRACKING_URI`` or ``mlflow.set_tracking_uri`` names, else MLflow's default."""
+        if "mlflow" not in sys.modules and os.environ.get("MLFLOW_TRACKING_URI"):
+            return os.environ["MLFLOW_TRACKING_URI"]
+        try:
+            import mlflow
+        except ImportError:
+            return ""
+        return str(mlflow.get_tracking_uri())
+
     @property
     def key(self) -> str:
         """What identifies the run in the record of sent rows."""
@@ -140,6 +145,11 @@ class MLflowTarget:
         run = f"run {self.run_id}" if self.run_id else f"experiment {self.experiment!r}"
         return f"MLflow {run} at {without_secrets(self.tracking_uri)}"
 
+    @property
+    def reference(self) -> dict[str, str | None]:
+        """``run_id`` and ``tracking_uri``, with any password that the URI holds: not to be written or printed."""
+        return {"run_id": self.run_id, "tracking_uri": self.tracking_uri}
+
     def describe(self) -> dict[str, Any]:
         """The run and where it is kept, without secrets."""
         return {"kind": self.kind, "run_id": self.run_id, "tracking_uri": without_secrets(self.tracking_uri)}
@@ -150,15 +160,15 @@ class MLflowTarget:
             from mlflow.tracking import MlflowClient
         except ImportError as error:
             raise GoneError(f"mlflow cannot be imported ({error}): nothing is sent to {self.name}.") from error
-        try:
+        _draw_jitter_elsewhere()
+        with self._explained():
             client = MlflowClient(tracking_uri=self.tracking_uri)
             if self.run_id is None:
-                self.run_id = self._create(client)
+                found = client.get_experiment_by_name(self.experiment)
+                experiment = found.experiment_id if found is not None else client.create_experiment(self.experiment)
+                self.run_id = str(client.create_run(experiment, run_name=self.run_name).info.run_id)
                 self.created = True
-            run = client.get_run(self.run_id)
-        except Exception as error:
-            raise self._explained(error) from error
-        self._params = set(run.data.params)
+            self._params = set(client.get_run(self.run_id).data.params)
         self._client = client
 
     def write(
@@ -167,13 +177,12 @@ class MLflowTarget:
         """Store metrics, params that the run does not have yet, and tags."""
         from mlflow.entities import Metric, Param, RunTag
 
-        longest_param = self._limit("MAX_PARAM_VAL_LENGTH", 500)
-        new = {safe_key(key): _shortened(value, longest_param) for key, value in (params or {}).items()}
-        new = {key: value for key, value in new.items() if key not in self._params}
+        named = {safe_key(key): value for key, value in (params or {}).items()}
+        new = {key: _shortened(value, _limit("PARAM", 500)) for key, value in named.items() if key not in self._params}
         self._log(
             metrics=[Metric(safe_key(one.key), one.value, one.time, one.step) for one in metrics or []],
             params=[Param(key, value) for key, value in new.items()],
-            tags=[RunTag(safe_key(key), self._tag_value(value)) for key, value in dict(tags or {}).items()],
+            tags=[RunTag(safe_key(key), _shortened(str(tags[key]), _limit("TAG", 5000))) for key in tags or ()],
         )
         self._params.update(new)
 
@@ -181,63 +190,65 @@ class MLflowTarget:
         """Set the description of the run, unless somebody else wrote there."""
         from mlflow.entities import RunTag
 
-        try:
+        with self._explained():
             current = self._client.get_run(self.run_id).data.tags.get(NOTE_TAG)
-        except Exception as error:
-            raise self._explained(error) from error
         if ours(current):
-            room = self._limit("MAX_TAG_VAL_LENGTH", 5000) - len(signed(""))
+            room = _limit("TAG", 5000) - len(signed(""))
             self._log(tags=[RunTag(NOTE_TAG, signed(_shortened(text.strip(), room)))])
 
     def artifact(self, path: str, content: bytes) -> None:
         """Store a file under the run."""
         folder, name = posixpath.split(posixpath.normpath(path))
-        with tempfile.TemporaryDirectory(prefix="lightning-scaling-") as place:
+        with tempfile.TemporaryDirectory(prefix="lightning-scaling-") as place, self._explained():
             file = Path(place) / name
             file.write_bytes(content)
-            try:
-                self._client.log_artifact(self.run_id, str(file), folder or None)
-            except Exception as error:
-                raise self._explained(error) from error
+            self._client.log_artifact(self.run_id, str(file), folder or None)
 
     def finish(self) -> None:
         """Mark a run that this target created as finished."""
         if self.created and self._client is not None:
             self._client.set_terminated(self.run_id)
 
-    def _create(self, client: Any) -> str:
-        found = client.get_experiment_by_name(self.experiment)
-        experiment = found.experiment_id if found is not None else client.create_experiment(self.experiment)
-        run = client.create_run(experiment, run_name=self.run_name)
-        return str(run.info.run_id)
-
     def _log(self, **entities: Any) -> None:
-        if not any(entities.values()):
-            return
+        if any(entities.values()):
+            with self._explained():
+                # without `synchronous`, an environment variable could send this to MLflow's own queue, which joins at
+                # exit
+                self._client.log_batch(self.run_id, synchronous=True, **entities)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raise an error as the sink understands it: refused, gone, or itself when trying again may help."""
         try:
-            # without `synchronous`, an environment variable could send this to MLflow's own queue, which joins at exit
-            self._client.log_batch(self.run_id, synchronous=True, **entities)
+            yield
         except Exception as error:
-            raise self._explained(error) from error
+            code = getattr(error, "error_code", None)
+            message = next(iter(redacted(str(error)).strip().splitlines()), type(error).__name__)[:300]
+            # a deleted run refuses each row as invalid; restored, it takes them
+            if code in _CLOSING or _DELETED in message:
+                raise GoneError(f"{self.name} takes no more rows ({code}: {message}).") from error
+            if code in _REFUSING:
+                raise RefusedError(f"{self.name} refused a row ({message}).") from error
+            raise
 
-    def _tag_value(self, value: object) -> str:
-        return _shortened(str(value), self._limit("MAX_TAG_VAL_LENGTH", 5000))
 
-    @staticmethod
-    def _limit(name: str, default: int) -> int:
-        from mlflow.utils import validation
+def _draw_jitter_elsewhere() -> None:
+    """Give the pauses between retried requests a random generator of their own.
 
-        return int(getattr(validation, name, default))
+    They draw from Python's global one, which belongs to the user's run: a seeded run would otherwise depend on whether
+    its server answers. Restoring the state of the global one is no way out, as the run draws from it meanwhile.
+    """
+    for name in ("urllib3.util.retry", "mlflow.utils.request_utils", "mlflow.utils.rest_utils"):
+        module: Any = sys.modules.get(name)
+        if getattr(module, "random", None) is random:
+            module.random = random.Random()
 
-    def _explained(self, error: Exception) -> Exception:
-        """The error as the sink understands it: refused, gone, or itself when trying again may help."""
-        code = getattr(error, "error_code", None)
-        message = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        if code in _REFUSING:
-            return RefusedError(f"{self.name} refused a row ({message}).")
-        if code in _CLOSING:
-            return GoneError(f"{self.name} takes no more rows ({code}: {message}).")
-        return error
+
+def _limit(name: str, default: int) -> int:
+    """Longest value of a param or tag that this version of MLflow takes, in characters."""
+    from mlflow.utils import validation
+
+    return int(getattr(validation, f"MAX_{name}_VAL_LENGTH", default))
 
 
 def _digest(text: str) -> str:
