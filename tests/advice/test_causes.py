@@ -55,7 +55,7 @@ def test_the_kind_of_departure_speaks_where_nothing_else_does(kind, expected):
     assert cause(Deviation(True, 250.0, "above", 400, "deviating", 0.06, 3.1, kind)) == expected
 
 
-def test_noise_points_at_the_batch():
+def test_noise_suggests_the_batch():
     assert cause(Deviation(True, 250.0, None, 400, "deviating", 0.0, 3.1, "variance_increase", 3.0)) == "batch"
 
 

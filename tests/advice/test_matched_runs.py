@@ -121,7 +121,7 @@ def sweep(best=2e-3, peaks=(5e-4, 1e-3, 2e-3, 4e-3, 8e-3), curvature=0.05):
 
 
 @pytest.mark.parametrize("peak", [1e-4, 4e-2])
-def test_a_rate_far_off_the_valley_of_the_family_is_compared(peak):
+def test_a_rate_far_off_the_optimum_of_the_family_is_reported(peak):
     found = learning_rate_optimum(sweep(), plan(peak), 10_000)
     assert found.lower < 2e-3 < found.upper
     assert found.cost > 0.05

@@ -31,7 +31,7 @@ def make(kind="cosine", low=2.0, slope=1.0, until=1.0, seed=0, gain=0.25, params
     )
 
 
-def test_under_one_schedule_the_run_far_behind_is_given_up_and_the_close_one_is_not():
+def test_under_one_schedule_the_run_far_behind_is_dominated_and_the_close_one_is_not():
     runs = [make(low=low, seed=i, until=0.4) for i, low in enumerate((2.0, 2.004, 2.5))]
     found = compare_runs(runs)
     assert found.same_schedule
@@ -50,12 +50,12 @@ def test_a_run_that_is_behind_only_because_its_rate_has_yet_to_fall_is_kept():
     assert found.of(1).behind < 0
 
 
-def test_a_constant_rate_is_given_up_before_those_that_fall_have_fallen():
+def test_a_constant_rate_is_dominated_before_the_other_rates_have_fallen():
     runs = [make("wsd", seed=1), make("constant", seed=2)]
     assert compare_runs(runs, at=0.6).dominated() == [1]
 
 
-def test_the_leader_and_the_likely_best_are_never_given_up():
+def test_the_leader_and_the_likely_best_are_never_dominated():
     for at in (0.2, 0.5, 0.9):
         found = compare_runs([make(seed=i, low=2 + 0.1 * i) for i in range(5)], at=at)
         assert 0 not in found.dominated(0.51)

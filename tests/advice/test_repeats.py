@@ -1,4 +1,4 @@
-"""How often the data come again, what that is worth, and what is said of it."""
+"""Repeated data: their count, their value and the sentences on them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def watched(loss, *, plan=None, tokens=1000.0, until=TOTAL, facts=None, **settin
 # ------------------------------------------------------------------ the numbers
 
 
-@pytest.mark.parametrize(("passes", "worth"), [(2, 1.97), (4, 3.73), (8, 6.62), (16, 10.6), (32, 14.3)])
-def test_passes_are_worth_what_the_law_of_the_catalogue_says(passes, worth):
+@pytest.mark.parametrize(("passes", "value"), [(2, 1.97), (4, 3.73), (8, 6.62), (16, 10.6), (32, 14.3)])
+def test_passes_have_the_value_of_the_law_of_the_catalogue(passes, value):
     law = laws.get("data_constrained").known("muennighoff")
     p, params, unique = law.params, 1e8, 1e10
 
@@ -44,7 +44,7 @@ def test_passes_are_worth_what_the_law_of_the_catalogue_says(passes, worth):
         loss = float(law.predict(params=params, tokens=count * unique, unique_tokens=unique)[()])
         return ((loss - p["E"] - p["A"] / params ** p["alpha"]) / p["B"]) ** (-1 / p["beta"]) / unique
 
-    assert effective(passes) == pytest.approx(worth, rel=0.005)
+    assert effective(passes) == pytest.approx(value, rel=0.005)
     another = Repeats(passes - 0.5, 100, unique).next_pass
     assert another == pytest.approx(effective(passes + 1) - effective(passes), rel=1e-6)
 
@@ -179,7 +179,7 @@ def test_a_jump_where_a_pass_begins_is_put_down_to_the_data_that_come_again(at, 
     assert ("pass_began" in said[-1].advice.evidence) == (at == 500)
 
 
-def test_passes_too_short_to_tell_where_trouble_began_are_no_causes():
+def test_passes_too_short_to_locate_the_start_of_trouble_are_no_causes():
     _, said = watched(jumped(500), facts={"epoch_steps": 50}, until=700)
     assert causes(said) == {"data"}
     assert ", then the repeats (this is pass " in said[-1].advice.reason

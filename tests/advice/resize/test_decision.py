@@ -84,14 +84,14 @@ def test_a_model_of_the_right_size(family):
     )
 
 
-def test_a_factor_that_costs_little_is_not_worth_a_word(family):
+def test_a_factor_that_costs_little_is_no_reason_to_resize(family):
     resizing = Resizing(present(4.5e8, 4e9), family)
     assert 1.4 < resizing.advise().evidence["factor"] < 1.9
     assert resizing.advise().action == "continue"
     assert resizing.advise().code == "size_near_optimum"
 
 
-def test_a_size_beside_a_wide_interval_is_not_called_wrong(family):
+def test_a_size_next_to_a_wide_interval_is_not_called_wrong(family):
     advice = Resizing(present(6e9, 6e9), family[::2], budget=2e22).advise()
     assert advice.action == "continue"
     assert advice.code == "size_uncertain"
@@ -99,7 +99,7 @@ def test_a_size_beside_a_wide_interval_is_not_called_wrong(family):
     assert advice.reason.endswith("times below that, too near the interval to call them wrong.")
 
 
-def test_one_size_cannot_tell():
+def test_one_size_cannot_show_which_is_best():
     runs = [made(1e8, tokens) for tokens in np.geomspace(1e9, 1e10, 7)]
     advice = Resizing(present(1e8, 5e9, unit="samples"), runs).advise()
     assert advice.action == "continue"
@@ -110,7 +110,7 @@ def test_one_size_cannot_tell():
     assert grown.reason == advice.reason
 
 
-def test_runs_without_sizes_are_of_no_use():
+def test_runs_without_sizes_are_not_used():
     bare = Run([1, 2, 3], [3.0, 2.0, 1.5], total_steps=3)
     for runs, said in (
         ([bare, bare], "No advice on size: none of the 2 past runs holds its size, its tokens and a falling loss."),
@@ -119,7 +119,7 @@ def test_runs_without_sizes_are_of_no_use():
         assert Resizing(present(1e8, 5e9, unit="samples"), runs).advise().reason == said
 
 
-def test_two_readings_that_contradict_each_other_are_no_advice():
+def test_two_estimates_that_contradict_each_other_give_no_advice():
     runs = []
     for flops, best in ((1e18, 3e7), (2e18, 4e7), (4e18, 5.6e7), (8e18, 8e7)):
         for ratio in np.geomspace(0.3, 3, 5):
@@ -222,7 +222,7 @@ def test_growing_data_in_words(family):
     )
 
 
-def test_a_growth_that_cannot_be_told(family):
+def test_a_growth_that_is_not_known(family):
     runs = [family[i] for i in (0, 3, 6, 9, 12, 15)]
     advice = Resizing(present(3e8, 6e9), runs).when_data_grows(10)
     assert advice.action == "continue"
