@@ -48,8 +48,7 @@ class Monitor:
         plan: What the run intends to do; ``None`` when nothing is known of it.
         config: Its settings; left out, they are made of the keyword arguments.
         skip: Called with the step before each update; ``True`` leaves that update out.
-        **settings: Attributes of :class:`~lightning_scaling.engine.config.MonitorConfig`, in place of those of
-            ``config``.
+        **settings: Attributes of :class:`~lightning_scaling.engine.config.MonitorConfig`, in place of ``config``'s.
 
     Attributes:
         plan: The plan in force.
@@ -64,8 +63,7 @@ class Monitor:
         forecast_log: Every forecast made, as rows of builtins.
 
     Raises:
-        ValueError: If a setting is out of its range.
-        TypeError: If there is no such setting.
+        ValueError, TypeError: If a setting is out of its range, or there is none of that name.
 
     Example:
         >>> monitor = Monitor(Plan.constant(total_steps=1000))
@@ -85,16 +83,11 @@ class Monitor:
         self.config = config = replace(config or MonitorConfig(), **settings)
         self.plan = plan or Plan.constant(known=False, why="no plan is known")
         self.metric = FollowedMetric(config.monitor, config.mode, config.bounds)
-        self.curve = Curve(self.plan)
-        self.next_update = next_update_after(self.plan, 0)
+        self.curve, self.next_update = Curve(self.plan), next_update_after(self.plan, 0)
         self._nonfinite_limit = config.advice.findings.nonfinite_losses
+        rising = self.metric.scale.mode == "max"
         self._context = AdviceContext(
-            self.plan,
-            config.params,
-            config.unique_tokens,
-            metric=config.monitor,
-            rising=self.metric.scale.mode == "max",
-            config=config.advice,
+            self.plan, config.params, config.unique_tokens, metric=config.monitor, rising=rising, config=config.advice
         )
         self._context.use(config.history or ())
         self._prior = PriorProvider(self.metric, config.params, config.history)
@@ -187,8 +180,7 @@ class Monitor:
             return []
         self.next_update = next_update_after(self.plan, now)
         made = [self.update(now)] if urgent or self._skip is None or not self._skip(now) else []
-        gap = (self.next_update - now) / LOOKS_PER_UPDATE
-        self._between_looks = gap if self._detectors.suspicious else math.inf
+        self._between_looks = (self.next_update - now) / LOOKS_PER_UPDATE if self._detectors.suspicious else math.inf
         self._next_look = now + self._between_looks
         return made
 
@@ -227,8 +219,7 @@ class Monitor:
         if not self.advice_log or topic != self.advice.topic:
             self.advice_log = [*self.advice_log, self.advice][-_MAX_ADVICE_LOG:]
         self._pending.clear()
-        self._rate_ratios = []
-        self._blown = False
+        self._rate_ratios, self._blown = [], False
         update = Update(now, state.fraction, state.loss, self.forecast, self.deviation, self.advice)
         self.forecast_log.append(forecast_log_row(update, *applied(self._forecaster.run_prior, on_law)))
         return update
@@ -406,5 +397,4 @@ class Monitor:
         if len(self.curve):
             found = self._forecaster.fit(self.metric.points(self.curve.points), self.curve.last_step)
             self.forecast = self.metric.forecast(found, known=self.plan.known)
-        if self.advice_log:
-            self.advice = self.advice_log[-1]
+        self.advice = self.advice_log[-1] if self.advice_log else self.advice
