@@ -19,13 +19,14 @@ from lightning_scaling.forecast.law_grid import LawGridFit
 from lightning_scaling.forecast.metric_scale import PLAIN, MetricScale
 from lightning_scaling.forecast.priors.base import ShapePrior
 from lightning_scaling.runs.curve import Curve
+from lightning_scaling.runs.final_loss import FINISHED_SHARE
+from lightning_scaling.runs.replicates import same_size
 from lightning_scaling.runs.run import Run
 
 Array = NDArray[np.float64]
 
 _DRAWS = 2000
 _GRID = np.linspace(0.0, 1.0, 401)
-_FINISHED = 0.995
 _SPACINGS = 1.5
 _FEWEST_RUNS = 2
 
@@ -156,7 +157,7 @@ class Candidate:
                 del self._known[next(iter(self._known))]
             last = self.points.last[-4:]
             spacing = float(np.max(np.diff(last))) / self.run.total_steps if last.size > 1 else 0.0
-            late = self.reached + max(1 - _FINISHED, _SPACINGS * spacing) < fraction
+            late = self.reached + max(1 - FINISHED_SHARE, _SPACINGS * spacing) < fraction
             step = max(round(fraction * self.run.total_steps), 1)
             self._known[fraction] = None if late else self._forecaster.shapes(self.points, step)
         return self._known[fraction]
@@ -164,7 +165,7 @@ class Candidate:
     def same_model(self, other: Candidate) -> bool:
         """Whether another run has the same size and length."""
         one, two = self.run, other.run
-        return one.params is not None and one.params == two.params and one.total_steps == two.total_steps
+        return same_size(one.params, two.params) and same_size(one.total_steps, two.total_steps)
 
     def rate_distance(self, other: Candidate, until: float = 1.0) -> float:
         """Mean difference of the relative learning rates up to a fraction of the plan."""
