@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lightning_scaling.cli.output import InputError, WorkError, emit, input_errors, people
+from lightning_scaling.cli.output import InputError, WorkError, console, emit, errors, json_option, level_option, table
 
 if TYPE_CHECKING:
     from lightning_scaling.allocation import Allocation
@@ -52,23 +52,17 @@ def number(text: str) -> float:
     help="Another input of the law, such as experts=64; of several values the best is chosen.",
 )
 @click.option("--max-params", type=number, help="The greatest size allowed.")
-@click.option("--level", type=float, default=0.9, show_default=True, help="Probability of the intervals.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@level_option(0.9)
+@json_option()
 def allocate(
     *,
     file: str | None,
     law_name: str | None,
     constants: str | None,
-    flops: float | None,
-    params: float | None,
-    tokens: float | None,
-    target: float | None,
-    inference_tokens: float,
-    unique_tokens: float | None,
     given: tuple[str, ...],
     max_params: float | None,
-    level: float,
     as_json: bool,
+    **question: Any,
 ) -> None:
     """How to spend a compute budget: model size and tokens with which a law predicts the least loss.
 
@@ -76,22 +70,11 @@ def allocate(
     then held against the best use of the same budget.
     """
     fit = _fit(file, law_name, constants)
-    values = _given(given)
-    with input_errors(file=file):
+    bounds = None if max_params is None else (min(1.0, max_params / 2), max_params)
+    with errors(file):
         from lightning_scaling.allocation import allocate as solve
 
-        found = solve(
-            fit,
-            flops,
-            params,
-            tokens,
-            inference_tokens,
-            target=target,
-            unique_tokens=unique_tokens,
-            given=values,
-            bounds=None if max_params is None else (min(1.0, max_params / 2), max_params),
-            level=level,
-        )
+        found = solve(fit, given=_given(given), bounds=bounds, **question)
     if as_json:
         emit(found.to_dict())
     elif found.status != "no optimum":
@@ -109,7 +92,7 @@ def _fit(file: str | None, law_name: str | None, constants: str | None) -> Fit:
         raise InputError("`--constants` belongs to `--law`; a fit has its own.")
     from lightning_scaling import laws
 
-    with input_errors(file=file):
+    with errors(file):
         try:
             return laws.load(file) if file is not None else laws.get(str(law_name)).known(constants)
         except KeyError as error:
@@ -131,19 +114,13 @@ def _given(texts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _show(found: Allocation) -> None:
-    from rich.table import Table
-
     from lightning_scaling.allocation.result import allocation_rows, remarks
 
-    console = people()
-    table = Table(
-        title=f"{found.law}: {found.status}", title_justify="left", box=None, header_style="bold", padding=(0, 2, 0, 0)
-    )
-    table.add_column("")
-    table.add_column("best", justify="right", no_wrap=True)
-    table.add_column(f"{found.level:.0%} interval", no_wrap=True)
+    out = console()
+    interval = f"{found.level:.0%} interval"
+    rows = table(f"{found.law}: {found.status}", "", "best", interval, left=("", interval))
     for row in allocation_rows(found):
-        table.add_row(*row)
-    console.print(table)
+        rows.add_row(*row)
+    out.print(rows)
     for remark in remarks(found):
-        console.print(remark, highlight=False)
+        out.print(remark)

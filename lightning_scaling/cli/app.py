@@ -18,17 +18,11 @@ from lightning_scaling.cli.sync import sync
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="lightning-scaling")
 def main() -> None:
-    """Where a training run is going to land: forecasts, deviations and advice.
+    """Forecasts, deviations and advice for training runs.
 
     Every command exits with 0 when it worked, 1 when the work failed and 2 when its usage or input was wrong.
     """
 
 
-main.add_command(replay)
-main.add_command(doctor)
-main.add_command(sync)
-main.add_command(list_laws)
-main.add_command(fit)
-main.add_command(forecast)
-main.add_command(allocate)
-main.add_command(calibrate)
+for _command in (replay, doctor, sync, list_laws, fit, forecast, allocate, calibrate):
+    main.add_command(_command)

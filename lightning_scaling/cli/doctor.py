@@ -1,4 +1,4 @@
-"""`lightning-scaling doctor`: is everything here that a watched run needs."""
+"""`lightning-scaling doctor`: checks of all that a monitored run needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lightning_scaling.cli.output import emit, people, say
+from lightning_scaling.cli.output import console, emit, info, json_option
 
 if TYPE_CHECKING:
     from lightning_scaling.cli.health_checks import Finding
@@ -22,7 +22,7 @@ _LOOK = {"ok": ("ok", "green"), "note": ("note", "blue"), "warning": ("look", "y
     default=Path(),
     help="Folder below which to look for journals; default: here.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option()
 @click.pass_context
 def doctor(context: click.Context, *, journals: Path, as_json: bool) -> None:
     """Check versions, the tracking server, FLOP counting and journals that wait to be sent.
@@ -38,7 +38,7 @@ def doctor(context: click.Context, *, journals: Path, as_json: bool) -> None:
     else:
         _show(findings)
     if failures:
-        say(f"{failures} of {len(findings)} checks failed.")
+        info(f"{failures} of {len(findings)} checks failed.")
     context.exit(1 if failures else 0)
 
 
@@ -52,4 +52,4 @@ def _show(findings: list[Finding]) -> None:
     for finding in findings:
         text, colour = _LOOK[finding.status]
         table.add_row(f"[{colour}]{text}[/{colour}]", finding.check, finding.detail)
-    people().print(table)
+    console().print(table)

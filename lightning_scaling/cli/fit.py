@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lightning_scaling.cli.laws import make_law, parse_options
-from lightning_scaling.cli.output import InputError, WorkError, emit, input_errors, say
+from lightning_scaling.cli.output import (
+    InputError,
+    WorkError,
+    emit,
+    errors,
+    info,
+    json_option,
+    level_option,
+    progress_bar,
+)
 from lightning_scaling.cli.table import keep, labels, name_of, numbers, read_table
 from lightning_scaling.laws.base import UNITS
 
@@ -20,10 +27,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lightning_scaling.laws import Fit, Law
+    from lightning_scaling.laws.options import FitOptions
     from lightning_scaling.laws.selection import Comparison
 
-_LEVEL = 0.95
-_DELTA = 1e-3
+
+_OBJECTIVES = click.Choice(["huber", "least_squares", "quantile"])
 
 
 def _delta(text: str) -> float | str:
@@ -39,12 +47,9 @@ def _for_inputs(command: Callable[..., Any]) -> Callable[..., Any]:
     """An option for every input that means the same in all laws."""
     for name, unit in reversed(list(UNITS.items())):
         flag = f"--{name.replace('_', '-')}"
-        command = click.option(flag, name, metavar="COLUMN", help=f"Column with the {_short(unit)}.")(command)
+        text = f"Column with the {unit.split(', from', maxsplit=1)[0]}."
+        command = click.option(flag, name, metavar="COLUMN", help=text)(command)
     return command
-
-
-def _short(unit: str) -> str:
-    return unit.split(", from", maxsplit=1)[0]
 
 
 @click.command()
@@ -58,116 +63,105 @@ def _short(unit: str) -> str:
 @click.option("--weights", metavar="COLUMN", help="Column with weights, or `frontier`: most near the best runs.")
 @click.option("--groups", metavar="COLUMN", help="Column that says which points are of one run.")
 @click.option("--where", metavar="EXPR", help="Use only rows for which this holds, e.g. 'tokens > 20*params'.")
-@click.option(
-    "--objective",
-    type=click.Choice(["huber", "least_squares", "quantile"]),
-    default="huber",
-    show_default=True,
-    help="What is minimised, summed over the points.",
-)
-@click.option(
-    "--delta",
-    type=_delta,
-    metavar="NUMBER",
-    help="Residual at which huber turns from square to linear, or `auto`; default: 0.001.",
-)
+@click.option("--objective", type=_OBJECTIVES, default="huber", show_default=True, help="What is minimised.")
+@click.option("--delta", type=_delta, metavar="NUMBER", help="Where huber turns linear, or `auto`; default: 0.001.")
 @click.option("--quantile", type=float, default=0.5, show_default=True, help="Level of the quantile objective.")
 @click.option("--space", type=click.Choice(["log", "linear"]), help="Scale of the residuals; default: the law's.")
 @click.option("--fixed", multiple=True, metavar="NAME=NUMBER", help="Give a parameter instead of fitting it.")
 @click.option("--bounds", multiple=True, metavar="NAME=LOW:HIGH", help="Bounds in place of the law's own.")
 @click.option("--priors", is_flag=True, help="Weigh the law's own prior beliefs in.")
-@click.option(
-    "--ladder", is_flag=True, help="To extrapolate: --weights frontier --priors --delta auto, as far as not given."
-)
+@click.option("--ladder", is_flag=True, help="To extrapolate: --weights frontier --priors --delta auto, as a default.")
 @click.option("--compare", metavar="LAW,LAW", help="Also rank the law among these by points held out.")
 @click.option("--bootstrap", type=click.IntRange(min=0), default=0, help="Number of refits to resampled runs.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the resampling.")
-@click.option("--level", type=float, default=_LEVEL, show_default=True, help="Probability of the intervals.")
+@level_option(0.95)
 @click.option("--training", multiple=True, metavar="KEY=TEXT", help="Say how the runs were made; saved with the fit.")
 @click.option("--plot", type=click.Path(), help="Draw the fit: .png, .svg, .pdf, or .html to explore.")
 @click.option("--save", type=click.Path(), help="Write the fit as JSON, for `allocate` and `laws.load`.")
-@click.option("--json", "as_json", is_flag=True, help="The same JSON document on stdout.")
+@json_option("The same JSON document on stdout.")
 def fit(
     *,
     data: str,
     law_name: str,
     options: tuple[str, ...],
     others: tuple[str, ...],
-    loss: str | None,
     rates: str | None,
-    weights: str | None,
-    groups: str | None,
     where: str | None,
-    objective: Any,
-    delta: Any,
-    quantile: float,
-    space: str | None,
-    fixed: tuple[str, ...],
-    bounds: tuple[str, ...],
-    priors: bool,
-    ladder: bool,
     compare: str | None,
-    bootstrap: int,
-    seed: int,
     level: float,
-    training: tuple[str, ...],
     plot: str | None,
     save: str | None,
     as_json: bool,
-    **inputs: str | None,
+    **asked: Any,
 ) -> None:
     """Fit a scaling law to DATA, a table with a row per run or point: CSV, Parquet or JSON lines; `-` is stdin.
 
-    Inputs are counted in units of one (7e9 parameters, not 7). Columns named like the law's inputs are found without
-    being told. The table of estimates goes to stdout; a weak fit is still printed, and its status said on stderr.
+    Inputs are counted in units of one (7e9 parameters, not 7). Columns named like the law's inputs are found by
+    themselves. The table of estimates goes to stdout; a weak fit is still printed, with its status on stderr.
     """
-    if not 0 < level < 1:
-        raise InputError(f"`--level` must lie between 0 and 1, but got {level:g}.")
+    from lightning_scaling.laws.results import fit_form
+
     _check_target(plot, save)
     name = name_of(data)
     made_with = parse_options(options)
-    with input_errors(file=name):
+    with errors(name):
         table = read_table(data)
-        columns = {key: column for key, column in inputs.items() if column is not None} | dict(_pairs(others, "column"))
+        columns = {key: column for key in UNITS if (column := asked.pop(key)) is not None}
+        columns |= dict(_pairs(others, "column"))
         law = make_law(law_name, made_with)
         if _wants_rates(law, rates):
-            table, made_with["rates"] = _schedules(table, str(rates), columns.get("steps", "steps"), groups, name)
+            steps = columns.get("steps", "steps")
+            table, made_with["rates"] = _schedules(table, str(rates), steps, asked["groups"], name)
             law = make_law(law_name, made_with)
         if where is not None:
             rows = len(table)
             table = keep(table, where, name)
-            say(f"`--where` keeps {len(table):,} of {rows:,} rows.")
-        loss = loss or law.output
-        if ladder:
-            weights, priors, delta = weights or "frontier", True, "auto" if delta is None else delta
-        used = _used(table, law, columns, loss, weights, groups, name)
-        with _progress(bootstrap, shown=not as_json) as advance:
-            found = law.fit(
-                used,
-                loss,
-                objective,
-                _DELTA if delta is None else delta,
-                weights,
-                bootstrap,
-                seed,
-                columns=columns,
-                groups=groups,
-                space=space,
-                quantile=quantile,
-                fixed={key: _number(text, "fixed", key) for key, text in _pairs(fixed, "fixed")},
-                bounds={key: _ends(text, key) for key, text in _pairs(bounds, "bounds")},
-                priors="default" if priors else None,
-                training=dict(_pairs(training, "training")),
-                progress=advance,
-            )
-        ranking = None if compare is None else _rank(table, law, compare, loss, columns, found, weights)
-    _tell(found, level, as_json, ranking)
+            info(f"`--where` keeps {len(table):,} of {rows:,} rows.")
+        how = _fit_options(law, columns, **asked)
+        used = _used(table, law, how, name)
+        with progress_bar("bootstrap", how.bootstrap, shown=bool(how.bootstrap) and not as_json) as update:
+
+            def progress(done: int) -> None:
+                update(advance=done)
+
+            found = fit_form(law, used, how, progress)
+        ranking = None if compare is None else _rank(table, law, compare, how, found)
+    _show(found, level, as_json, ranking)
     _write(found, level, plot, save)
 
 
-def _rank(
-    table: pd.DataFrame, law: Law, others: str, loss: str, columns: dict[str, str], found: Fit, weights: str | None
-) -> Comparison:
+def _fit_options(
+    law: Law,
+    columns: dict[str, str],
+    *,
+    loss: str | None,
+    delta: float | Any,
+    weights: str | None,
+    priors: bool,
+    ladder: bool,
+    fixed: tuple[str, ...],
+    bounds: tuple[str, ...],
+    training: tuple[str, ...],
+    **same: Any,
+) -> FitOptions:
+    """The options as the library knows them; those of `--ladder` as far as they are not given."""
+    from lightning_scaling.laws.options import FitOptions
+
+    if delta is None and ladder:
+        delta = "auto"
+    return FitOptions(
+        loss=loss or law.output,
+        weights=weights or ("frontier" if ladder else None),
+        columns=columns,
+        fixed={key: _number(text, "fixed", key) for key, text in _pairs(fixed, "fixed")},
+        bounds={key: _ends(text, key) for key, text in _pairs(bounds, "bounds")},
+        priors="default" if priors or ladder else None,
+        training=dict(_pairs(training, "training")),
+        **same if delta is None else {**same, "delta": delta},
+    )
+
+
+def _rank(table: pd.DataFrame, law: Law, others: str, how: FitOptions, found: Fit) -> Comparison:
     from lightning_scaling import laws
 
     names = [name.strip() for name in others.split(",") if name.strip()]
@@ -175,11 +169,11 @@ def _rank(
     return laws.compare(
         table,
         [law, *(make_law(name, {}) for name in names if name != law.name)],
-        loss,
-        columns=columns,
+        how.loss,
+        columns=how.columns,
         objective=settings.objective.kind,
         delta=settings.objective.delta,
-        weights="frontier" if weights == "frontier" else None,
+        weights="frontier" if how.weights == "frontier" else None,
         priors="default" if settings.priors else None,
     )
 
@@ -216,16 +210,9 @@ def _ends(text: str, name: str) -> tuple[float, float]:
     return _number(low, "bounds", name), _number(high, "bounds", name)
 
 
-def _used(
-    table: pd.DataFrame,
-    law: Law,
-    columns: dict[str, str],
-    loss: str,
-    weights: str | None,
-    groups: str | None,
-    name: str,
-) -> dict[str, Any]:
+def _used(table: pd.DataFrame, law: Law, how: FitOptions, name: str) -> dict[str, Any]:
     """The columns that the fit needs, as arrays."""
+    columns = how.columns or {}
     unknown = [given for given in columns if given not in law.inputs]
     if unknown:
         raise InputError(
@@ -233,21 +220,22 @@ def _used(
             f"`lightning-scaling laws {law.name}`."
         )
     wanted = {columns.get(given, given): (given, _flag(given)) for given in law.inputs}
-    wanted[loss] = (law.output, "--loss COLUMN")
-    if weights is not None and (weights != "frontier" or weights in table):
-        wanted[weights] = ("weights", "--weights COLUMN")
+    wanted[how.loss] = (law.output, "--loss COLUMN")
+    if how.weights is not None and (how.weights != "frontier" or how.weights in table):
+        wanted[how.weights] = ("weights", "--weights COLUMN")
     for column, (purpose, option) in wanted.items():
-        if column not in table:
-            raise InputError(
-                f"{name} has no column {column!r} for {purpose}; it has {', '.join(map(str, table.columns))}. Name "
-                f"the column with {option}."
-            )
+        _require(table, column, name, f" for {purpose}", f". Name the column with {option}")
     result: dict[str, Any] = {column: numbers(table, column, name) for column in wanted}
-    if groups is not None:
-        if groups not in table:
-            raise InputError(f"{name} has no column {groups!r}; it has {', '.join(map(str, table.columns))}.")
-        result[groups] = labels(table, groups, name)
+    if how.groups is not None:
+        _require(table, how.groups, name)
+        result[how.groups] = labels(table, how.groups, name)
     return result
+
+
+def _require(table: pd.DataFrame, column: str, name: str, purpose: str = "", remedy: str = "") -> None:
+    if column not in table:
+        there = ", ".join(map(str, table.columns))
+        raise InputError(f"{name} has no column {column!r}{purpose}; it has {there}{remedy}.")
 
 
 def _flag(name: str) -> str:
@@ -269,9 +257,8 @@ def _schedules(table: pd.DataFrame, rates: str, steps: str, groups: str | None, 
 
     from lightning_scaling.schedule import Plan
 
-    for column in (steps, rates, *([] if groups is None else [groups])):
-        if column not in table:
-            raise InputError(f"{name} has no column {column!r}; it has {', '.join(map(str, table.columns))}.")
+    for column in filter(None, (steps, rates, groups)):
+        _require(table, column, name)
 
     def plan(part: pd.DataFrame) -> Any:
         at, rate = numbers(part, steps, name), numbers(part, rates, name)
@@ -289,44 +276,29 @@ def _schedules(table: pd.DataFrame, rates: str, steps: str, groups: str | None, 
     return table.assign(schedule=[place[run] for run in runs]), found
 
 
-@contextmanager
-def _progress(bootstrap: int, *, shown: bool) -> Iterator[Callable[[int], Any] | None]:
-    if not (bootstrap and shown and sys.stderr.isatty()):
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("bootstrap"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("bootstrap", total=bootstrap)
-        yield lambda done: bar.advance(task, done)
-
-
-def _tell(found: Fit, level: float, as_json: bool, ranking: Comparison | None) -> None:
+def _show(found: Fit, level: float, as_json: bool, ranking: Comparison | None) -> None:
     if as_json:
-        from lightning_scaling._utils.serialization import to_builtins
         from lightning_scaling.laws.summary import estimates
 
         compared = {} if ranking is None else {"comparison": {"rows": ranking.table, "left_out": ranking.skipped}}
-        emit(to_builtins(found.to_dict() | {"estimates": estimates(found, level)} | compared, nonfinite="text"))
+        emit(found.to_dict() | {"estimates": estimates(found, level)} | compared, nonfinite="text")
         if found.message or not found.ok:
-            say(f"Status {found.status}. {found.message}".strip())
+            info(f"Status {found.status}. {found.message}".strip())
         return
     click.echo(found.summary(level))
     if ranking is not None:
         click.echo(f"\n{ranking.summary()}")
     if not found.ok:
-        say(f"The status of this fit is {str(found.status)!r}: see the end of the table before using it.")
+        info(f"The status of this fit is {str(found.status)!r}: see the end of the table before using it.")
 
 
 def _write(found: Fit, level: float, plot: str | None, save: str | None) -> None:
     try:
         if save is not None:
-            say(f"Saved: {found.save(save)}")
+            info(f"Saved: {found.save(save)}")
         if plot is not None:
             from lightning_scaling.report.law_figures import write_figure
 
-            say(f"Figure: {write_figure(found, plot, level)}")
+            info(f"Figure: {write_figure(found, plot, level)}")
     except OSError as error:
         raise WorkError(f"{error.filename or plot or save} cannot be written: {error.strerror}.") from error

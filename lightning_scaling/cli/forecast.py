@@ -1,4 +1,4 @@
-"""`lightning-scaling forecast`: where a run is going to land as of its last loss, and what if its plan were another."""
+"""`lightning-scaling forecast`: the end of a run as of its last loss, and its end under other plans."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lightning_scaling.cli.output import InputError, WorkError, emit, input_errors, people, say
+from lightning_scaling._utils.formatting import plural, significant
+from lightning_scaling.cli.inputs import Sources, is_mlflow, source_options
+from lightning_scaling.cli.output import InputError, console, emit, ends, errors, info, json_option, level_option, table
 
 if TYPE_CHECKING:
     from lightning_scaling.engine.monitor import Monitor
     from lightning_scaling.forecast import WhatIf
     from lightning_scaling.runs.history import RunHistory
     from lightning_scaling.runs.run import Run
-
-_MLFLOW = "mlflow:"
 
 
 @click.command()
@@ -28,40 +28,37 @@ _MLFLOW = "mlflow:"
     "given several times. Default: the usual ones.",
 )
 @click.option("--at", "steps", type=int, multiple=True, help="Also the loss at this step; may be given several times.")
-@click.option("--total-steps", type=int, help="Steps the run intends to make; default for a CSV file: its last step.")
-@click.option("--level", type=float, default=0.9, show_default=True, help="Probability that intervals hold.")
+@source_options()
+@level_option(0.9)
 @click.option("--history", help="Past runs to learn from: a folder of curves, or mlflow:EXPERIMENT.")
-@click.option("--tracking-uri", help="Where MLflow keeps its runs; default: where MLflow would look.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option()
 def forecast(
     *,
     run: str,
     changes: tuple[str, ...],
     steps: tuple[int, ...],
-    total_steps: int | None,
+    sources: Sources,
     level: float,
     history: str | None,
-    tracking_uri: str | None,
     as_json: bool,
 ) -> None:
-    """Where RUN is going to land, as of its last recorded loss, and where it would land under other plans.
+    """Forecast the final loss of RUN as of its last recorded loss, and under other plans.
 
     RUN is a CSV file `step,loss[,lr]` (rows with an empty loss carry only the planned rate), the journal of a monitor
     (.jsonl), or mlflow:RUN_ID.
     """
-    if not 0 < level < 1:
-        raise InputError(f"`--level` must lie strictly between 0 and 1, but got {level}.")
-    with input_errors():
+    sources.check(run, history)
+    with errors():
         from lightning_scaling.schedule.changes import parse_change
 
         asked = [parse_change(change) for change in changes] if changes else None
-    recorded = _read(run, total_steps, tracking_uri)
-    past = None if history is None else _history(history, recorded, tracking_uri)
-    with input_errors(file=run):
+    recorded = sources.run(run)
+    past = None if history is None else _past_runs(sources, history, recorded)
+    with errors(run):
         from lightning_scaling.backtest.single_run import follow
 
         monitor = follow(recorded, history=past)
-        told = monitor.what_ifs(asked)
+        what_ifs = monitor.what_ifs(asked)
     end = monitor.forecast.horizon
     for step in steps:
         if not 0 < step <= end:
@@ -70,73 +67,33 @@ def forecast(
                 "give `--what-if longer:FACTOR`."
             )
     if as_json:
-        emit(_document(recorded, monitor, told, steps, level))
+        emit(_document(recorded, monitor, what_ifs, steps, level))
     else:
-        _show(recorded, monitor, told, steps, level)
-    if asked is None and len(told) == 1 and not monitor.plan.known:
-        say(f"No other plans: {monitor.plan.why or 'the learning rates are not known'}.")
+        _show(recorded, monitor, what_ifs, steps, level)
+    if asked is None and len(what_ifs) == 1 and not monitor.plan.known:
+        info(f"No other plans: {monitor.plan.why or 'the learning rates are not known'}.")
 
 
-def _read(source: str, total_steps: int | None, tracking_uri: str | None) -> Run:
-    from lightning_scaling import Run
-
-    if source.startswith(_MLFLOW):
-        if not source.removeprefix(_MLFLOW).strip():
-            raise InputError("RUN must name a run, as in mlflow:RUN_ID, but it is `mlflow:`.")
-        _only_for_csv(total_steps, "an MLflow run")
-        from lightning_scaling.history import HistoryError
-
-        try:
-            return Run.from_mlflow(source.removeprefix(_MLFLOW), tracking_uri=tracking_uri)
-        except HistoryError as error:
-            raise WorkError(str(error)) from error
-    from pathlib import Path
-
-    with input_errors(file=source):
-        if Path(source).suffix == ".jsonl":
-            _only_for_csv(total_steps, "a journal")
-            return Run.from_journal(source)
-        return Run.from_csv(source, total_steps=total_steps)
-
-
-def _only_for_csv(total_steps: int | None, what: str) -> None:
-    if total_steps is not None:
-        raise InputError(f"`--total-steps` is for CSV files; {what} says itself how long the run is to be.")
-
-
-def _history(source: str, run: Run, tracking_uri: str | None) -> RunHistory:
+def _past_runs(sources: Sources, source: str, run: Run) -> RunHistory:
     """The past runs without the run itself, of its family where that is known."""
-    from lightning_scaling import RunHistory
-
-    own = run.meta.get("run_id")
-    if not source.startswith(_MLFLOW):
-        from pathlib import Path
-
-        if not Path(source).is_dir():
-            raise InputError(f"There is no folder {source}; `--history` takes one with curves, or mlflow:EXPERIMENT.")
-        with input_errors(file=source):
-            history = RunHistory.from_csv(source)
-        others = [other for other in history if other.name != run.name]
-    else:
-        from lightning_scaling.history import HistoryError
-
-        if not source.removeprefix(_MLFLOW).strip():
-            raise InputError("`--history` must name an experiment, as in mlflow:EXPERIMENT, but it is `mlflow:`.")
-        try:
-            history = RunHistory.from_mlflow(source.removeprefix(_MLFLOW), tracking_uri=tracking_uri)
-        except HistoryError as error:
-            raise WorkError(str(error)) from error
+    history = sources.history(source)
+    if is_mlflow(source):
+        own = run.meta.get("run_id")
         related = run.family in {other.family for other in history}
         others = [
             other
             for other in history
             if (own is None or other.meta.get("run_id") != own) and (not related or other.family == run.family)
         ]
-    say(f"{len(others)} past {'run' if len(others) == 1 else 'runs'} of {history.source or source} to learn from.")
-    return RunHistory(others, source=history.source, calibration=history.calibration)
+    else:
+        others = [other for other in history if other.name != run.name]
+    info(f"{plural(len(others), 'past run')} of {history.source or source} to learn from.")
+    return history.with_runs(others)
 
 
-def _document(run: Run, monitor: Monitor, told: list[WhatIf], steps: tuple[int, ...], level: float) -> dict[str, Any]:
+def _document(
+    run: Run, monitor: Monitor, what_ifs: list[WhatIf], steps: tuple[int, ...], level: float
+) -> dict[str, Any]:
     forecast = monitor.forecast
     lower, upper = forecast.interval(level)
     at = []
@@ -152,47 +109,38 @@ def _document(run: Run, monitor: Monitor, told: list[WhatIf], steps: tuple[int, 
         "verdict": monitor.deviation.verdict,
         "advice": monitor.advice.action,
         "at": at,
-        "what_ifs": [answer.to_dict(level) for answer in told],
+        "what_ifs": [answer.to_dict(level) for answer in what_ifs],
     }
 
 
-def _show(run: Run, monitor: Monitor, told: list[WhatIf], steps: tuple[int, ...], level: float) -> None:
-    from rich.table import Table
-
-    from lightning_scaling.report.forecast_table import digits
-
-    console = people()
+def _show(run: Run, monitor: Monitor, what_ifs: list[WhatIf], steps: tuple[int, ...], level: float) -> None:
+    out = console()
     forecast = monitor.forecast
-    end = f"step {forecast.horizon:,}"
-    if forecast.at_plan_end:
-        console.print(f"{run.name or 'run'}: step {forecast.step:,} of {forecast.horizon:,}", highlight=False)
-    else:
-        console.print(f"{run.name or 'run'}: step {forecast.step:,}, no planned end ahead", highlight=False)
-    lower, upper = (digits(value) for value in forecast.interval(level))
-    console.print(f"final loss {digits(forecast.final)} at {end}; {level:.0%} interval {lower} to {upper}")
-    console.print(f"trust {forecast.trust}" + (f": {forecast.why}" if forecast.why else ""))
+    reached = f"{run.name or 'run'}: step {forecast.step:,}"
+    out.print(reached + (f" of {forecast.horizon:,}" if forecast.at_plan_end else ", no planned end ahead"))
+    end = f"at step {forecast.horizon:,}; {level:.0%} interval {ends(forecast.interval(level))}"
+    out.print(f"final loss {significant(forecast.final)} {end}")
+    out.print(f"trust {forecast.trust}" + (f": {forecast.why}" if forecast.why else ""))
     for step in steps:
         there = forecast.at(step)
-        lower, upper = (digits(value) for value in there.interval(level))
-        console.print(f"loss {digits(float(there))} at step {step:,}; {level:.0%} interval {lower} to {upper}")
-    if len(told) < 2:
+        interval = ends(there.interval(level))
+        out.print(f"loss {significant(float(there))} at step {step:,}; {level:.0%} interval {interval}")
+    if len(what_ifs) < 2:
         return
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("what if", "final", f"{level:.0%} interval", "against carrying on", "steps", "compute", "trust"):
-        table.add_column(name, justify="right" if name in {"final", "steps", "compute"} else "left", no_wrap=True)
-    for number, answer in enumerate(told):
-        lower, upper = (digits(value) for value in answer.interval(level))
+    left = ("what if", f"{level:.0%} interval", "against carrying on", "trust")
+    rows = table(None, left[0], "final", *left[1:3], "steps", "compute", left[3], left=left)
+    for number, answer in enumerate(what_ifs):
         least, most = answer.difference.interval(level)
-        table.add_row(
+        rows.add_row(
             answer.name,
-            digits(answer.final),
-            f"{lower} to {upper}",
+            significant(answer.final),
+            ends(answer.interval(level)),
             "" if number == 0 else f"{float(answer.difference):+.3g} ({least:+.2g} to {most:+.2g})",
             "" if not answer.extra_steps else f"{answer.extra_steps:+,}",
             "" if not answer.extra_steps else f"{answer.extra_compute:+.0%}",
             answer.trust,
         )
-    console.print(table)
-    for why in dict.fromkeys(answer.why for answer in told[1:] if answer.why and answer.why != forecast.why):
-        names = ", ".join(answer.name for answer in told[1:] if answer.why == why)
-        console.print(f"{names}: {why}.", highlight=False)
+    out.print(rows)
+    for why in dict.fromkeys(answer.why for answer in what_ifs[1:] if answer.why and answer.why != forecast.why):
+        names = ", ".join(answer.name for answer in what_ifs[1:] if answer.why == why)
+        out.print(f"{names}: {why}.")

@@ -1,4 +1,4 @@
-"""What `lightning-scaling doctor` looks at: each check returns findings and never raises."""
+"""Checks of `lightning-scaling doctor`: each gives findings and never raises."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ Status = Literal["ok", "note", "warning", "failure"]
 
 PACKAGES = ("torch", "lightning", "pytorch-lightning", "mlflow", "numpy", "scipy", "matplotlib")
 OPTIONAL = {"lightning"}
-MALICIOUS = {("lightning", "2.6.2"), ("lightning", "2.6.3")}
+MALICIOUS = {(package, number) for package in ("lightning", "pytorch-lightning") for number in ("2.6.2", "2.6.3")}
 ADVISORY = "GHSA-w37p-236h-pfx3"
 SERVER_TIMEOUT = 3.0
 
@@ -47,13 +48,13 @@ def examine(journals: Path) -> Iterator[Finding]:
     Args:
         journals: Folder below which journals are looked for.
     """
-    checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
-        ("versions", versions),
-        ("MLflow", mlflow_reachable),
-        ("FLOP counting", flop_counting),
-        ("journals", lambda: journals_waiting(journals)),
-    )
-    for name, check in checks:
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "versions": versions,
+        "MLflow": mlflow_reachable,
+        "FLOP counting": flop_counting,
+        "journals": partial(journals_waiting, journals),
+    }
+    for name, check in checks.items():
         try:
             yield from check()
         except Exception as error:
@@ -73,45 +74,40 @@ def versions() -> Iterator[Finding]:
             else:
                 yield Finding(package, "failure", f"not installed; `pip install {package}`")
             continue
-        if (package, found) in MALICIOUS or (package == "pytorch-lightning" and found in {"2.6.2", "2.6.3"}):
-            yield Finding(
-                package,
-                "failure",
-                f"{found} is a malicious upload ({ADVISORY}); remove it, change every password and token that this "
-                "environment could read, and install 2.6.6 or newer",
-            )
-        else:
-            yield Finding(package, "ok", found)
+        detail = (
+            f"{found} is a malicious upload ({ADVISORY}); remove it, change every password and token that this "
+            "environment could read, and install 2.6.6 or newer"
+        )
+        malicious = (package, found) in MALICIOUS
+        yield Finding(package, "failure", detail) if malicious else Finding(package, "ok", found)
 
 
 def mlflow_reachable() -> Iterator[Finding]:
     """Whether the tracking store named in the environment answers, within a timeout of our own."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    scheme = urlsplit(uri).scheme
     if not uri:
-        yield Finding(
-            "MLflow",
-            "note",
-            "MLFLOW_TRACKING_URI is not set; give MLFlowLogger a tracking_uri such as sqlite:///mlflow.db",
-        )
-        return
-    parts = urlsplit(uri)
-    if parts.scheme in {"http", "https"}:
-        yield _server(uri)
-        yield from _patience()
-    elif parts.scheme == "sqlite":
-        yield _sqlite(uri)
-    elif parts.scheme in {"", "file"}:
-        yield Finding(
-            "MLflow",
-            "warning",
-            f"{uri} is a plain-file store, which recent MLflow refuses; use sqlite:///mlflow.db or a server",
-        )
+        advice = "give MLFlowLogger a tracking_uri such as sqlite:///mlflow.db"
+        yield Finding("MLflow", "note", f"MLFLOW_TRACKING_URI is not set; {advice}")
+    elif scheme in {"http", "https"}:
+        yield Finding("MLflow", *_server(uri))
+        names = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+        if not all(os.environ.get(name) for name in names):
+            # MLflow's own calls retry a dead server unless two variables say otherwise
+            bound = f"{names[0]}=1 {names[1]}=5 bound that to seconds"
+            detail = f"a plain MLFlowLogger blocks for minutes when its server dies; {bound}"
+            yield Finding("MLflow patience", "note", detail)
+    elif scheme == "sqlite":
+        yield Finding("MLflow", *_sqlite(uri))
+    elif scheme in {"", "file"}:
+        advice = "which recent MLflow refuses; use sqlite:///mlflow.db or a server"
+        yield Finding("MLflow", "warning", f"{uri} is a plain-file store, {advice}")
     else:
-        yield Finding("MLflow", "note", f"{parts.scheme}:// stores are not tried")
+        yield Finding("MLflow", "note", f"{scheme}:// stores are not tried")
 
 
-def _server(uri: str) -> Finding:
-    from urllib.error import HTTPError, URLError
+def _server(uri: str) -> tuple[Status, str]:
+    from urllib.error import HTTPError
     from urllib.request import urlopen
 
     from lightning_scaling.tracking.backends.base import without_secrets
@@ -119,53 +115,36 @@ def _server(uri: str) -> Finding:
     shown = without_secrets(uri)
     try:
         with urlopen(shown.rstrip("/") + "/health", timeout=SERVER_TIMEOUT) as answer:
-            return Finding("MLflow", "ok", f"{shown} answers ({answer.status})")
+            return "ok", f"{shown} answers ({answer.status})"
     except HTTPError as error:
         if error.code in {401, 403}:
-            return Finding("MLflow", "warning", f"{shown} answers, but refuses without credentials ({error.code})")
-        return Finding("MLflow", "warning", f"{shown} answers {error.code} to /health; is it an MLflow server?")
-    except (URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return Finding(
-            "MLflow",
-            "failure",
-            f"{shown} does not answer within {SERVER_TIMEOUT:g} s ({reason}); start it, or correct MLFLOW_TRACKING_URI",
-        )
+            return "warning", f"{shown} answers, but refuses without credentials ({error.code})"
+        return "warning", f"{shown} answers {error.code} to /health; is it an MLflow server?"
+    except (OSError, ValueError) as error:
+        reason = f"does not answer within {SERVER_TIMEOUT:g} s ({getattr(error, 'reason', error)})"
+        return "failure", f"{shown} {reason}; start it, or correct MLFLOW_TRACKING_URI"
 
 
-def _patience() -> Iterator[Finding]:
-    """MLflow's own calls block for minutes on a dead server unless two variables say otherwise."""
-    names = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
-    if not all(os.environ.get(name) for name in names):
-        yield Finding(
-            "MLflow patience",
-            "note",
-            "a plain MLFlowLogger blocks for minutes when its server dies; "
-            f"{names[0]}=1 {names[1]}=5 bound that to seconds",
-        )
-
-
-def _sqlite(uri: str) -> Finding:
+def _sqlite(uri: str) -> tuple[Status, str]:
     import sqlite3
+    from contextlib import closing
 
     text = uri.removeprefix("sqlite:///")
     if not text:
-        return Finding("MLflow", "warning", f"{uri} keeps everything in memory; name a file: sqlite:///mlflow.db")
-    file = Path(text)
+        return "warning", f"{uri} keeps everything in memory; name a file: sqlite:///mlflow.db"
+    file = Path(text).absolute()
     if not file.exists():
-        folder = file.absolute().parent
-        if folder.is_dir() and os.access(folder, os.W_OK):
-            return Finding("MLflow", "ok", f"{uri} does not exist yet and can be created")
-        return Finding("MLflow", "failure", f"{uri} cannot be created: there is no writable folder {folder}")
+        if os.access(file.parent, os.W_OK):
+            return "ok", f"{uri} does not exist yet and can be created"
+        return "failure", f"{uri} cannot be created: there is no writable folder {file.parent}"
     try:
-        with sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=SERVER_TIMEOUT) as connection:
-            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        connection.close()
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=SERVER_TIMEOUT)) as database:
+            tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.Error as error:
-        return Finding("MLflow", "failure", f"{uri} cannot be read as a database: {error}")
+        return "failure", f"{uri} cannot be read as a database: {error}"
     if tables and "experiments" not in tables:
-        return Finding("MLflow", "failure", f"{uri} is a database, but not one of MLflow")
-    return Finding("MLflow", "ok", f"{uri} can be read")
+        return "failure", f"{uri} is a database, but not one of MLflow"
+    return "ok", f"{uri} can be read"
 
 
 def flop_counting() -> Iterator[Finding]:
@@ -187,8 +166,5 @@ def journals_waiting(folder: Path) -> Iterator[Finding]:
         if journal.live:
             yield Finding("journals", "note", f"{journal.path}: being written now, {journal.rows} rows not sent yet")
         else:
-            yield Finding(
-                "journals",
-                "warning",
-                f"{journal.path}: {journal.rows} rows not sent; `lightning-scaling sync {journal.path}`",
-            )
+            remedy = f"`lightning-scaling sync {journal.path}`"
+            yield Finding("journals", "warning", f"{journal.path}: {journal.rows} rows not sent; {remedy}")

@@ -1,140 +1,181 @@
-"""Where recorded runs come from: curves, journals, folders of them, and MLflow."""
+"""The one reader of recorded runs: curves, journals, folders of them, and MLflow."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lightning_scaling.cli.output import InputError, WorkError, input_errors
+import click
+
+from lightning_scaling.cli.output import Command, InputError, WorkError, errors, info
 
 if TYPE_CHECKING:
+    from lightning_scaling.history.mlflow_parse import Experiment
     from lightning_scaling.runs.history import RunHistory
     from lightning_scaling.runs.run import Run
 
 MLFLOW, EXPERIMENT = "mlflow:", "mlflow-experiment:"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+_RUN, _ONE_EXPERIMENT = ("a run", "mlflow:RUN_ID"), ("an experiment", "mlflow:EXPERIMENT")
+_EITHER = ("a run or an experiment", "mlflow:RUN_ID or mlflow:EXPERIMENT")
 
 
-def read_source(
-    source: str, *, total_steps: int | None = None, metric: str | None = None, tracking_uri: str | None = None
-) -> Run | RunHistory:
-    """A run, or the runs of a folder or an experiment.
+def source_options(*, total_steps: bool = True) -> Callable[[Command], Command]:
+    """Options that say how sources are read; the command gets them as one argument, its :class:`Sources`.
 
     Args:
-        source: A CSV file, a journal, a folder of either, ``mlflow:RUN_ID``, ``mlflow:EXPERIMENT`` or
-            ``mlflow-experiment:EXPERIMENT`` (for one named like a run).
-        total_steps: Steps the runs intended to make, where files do not say.
+        total_steps: Whether ``--total-steps`` is one of them.
+    """
+
+    def decorate(command: Command) -> Command:
+        @click.option("--metric", help="Name of the loss in MLflow; default: scaling/loss, then the usual names.")
+        @click.option("--tracking-uri", help="Where MLflow keeps its runs; default: where MLflow would look.")
+        @wraps(command)
+        def with_sources(
+            *, metric: str | None, tracking_uri: str | None, total_steps: int | None = None, **more: Any
+        ) -> Any:
+            return command(sources=Sources(total_steps, metric, tracking_uri), **more)
+
+        text = "Steps a run from CSV intended to make; default: its last step."
+        return click.option("--total-steps", type=int, help=text)(with_sources) if total_steps else with_sources
+
+    return decorate
+
+
+def is_mlflow(source: str | None) -> bool:
+    """Whether a source is kept in MLflow."""
+    return source is not None and source.startswith((MLFLOW, EXPERIMENT))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Reader of recorded runs. Every method raises :class:`InputError` for bad input, :class:`WorkError` for MLflow's.
+
+    Attributes:
+        total_steps: Steps that runs from CSV files intended to make.
         metric: Name of the metric, where MLflow has several.
         tracking_uri: Where MLflow keeps its runs.
-
-    Raises:
-        InputError: If there is no such thing, or an option does not go with it.
-        WorkError: If MLflow does not give it.
     """
-    if source.startswith((MLFLOW, EXPERIMENT)):
-        if total_steps is not None:
-            raise InputError("`--total-steps` is for CSV files; runs in MLflow say themselves how long they are to be.")
-        return _from_mlflow(source, metric, tracking_uri)
-    for option, value in (("--metric", metric), ("--tracking-uri", tracking_uri)):
-        if value is not None:
-            raise InputError(f"`{option}` goes with MLflow; {source} is read as a file (write mlflow:{source}).")
-    path = Path(source)
-    if path.is_dir():
-        return read_folder(path, total_steps)
-    from lightning_scaling.runs.run import Run
 
-    with input_errors(file=source):
-        if not _is_journal(path):
-            return Run.from_csv(path, total_steps=total_steps)
-        if total_steps is not None:
-            raise InputError("`--total-steps` is for CSV files; a journal says itself how long the run is to be.")
-        return Run.from_journal(path)
+    total_steps: int | None = None
+    metric: str | None = None
+    tracking_uri: str | None = None
 
+    def check(self, source: str, history: str | None = None) -> None:
+        """Refuse options that go with neither the source nor the past runs."""
+        for option, value in (("--metric", self.metric), ("--tracking-uri", self.tracking_uri)):
+            if value is not None and not is_mlflow(source) and not is_mlflow(history):
+                raise InputError(f"`{option}` goes with MLflow; {source} is read as a file (write mlflow:{source}).")
 
-def read_folder(folder: Path, total_steps: int | None = None) -> RunHistory:
-    """The curves and journals of a folder; what is neither is left out and counted.
+    def run(self, source: str) -> Run:
+        """A run: a CSV file, a journal, or ``mlflow:RUN_ID``."""
+        from lightning_scaling.runs.run import Run
+        from lightning_scaling.tracking.journal_reader import is_journal
 
-    Raises:
-        InputError: If there are none.
-    """
-    from lightning_scaling.runs.history import RunHistory
-    from lightning_scaling.runs.run import Run
+        if is_mlflow(source):
+            self._only_for_csv("an MLflow run")
+            run_id = _name(source, "RUN", *_RUN)
+            with errors():
+                return Run.from_mlflow(run_id, metric=self.metric, tracking_uri=self.tracking_uri)
+        path = Path(source)
+        with errors(source):
+            if is_journal(path) or path.suffix == ".jsonl":
+                self._only_for_csv("a journal")
+                return Run.from_journal(path)
+            run = Run.from_csv(path, total_steps=self.total_steps)
+        if run.reached > run.total_steps:
+            raise InputError(
+                f"`--total-steps` is {run.total_steps:,}, but {source} has losses up to step {run.reached:,}; give the "
+                "steps of the whole plan."
+            )
+        return run
 
-    runs: list[Run] = []
-    skipped: dict[str, int] = {}
-    files = [file for file in sorted(folder.iterdir()) if file.suffix in (".csv", ".jsonl")]
-    for file in files:
-        try:
-            journal = _is_journal(file)
-            if file.suffix == ".jsonl" and not journal:
-                raise ValueError("no journal")
-            runs.append(Run.from_journal(file) if journal else Run.from_csv(file, total_steps=total_steps))
-        except (ValueError, OSError) as error:
-            reason = str(error).removeprefix(f"{file}").lstrip(": ").rstrip(".")
-            skipped[f"{file.name}: {reason}"] = 1
-    if not runs:
-        why = f" ({'; '.join(skipped)})" if skipped else ""
-        raise InputError(
-            f"{folder} holds no *.csv file and no journal that could be read{why}; expected one curve "
-            "`step,loss[,lr]` or one journal per run."
-        )
-    return RunHistory(runs, skipped=skipped, source=f"the folder {folder}")
+    def runs(self, source: str) -> Run | RunHistory:
+        """A run, or the runs of a folder or an experiment (``mlflow-experiment:NAME`` for one named like a run)."""
+        from lightning_scaling.runs.history import RunHistory
 
-
-def read_history(source: str, *, metric: str | None, tracking_uri: str | None) -> RunHistory:
-    """Past runs to learn from: a folder, or an experiment.
-
-    Raises:
-        InputError: If it is neither.
-        WorkError: If MLflow does not give it.
-    """
-    if source.startswith((MLFLOW, EXPERIMENT)):
-        found = _from_mlflow(source, metric, tracking_uri)
-    elif Path(source).is_dir():
-        found = read_folder(Path(source))
-        if (Path(source) / "calibration.json").is_file():
-            from lightning_scaling.history.calibration_store import of_folder
-
-            with input_errors():
-                found.calibration = of_folder(source)
-    else:
-        raise InputError(f"`--history` is {source!r}; it takes a folder of curves, mlflow:EXPERIMENT, or `none`.")
-    from lightning_scaling.runs.history import RunHistory
-
-    return found if isinstance(found, RunHistory) else RunHistory([found])
-
-
-def _from_mlflow(source: str, metric: str | None, tracking_uri: str | None) -> Run | RunHistory:
-    name = source.removeprefix(EXPERIMENT if source.startswith(EXPERIMENT) else MLFLOW).strip()
-    if not name:
-        raise InputError(f"{source!r} names nothing; write mlflow:RUN_ID or mlflow:EXPERIMENT.")
-    from lightning_scaling.runs.history import RunHistory
-    from lightning_scaling.runs.run import Run
-
-    with work_errors():
+        if not is_mlflow(source):
+            return self.folder(Path(source)) if Path(source).is_dir() else self.run(source)
+        name = _name(source, "SOURCE", *_EITHER)
         if source.startswith(MLFLOW) and _RUN_ID.fullmatch(name):
-            return Run.from_mlflow(name, metric=metric, tracking_uri=tracking_uri)
-        history = RunHistory.from_mlflow(name, metric=metric, tracking_uri=tracking_uri)
-    if not len(history):
-        raise WorkError(f"No run of the experiment {name!r} can be used: {history.summary()}")
-    return history
+            return self.run(source)
+        self._only_for_csv("an MLflow run")
+        with errors():
+            history = RunHistory.from_mlflow(name, metric=self.metric, tracking_uri=self.tracking_uri)
+        if not len(history):
+            raise WorkError(f"No run of the experiment {name!r} can be used: {history.summary()}")
+        return history
+
+    def folder(self, folder: Path) -> RunHistory:
+        """The curves and journals of a folder; what is neither is left out and counted."""
+        from lightning_scaling.runs.history import RunHistory
+        from lightning_scaling.tracking.journal_reader import is_journal
+
+        runs: list[Run] = []
+        skipped: dict[str, int] = {}
+        for file in sorted(file for file in folder.iterdir() if file.suffix in (".csv", ".jsonl")):
+            try:
+                if file.suffix == ".jsonl" and not is_journal(file):
+                    raise ValueError("no journal")
+                runs.append(Sources(None if is_journal(file) else self.total_steps).run(str(file)))
+            except (ValueError, OSError, InputError) as error:
+                reason = str(error).removeprefix(f"{file}").lstrip(": ").rstrip(".")
+                skipped[f"{file.name}: {reason}"] = 1
+        if not runs:
+            why = f" ({'; '.join(skipped)})" if skipped else ""
+            raise InputError(
+                f"{folder} holds no *.csv file and no journal that could be read{why}; expected one curve "
+                "`step,loss[,lr]` or one journal per run."
+            )
+        return RunHistory(runs, skipped=skipped, source=f"the folder {folder}")
+
+    def history(self, source: str) -> RunHistory:
+        """Past runs to learn from: a folder, with its calibration, or an experiment."""
+        from lightning_scaling.runs.history import RunHistory
+
+        if is_mlflow(source):
+            _name(source, "`--history`", *_ONE_EXPERIMENT)
+            found = replace(self, total_steps=None).runs(source)
+            return found if isinstance(found, RunHistory) else RunHistory([found])
+        from lightning_scaling.history.calibration_store import of_folder
+
+        history = Sources().folder(_folder(source, "`--history` takes one"))
+        history.calibration = of_folder(source)
+        if history.skipped:
+            info(history.summary())
+        return history
+
+    def finished_runs(self, source: str) -> tuple[RunHistory, Experiment | None]:
+        """The runs of a folder or an experiment, losses of training only, and the experiment."""
+        if not is_mlflow(source):
+            return self.folder(_folder(source, "give one")), None
+        name = _name(source, "SOURCE", *_ONE_EXPERIMENT)
+        with errors():
+            from lightning_scaling.history import aliases
+            from lightning_scaling.history.read import read_experiment
+
+            metric = self.metric or aliases.TRAIN_LOSSES
+            return read_experiment(name, tracking_uri=self.tracking_uri, metric=metric)
+
+    def _only_for_csv(self, what: str) -> None:
+        if self.total_steps is not None:
+            raise InputError(f"`--total-steps` is for CSV files; {what} says itself how long the run is to be.")
 
 
-def _is_journal(path: Path) -> bool:
-    from lightning_scaling.tracking.journal_reader import is_journal
+def _name(source: str, argument: str, what: str, example: str) -> str:
+    """The part of an MLflow source after its prefix."""
+    name = source.removeprefix(EXPERIMENT).removeprefix(MLFLOW).strip()
+    if not name:
+        raise InputError(f"{argument} must name {what}, as in {example}, but it is `{source}`.")
+    return name
 
-    return is_journal(path)
 
-
-@contextmanager
-def work_errors() -> Iterator[None]:
-    """Turn what MLflow does not give into :class:`WorkError`."""
-    from lightning_scaling.history import HistoryError
-
-    try:
-        yield
-    except HistoryError as error:
-        raise WorkError(str(error)) from error
+def _folder(source: str, remedy: str) -> Path:
+    folder = Path(source)
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {source}; {remedy} with curves, or mlflow:EXPERIMENT.")
+    return folder

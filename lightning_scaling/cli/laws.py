@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from lightning_scaling.cli.output import InputError, emit, people, say
+from lightning_scaling.cli.output import InputError, console, emit, info, json_option
 from lightning_scaling.laws.base import Tag
 
 if TYPE_CHECKING:
@@ -16,26 +16,22 @@ if TYPE_CHECKING:
 
 @click.command("laws")
 @click.argument("name", required=False)
-@click.option(
-    "--tag",
-    type=click.Choice(get_args(Tag)),
-    help="Only laws for this use.",
-)
+@click.option("--tag", type=click.Choice(get_args(Tag)), help="Only laws for this use.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="How to make the law, e.g. breaks=2.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option()
 def list_laws(*, name: str | None, tag: str | None, options: tuple[str, ...], as_json: bool) -> None:
     """List the scaling laws of the catalogue, or show all that is known of the law NAME.
 
     A law's card holds its formula, source, inputs with units, parameters, published constants and pitfalls.
     """
-    if name is not None:
-        if tag is not None:
-            raise InputError("`--tag` chooses among the laws of the list; leave it out when one law is named.")
+    if name is None:
+        if options:
+            raise InputError("`--option` says how one law is made; name the law too.")
+        _catalogue(tag, as_json)
+    elif tag is not None:
+        raise InputError("`--tag` chooses among the laws of the list; leave it out when one law is named.")
+    else:
         _card(make_law(name, parse_options(options)), as_json)
-        return
-    if options:
-        raise InputError("`--option` says how one law is made; name the law too.")
-    _catalogue(tag, as_json)
 
 
 def make_law(name: str, options: dict[str, Any]) -> Law:
@@ -48,23 +44,16 @@ def make_law(name: str, options: dict[str, Any]) -> Law:
 
     try:
         return laws.get(name, **options)
-    except KeyError as error:
+    except (KeyError, ValueError) as error:
         raise InputError(str(error.args[0])) from error
-    except ValueError as error:
-        raise InputError(str(error)) from error
     except TypeError as error:
-        raise InputError(_wrong_options(name, options, error)) from error
-
-
-def _wrong_options(name: str, options: dict[str, Any], error: TypeError) -> str:
-    from lightning_scaling import laws
-
-    try:
-        takes = list(inspect.signature(type(laws.get(name))).parameters)
-    except (TypeError, ValueError):
-        return f"The law {name} cannot be made with these options: {error}."
-    given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-    return f"The law {name} takes {'the options ' + ', '.join(takes) if takes else 'no options'}, but got {given}."
+        try:
+            takes = list(inspect.signature(type(laws.get(name))).parameters)
+        except (TypeError, ValueError):
+            raise InputError(f"The law {name} cannot be made with these options: {error}.") from error
+        known = "the options " + ", ".join(takes) if takes else "no options"
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise InputError(f"The law {name} takes {known}, but got {given}.") from error
 
 
 def parse_options(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -102,39 +91,36 @@ def _catalogue(tag: str | None, as_json: bool) -> None:
         except (TypeError, ValueError) as error:
             law, why = None, str(error)
         grouped.setdefault(laws.group(name), []).append((name, law, why))
+    groups = sorted(grouped)
     if as_json:
         rows = [
             {"name": name, "group": group, "needs": why} if law is None else _brief(law, group)
-            for group in sorted(grouped)
+            for group in groups
             for name, law, why in grouped[group]
         ]
         emit({"laws": rows})
-    else:
-        _show(grouped)
-        count = sum(map(len, grouped.values()))
-        say(f"{count} laws; `lightning-scaling laws NAME` shows one, `--tag` those for one use.")
+        return
+    for group in groups:
+        _show(group, grouped[group], max(len(name) for rows in grouped.values() for name, _, _ in rows))
+    count = sum(map(len, grouped.values()))
+    info(f"{count} laws; `lightning-scaling laws NAME` shows one, `--tag` those for one use.")
 
 
-def _show(grouped: dict[str, list[tuple[str, Law | None, str]]]) -> None:
+def _show(group: str, found: list[tuple[str, Law | None, str]], widest: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = people()
-    widest = max((len(name) for rows in grouped.values() for name, _, _ in rows), default=0)
-    for group in sorted(grouped):
-        table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
-        table.add_column(Text(group, style="bold"), min_width=widest, no_wrap=True)
-        table.add_column("formula", ratio=5, overflow="fold")
-        table.add_column("inputs", ratio=2)
-        table.add_column("constants", justify="right", no_wrap=True)
-        for name, law, why in grouped[group]:
-            if law is None:
-                table.add_row(name, Text(f"made with --option: {why}", style="dim"), "", "")
-            else:
-                known = str(len(law.published)) if law.published else ""
-                table.add_row(name, Text(law.formula), Text(", ".join(law.inputs)), known)
-        console.print(table)
-        console.print()
+    rows = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
+    rows.add_column(Text(group, style="bold"), min_width=widest, no_wrap=True)
+    rows.add_column("formula", ratio=5, overflow="fold")
+    rows.add_column("inputs", ratio=2)
+    rows.add_column("constants", justify="right", no_wrap=True)
+    for name, law, why in found:
+        if law is None:
+            rows.add_row(name, Text(f"made with --option: {why}", style="dim"), "", "")
+        else:
+            rows.add_row(name, Text(law.formula), Text(", ".join(law.inputs)), str(len(law.published) or ""))
+    console().print(rows, "")
 
 
 def _card(law: Law, as_json: bool) -> None:
@@ -144,35 +130,16 @@ def _card(law: Law, as_json: bool) -> None:
     if not as_json:
         click.echo(law_card(law))
         return
-    emit(
-        _brief(law, laws.group(law.name))
-        | {
-            "options": law.options(),
-            "parameters": [
-                {
-                    "name": p.name,
-                    "meaning": p.meaning,
-                    "linear": p.name in law.linear,
-                    "lower": p.lower,
-                    "upper": p.upper,
-                }
-                for p in law.parameters
-            ],
-            "constants": [
-                {
-                    "name": known.name,
-                    "values": known.values,
-                    "errors": known.errors,
-                    "source": str(known.source),
-                    "verified": known.verified,
-                    "note": known.note,
-                    "inexact": known.inexact,
-                }
-                for known in law.published.values()
-            ],
-            "pitfalls": law.pitfalls,
-        }
-    )
+    parameters = [
+        {**{key: getattr(p, key) for key in ("name", "meaning", "lower", "upper")}, "linear": p.name in law.linear}
+        for p in law.parameters
+    ]
+    keys = ("name", "values", "errors", "verified", "note", "inexact")
+    constants = [
+        {**{key: getattr(known, key) for key in keys}, "source": str(known.source)} for known in law.published.values()
+    ]
+    more = {"options": law.options(), "parameters": parameters, "constants": constants, "pitfalls": law.pitfalls}
+    emit(_brief(law, laws.group(law.name)) | more)
 
 
 def _brief(law: Law, group: str) -> dict[str, Any]:

@@ -1,17 +1,24 @@
-"""What every command shares: results on stdout, messages on stderr, one sentence for bad input."""
+"""Results on stdout, messages and progress bars on stderr, one sentence for bad input."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lightning_scaling._utils.formatting import significant
+from lightning_scaling._utils.serialization import NonFinite, to_builtins
+from lightning_scaling._utils.validation import probability
+
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+Command = Callable[..., Any]
 
 
 class InputError(click.ClickException):
@@ -27,8 +34,12 @@ class WorkError(click.ClickException):
 
 
 @contextmanager
-def input_errors(*, file: str | None = None) -> Iterator[None]:
-    """Turn what the engine says about bad input into :class:`InputError`."""
+def errors(file: str | None = None) -> Iterator[None]:
+    """Turn errors about bad input into :class:`InputError`, and those of a store of past runs into :class:`WorkError`.
+
+    Args:
+        file: The file that is read, for messages of errors that do not name one.
+    """
     try:
         yield
     except FileNotFoundError as error:
@@ -41,33 +52,81 @@ def input_errors(*, file: str | None = None) -> Iterator[None]:
         raise InputError(f"{error.filename or file} cannot be read: {error.strerror}.") from error
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
+    except RuntimeError as error:
+        from lightning_scaling.history import HistoryError
+
+        if isinstance(error, HistoryError):
+            raise WorkError(str(error)) from error
+        raise
 
 
-def say(message: str) -> None:
-    """A message for the person at the terminal: stderr, so that stdout stays what was asked for."""
+def info(message: str) -> None:
+    """A message for the person at the terminal: on stderr, so that stdout holds the results alone."""
     click.echo(message, err=True)
 
 
-def people() -> Console:
+def emit(document: Mapping[str, Any], nonfinite: NonFinite = "null") -> None:
+    """One JSON document on one line of stdout."""
+    click.echo(json.dumps(to_builtins(document, nonfinite=nonfinite), allow_nan=False))
+
+
+def json_option(text: str = "One JSON document on stdout.") -> Callable[[Command], Command]:
+    """The option ``--json`` with its help."""
+    return click.option("--json", "as_json", is_flag=True, help=text)
+
+
+def level_option(default: float) -> Callable[[Command], Command]:
+    """The option ``--level``, a probability."""
+
+    def checked(context: click.Context, option: click.Parameter, value: float) -> float:
+        with errors():
+            return probability("--level", value)
+
+    text = "Probability of the intervals."
+    return click.option("--level", type=float, default=default, show_default=True, callback=checked, help=text)
+
+
+def console() -> Console:
     """Where tables go: stdout, as wide as the terminal, or wide enough for every table where there is none."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
-    return console
+    found = Console(highlight=False)
+    if not found.is_terminal:
+        found.width = 120
+    return found
 
 
-def emit(document: Mapping[str, Any]) -> None:
-    """One JSON document on one line of stdout; numbers that JSON cannot write become null."""
-    click.echo(json.dumps(_plain(document), allow_nan=False))
+def table(title: str | None, *columns: str, left: tuple[str, ...] = ()) -> Table:
+    """An empty table.
+
+    Args:
+        title: Stands above it.
+        columns: Heads of the columns.
+        left: Those of them that hold text; the others hold numbers.
+    """
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        made.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+    return made
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+def ends(interval: tuple[float, float]) -> str:
+    """An interval of losses for tables and sentences."""
+    return " to ".join(map(significant, interval))
+
+
+@contextmanager
+def progress_bar(description: str, total: float | None = None, *, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar on stderr, where that is a terminal.
+
+    Yields:
+        A function that moves it: ``advance=1``, or ``completed`` and ``total``.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    errors_console = Console(stderr=True)
+    with Progress(console=errors_console, transient=True, disable=not (shown and errors_console.is_terminal)) as bars:
+        yield partial(bars.update, bars.add_task(description, total=total))

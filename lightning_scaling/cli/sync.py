@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lightning_scaling.cli.output import emit, input_errors, say
+from lightning_scaling.cli.output import emit, errors, info, json_option
 
 
 @click.command()
@@ -22,7 +22,7 @@ from lightning_scaling.cli.output import emit, input_errors, say
     show_default=True,
     help="Seconds given to each run.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option()
 @click.pass_context
 def sync(
     context: click.Context,
@@ -39,7 +39,7 @@ def sync(
 
     Nothing is sent twice, so this can be repeated or stopped at any time.
     """
-    with input_errors(file=journal):
+    with errors(journal):
         from lightning_scaling.tracking import sync as send
 
         report = send(
@@ -61,5 +61,5 @@ def sync(
             click.echo(f"{journal}: no journal there names an MLflow run.")
     for one in report.journals:
         if one.error:
-            say(one.error)
+            info(one.error)
     context.exit(0 if report.ok else 1)

@@ -1,7 +1,8 @@
-"""Tables of runs from a file or stdin: CSV, Parquet or JSON, told apart by their content."""
+"""Tables of runs from a file or stdin: CSV, Parquet or JSON, recognised by their content."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import sys
@@ -40,8 +41,6 @@ def read_table(source: str) -> pd.DataFrame:
     raw = sys.stdin.buffer.read() if source == STDIN else Path(source).read_bytes()
     name = name_of(source)
     if raw.startswith(_GZIP):
-        import gzip
-
         try:
             raw = gzip.decompress(raw)
         except (OSError, EOFError) as error:
@@ -66,7 +65,7 @@ def numbers(table: pd.DataFrame, column: str, name: str) -> NDArray[np.float64]:
     import pandas as pd
 
     values = table[column]
-    if pd.api.types.is_datetime64_any_dtype(values) or pd.api.types.is_timedelta64_dtype(values):
+    if values.dtype.kind in "mM":
         raise ValueError(f"Column {column!r} of {name} holds times; it must hold numbers.")
     found = pd.to_numeric(values, errors="coerce")
     wrong = found.isna() & values.notna()
@@ -119,8 +118,7 @@ def _csv(text: str, name: str) -> pd.DataFrame:
         raise ValueError(f"{name} cannot be read as CSV: {str(error).strip()}.") from None
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError(f"{name} cannot be read as CSV: its rows have more fields than its header has names.")
-    table.columns = pd.Index([str(column).strip() for column in table.columns])
-    return table
+    return table.rename(columns=lambda column: str(column).strip())
 
 
 def _parquet(raw: bytes, name: str) -> pd.DataFrame:
@@ -130,10 +128,7 @@ def _parquet(raw: bytes, name: str) -> pd.DataFrame:
         table: pd.DataFrame = pd.read_parquet(io.BytesIO(raw))
     except Exception as error:
         raise ValueError(f"{name} cannot be read as Parquet: {error}") from None
-    if not isinstance(table.index, pd.RangeIndex):
-        table = table.reset_index()
-    table.index = pd.RangeIndex(len(table))
-    return table
+    return table.reset_index(drop=isinstance(table.index, pd.RangeIndex))
 
 
 def _json(text: str, name: str) -> pd.DataFrame:
@@ -144,15 +139,14 @@ def _json(text: str, name: str) -> pd.DataFrame:
         rows = json.loads(text)
     except json.JSONDecodeError:
         rows = _lines(text, name)
-    if isinstance(rows, dict):
-        rows = rows if all(isinstance(values, list) for values in rows.values()) else [rows]
+    if isinstance(rows, dict) and not all(isinstance(values, list) for values in rows.values()):
+        rows = [rows]
     if isinstance(rows, list) and not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{name} is JSON, but no table: it must hold one object per row.")
     try:
-        table: pd.DataFrame = pd.DataFrame(rows)
+        return pd.DataFrame(rows)
     except ValueError as error:
         raise ValueError(f"{name} is JSON, but no table: {error}.") from None
-    return table
 
 
 def _lines(text: str, name: str) -> list[Any]:

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import sys
-import uuid
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from lightning_scaling._utils.serialization import atomic_write
 from lightning_scaling.history.mlflow_parse import Series
 
 _VERSION = 1
-_SPOILT = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
 
 
 def cache_folder() -> Path:
@@ -57,12 +57,12 @@ class CurveCache:
         self._changed = False
 
     def get(self, run_id: str, stamp: str) -> dict[str, Series] | None:
-        """What is kept of a run, if it is of this state of the run."""
+        """The curves of a run, if they were kept in this state of the run."""
         kept, series = self._entries.get(run_id, ("", {}))
-        return dict(series) if kept == stamp else None
+        return series if kept == stamp else None
 
     def put(self, run_id: str, stamp: str, series: Mapping[str, Series]) -> None:
-        """Keep curves of a run, beside those kept of this state of it."""
+        """Keep curves of a run, in addition to those kept in this state of it."""
         self._entries[run_id] = (stamp, {**(self.get(run_id, stamp) or {}), **series})
         self._changed = True
 
@@ -82,15 +82,10 @@ class CurveCache:
             step=np.concatenate([np.empty(0), *(piece[0] for piece in pieces)]),
             value=np.concatenate([np.empty(0), *(piece[1] for piece in pieces)]),
         )
-        part = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}.part")
-        try:
+        with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            part.write_bytes(packed.getbuffer())
-            os.replace(part, self._path)
+            atomic_write(self._path, packed.getvalue())
             self._changed = False
-        except OSError:
-            with suppress(OSError):
-                part.unlink()
 
     def _load(self) -> dict[str, tuple[str, dict[str, Series]]]:
         if self._path is None:
@@ -102,14 +97,14 @@ class CurveCache:
                 value = stored["value"].astype(np.float64)
             if index["version"] != _VERSION or step.shape != value.shape or step.ndim != 1:
                 return {}
-            entries: dict[str, tuple[str, dict[str, Series]]] = {}
-            start = 0
-            for run_id, (stamp, sizes) in index["runs"].items():
-                series = {}
-                for name, size in sizes.items():
-                    series[name] = (step[start : start + size], value[start : start + size])
-                    start += size
-                entries[run_id] = (str(stamp), series)
-            return entries if start == step.size else {}
-        except _SPOILT:
+            sizes = [size for _, named in index["runs"].values() for size in named.values()]
+            if sum(sizes) != step.size:
+                return {}
+            ends = np.cumsum(sizes)[:-1]
+            curves = zip(np.split(step, ends), np.split(value, ends), strict=True)
+            return {
+                run_id: (str(stamp), {name: next(curves) for name in named})
+                for run_id, (stamp, named) in index["runs"].items()
+            }
+        except _DAMAGED:
             return {}

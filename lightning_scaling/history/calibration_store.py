@@ -1,4 +1,4 @@
-"""Where the correction of intervals is kept: a tag of the MLflow experiment, or a file beside the curves."""
+"""Corrections of intervals, kept as a tag of the MLflow experiment or in a file next to the curves."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_scaling._utils.serialization import atomic_write
 from lightning_scaling.forecast.calibration import Calibration
 from lightning_scaling.forecast.forecaster import Forecaster
 from lightning_scaling.forecast.live_calibration import updated_with_logs
-from lightning_scaling.history.backends.mlflow_client import ClientSource
+from lightning_scaling.history.backends import tracking_uri_or_default
+from lightning_scaling.history.backends.mlflow_client import ClientStore
 from lightning_scaling.history.error import HistoryError
 from lightning_scaling.history.mlflow_parse import Experiment
 from lightning_scaling.runs.run import Run
@@ -64,16 +66,14 @@ def calibration_of(
 
 
 def of_folder(folder: str | os.PathLike[str]) -> Calibration | None:
-    """The correction that lies in a folder; ``None``, with a warning in the log, if it cannot be used."""
+    """The correction in a folder; ``None``, with a warning in the log, if it cannot be used."""
     file = Path(folder) / FILE
     try:
-        text = file.read_text(encoding="utf-8")
+        found, note = _usable(file.read_text(encoding="utf-8"), str(file))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         found, note = None, f"The calibration {file} is ignored: it cannot be read ({error})."
-    else:
-        found, note = _usable(text, str(file))
     if note:
         _logger.warning("%s", note)
     return found
@@ -86,12 +86,12 @@ def _usable(text: str, where: str) -> tuple[Calibration | None, str]:
         return None, f"The calibration {where} is ignored: it is no JSON ({error})."
     except ValueError as error:
         return None, f"The calibration {where} is ignored: {error}."
-    why = found.stale(Forecaster.law)
-    return (None, f"The calibration {where} is ignored: {why}.") if why else (found, "")
+    reason = found.stale(Forecaster.law)
+    return (None, f"The calibration {where} is ignored: {reason}.") if reason else (found, "")
 
 
 def keep_in_folder(folder: str | os.PathLike[str], calibration: Calibration) -> Path:
-    """Write the correction beside the curves of a folder, or to a file of another name.
+    """Write the correction next to the curves of a folder, or to a file of another name.
 
     Returns:
         The file.
@@ -100,19 +100,16 @@ def keep_in_folder(folder: str | os.PathLike[str], calibration: Calibration) -> 
         HistoryError: If it cannot be written.
     """
     file = Path(folder) / FILE if Path(folder).is_dir() else Path(folder)
-    part = file.with_name(f"{file.name}.part")
     try:
-        part.write_text(json.dumps(calibration.to_dict(), indent=1) + "\n", encoding="utf-8")
-        part.replace(file)
+        return atomic_write(file, json.dumps(calibration.to_dict(), indent=1) + "\n")
     except OSError as error:
         raise HistoryError(f"{file} cannot be written: {error.strerror or error}.") from error
-    return file
 
 
 def keep_in_mlflow(
     place: Experiment,
     calibration: Calibration,
-    uri: str,
+    uri: str | None,
     *,
     metric: str | Sequence[str] | None = None,
     timeout: float = 20.0,
@@ -131,5 +128,5 @@ def keep_in_mlflow(
     while len(text) >= _LONGEST and data["seen"]:
         data["seen"] = data["seen"][len(data["seen"]) // 2 + 1 :]
         text = json.dumps(data, separators=(",", ":"))
-    ClientSource(uri, timeout).set_tag(place.id, key, text)
+    ClientStore(tracking_uri_or_default(uri), timeout).set_tag(place.id, key, text)
     return key

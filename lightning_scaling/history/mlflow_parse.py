@@ -1,4 +1,4 @@
-"""From what MLflow holds of a run to a :class:`~lightning_scaling.runs.run.Run`, or to the reason why there is none."""
+"""Conversion of an MLflow run to a :class:`~lightning_scaling.runs.run.Run`, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_scaling.history import aliases
+from lightning_scaling.runs.final_loss import is_finished
 from lightning_scaling.runs.run import Run
 from lightning_scaling.tracking import schema
 
@@ -21,13 +22,12 @@ MAX_POINTS = 300
 FEWEST = 8
 _HUGE = 1.7e308
 _PAST_THE_END = 1.02
-_ENDED = 0.98
 CURVE_LOSS, CURVE_RATE = f"{schema.ARTIFACT_CURVE}:loss", f"{schema.ARTIFACT_CURVE}:lr"
 
 
 @dataclass(frozen=True)
 class Info:
-    """What a search tells of a run.
+    """An MLflow run as a search gives it.
 
     Attributes:
         run_id: Its id.
@@ -58,10 +58,8 @@ class Info:
 
     def labels(self, wanted: Sequence[str]) -> dict[str, str]:
         """The tags and params among the wanted names, tags first."""
-        return {name: self.tags.get(name, self.params.get(name, "")) for name in wanted if self._has(name)}
-
-    def _has(self, name: str) -> bool:
-        return bool(self.tags.get(name) or self.params.get(name))
+        found = {name: self.tags.get(name, self.params.get(name, "")) for name in wanted}
+        return {name: value for name, value in found.items() if value}
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class Reading:
                 return schema.LOSS
             elif name in info.metrics:
                 return name
-        # when any loss will do, so does a metric that the run was told to follow
+        # when any loss will do, so does a metric that the run followed
         return schema.LOSS if has_ours and self.losses == aliases.LOSSES else None
 
     def wanted(self, info: Info) -> tuple[str, ...]:
@@ -124,7 +122,7 @@ class Reading:
         return (loss,) if rate is None else (loss, rate)
 
     def family_of(self, info: Info) -> str | None:
-        """The family as the run's own tags and params tell it; ``None`` if they do not.
+        """The family named by the run's own tags and params; ``None`` if there is none.
 
         Raises:
             SkippedError: If a name asked for is missing.
@@ -172,7 +170,7 @@ def to_run(info: Info, series: Mapping[str, Series], reading: Reading, experimen
     """The run, and what it lacks.
 
     Args:
-        info: What the search told.
+        info: The run as the search gave it.
         series: Its metrics, at least those of :meth:`Reading.wanted`, or its curve under :data:`CURVE_LOSS`.
         reading: How it is read.
         experiment: Name of its experiment, the family of runs that name none.
@@ -208,18 +206,14 @@ def to_run(info: Info, series: Mapping[str, Series], reading: Reading, experimen
     lacks = []
     if info.status == "RUNNING":
         lacks.append("still running")
-    elif last < _ENDED * total:
+    elif not is_finished(last, total):
         lacks.append("ended before its plan did")
     if params is None:
         lacks.append("no parameter count")
     if rates is None or not np.isfinite(rates[1]).any():
         lacks.append("no learning rate")
-    tokens = (
-        next((info.metrics[name] for name in (schema.TOKENS, schema.SAMPLES) if info.metrics.get(name)), None)
-        if ours
-        else None
-    )
-    flops = info.metrics.get(schema.FLOPS) if ours else None
+    logged = info.metrics if ours else {}
+    tokens = logged.get(schema.TOKENS) or logged.get(schema.SAMPLES)
     run = Run(
         step,
         np.where(np.isfinite(loss), loss, np.inf),
@@ -227,7 +221,7 @@ def to_run(info: Info, series: Mapping[str, Series], reading: Reading, experimen
         total_steps=total,
         params=params,
         tokens_per_step=_each(tokens, last),
-        flops_per_step=_each(flops, last),
+        flops_per_step=_each(logged.get(schema.FLOPS), last),
         family=family,
         name=info.name or info.run_id,
         meta={
@@ -281,10 +275,7 @@ def _rates_at(step: NDArray[np.float64], rates: Series | None) -> NDArray[np.flo
     if rates is None:
         return None
     known = np.isfinite(rates[1])
-    if not known.any():
-        return None
-    at: NDArray[np.float64] = np.interp(step, rates[0][known], rates[1][known])
-    return at
+    return np.interp(step, rates[0][known], rates[1][known]) if known.any() else None
 
 
 def _each(total: float | None, steps: int) -> float | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from lightning_scaling.history.reader_thread import HistoryReader
+from lightning_scaling.history.reader_thread import past_runs
 from lightning_scaling.runs.history import RunHistory
 
 _MIN_PAUSE_SECONDS = 60.0
@@ -21,24 +23,12 @@ class CompetitorReader:
 
     Args:
         source: As of :class:`~lightning_scaling.history.reader_thread.HistoryReader`.
-        run_id: The run's own id in MLflow, if it has one.
-        tracking_uri: Where that run is kept.
-        metric: The metric the run follows; ``None`` for the training loss.
         clock: Monotonic clock in seconds.
+        **known: What is known of the run, as of :func:`~lightning_scaling.history.reader_thread.past_runs`.
     """
 
-    def __init__(
-        self,
-        source: str | Path,
-        *,
-        run_id: str | None = None,
-        tracking_uri: str | None = None,
-        metric: str | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._reader: HistoryReader[None] = HistoryReader(
-            source, run_id=run_id, tracking_uri=tracking_uri, metric=metric
-        )
+    def __init__(self, source: str | Path, *, clock: Callable[[], float] = time.monotonic, **known: Any) -> None:
+        self._read = partial(past_runs, source, **known)
         self._clock = clock
         self._thread: threading.Thread | None = None
         self._due = -float("inf")
@@ -56,7 +46,7 @@ class CompetitorReader:
     def _work(self) -> None:
         begun = self._clock()
         try:
-            self.runs, self.error = self._reader.read(), ""
+            self.runs, self.error = self._read()[0], ""
         except Exception as error:
             self.error = str(error).strip() or type(error).__name__
         now = self._clock()

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
+from lightning_scaling._utils.formatting import plural
 from lightning_scaling.history import aliases
+from lightning_scaling.history.backends import tracking_uri_or_default
 from lightning_scaling.history.calibration_store import calibration_of
-from lightning_scaling.history.read import find_run, read_experiment, tracking_uri_or_default
+from lightning_scaling.history.read import find_run, read_experiment
 from lightning_scaling.runs.history import RunHistory
-from lightning_scaling.runs.run import Run
 
 MLFLOW = "mlflow:"
 AUTO = "auto"
@@ -23,7 +22,6 @@ THREAD = "lightning-scaling-history"
 T = TypeVar("T")
 
 _MIN_FINISHED = 2
-_MIN_FINISHED_SHARE = 0.98
 _MAX_SEARCHED = 300
 _MAX_RUNS = 100
 _TIMEOUT_SECONDS = 15.0
@@ -54,35 +52,19 @@ class HistoryReader(Generic[T]):
     Args:
         source: ``"auto"`` for the run's own experiment, ``"mlflow:EXPERIMENT"``, or a folder of CSV files.
         then: Called with the past runs in the same thread, where there are enough of them.
-        run_id: The run's own id in MLflow, if it has one: the run is not one of its own past runs.
-        tracking_uri: Where that run is kept.
-        metric: The metric the run follows; ``None`` for the training loss.
-        timeout: Seconds without an answer after which MLflow counts as unreachable.
+        **known: What is known of the run, as of :func:`past_runs`.
     """
 
-    def __init__(
-        self,
-        source: str | Path,
-        *,
-        then: Callable[[RunHistory], T] | None = None,
-        run_id: str | None = None,
-        tracking_uri: str | None = None,
-        metric: str | None = None,
-        timeout: float = _TIMEOUT_SECONDS,
-    ) -> None:
+    def __init__(self, source: str | Path, *, then: Callable[[RunHistory], T] | None = None, **known: Any) -> None:
         self._source = source
         self._then = then
-        self._run_id = run_id
-        self._uri = tracking_uri
-        self._metric = metric
-        self._timeout = timeout
+        self._known = known
         self._found: ReadHistory[T] | None = None
-        self._note = ""
         self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
 
     def start(self) -> HistoryReader[T]:
         """Begin to read, if there is anything to read from."""
-        if self._source == AUTO and self._run_id is None:
+        if self._source == AUTO and self._known.get("run_id") is None:
             sentence = "No prior yet: without an MLflow run there is no experiment to learn from."
             self._found = ReadHistory(None, None, sentence)
         else:
@@ -93,14 +75,6 @@ class HistoryReader(Generic[T]):
         """The result, as soon as there is one; never waits."""
         return self._found
 
-    def read(self) -> RunHistory:
-        """Read the runs in the calling thread, whether finished or not, without calling ``then``.
-
-        Raises:
-            Exception: Whatever keeps them from being read.
-        """
-        return self._past_runs()[0]
-
     def _work(self) -> None:
         try:
             self._found = self._read()
@@ -109,15 +83,14 @@ class HistoryReader(Generic[T]):
             self._found = ReadHistory(None, None, f"No history: {text.rstrip('.')}. Training goes on without it.", True)
 
     def _read(self) -> ReadHistory[T]:
-        history, place = self._past_runs()
-        finished = sum(map(_finished, history))
+        history, place, note = past_runs(self._source, **self._known)
+        finished = sum(run.finished for run in history)
         if finished < _MIN_FINISHED:
-            there = f"{finished} finished {'run' if finished == 1 else 'runs'}"
-            sentence = f"No prior yet: {place} has {there} to learn from, {_MIN_FINISHED} are needed."
+            there = plural(finished, "finished run")
+            sentence = f"No prior yet: {place} has {there} to learn from, {_MIN_FINISHED} are needed"
             if history.skipped:
-                reasons = ", ".join(f"{reason} {count:,}" for reason, count in history.skipped.items())
-                sentence = f"{sentence[:-1]} (left out: {reasons})."
-            return ReadHistory(None, None, sentence)
+                sentence += f" (left out: {', '.join(f'{why} {count:,}' for why, count in history.skipped.items())})"
+            return ReadHistory(None, None, f"{sentence}.")
         result = None if self._then is None else self._then(history)
         calibration = history.calibration
         data = {
@@ -127,44 +100,54 @@ class HistoryReader(Generic[T]):
         }
         others = "" if finished == len(history) else f" and {len(history) - finished} unfinished"
         sentence = f"Learned from {finished} finished{others} runs of {place}."
-        for more in (calibration.sentence() if calibration else "", self._note):
-            sentence += f" {more}" if more else ""
-        return ReadHistory(history, result, sentence, data=data)
-
-    def _past_runs(self) -> tuple[RunHistory, str]:
-        source = str(self._source)
-        if source != AUTO and not (isinstance(self._source, str) and source.startswith(MLFLOW)):
-            return RunHistory.from_csv(self._source), f"the folder {source}"
-        uri = tracking_uri_or_default(self._uri)
-        named = source.removeprefix(MLFLOW) if source != AUTO else None
-        family, experiment = None, named
-        if self._run_id is not None:
-            own, its_experiment = find_run(self._run_id, uri, self._timeout)
-            family = next(iter(own.labels(aliases.FAMILY).values()), its_experiment if named is None else None)
-            experiment = named or its_experiment
-        assert experiment is not None
-        history, there = read_experiment(
-            experiment,
-            tracking_uri=uri,
-            metric=self._metric or aliases.TRAIN_LOSSES,
-            max_runs=_MAX_SEARCHED,
-            timeout=self._timeout,
-            readers=1,
-            quiet=True,
-        )
-        place = f"the MLflow experiment {experiment!r}"
-        if family not in (None, experiment):
-            place = f"the family {family!r} of {place}"
-        runs = self._among(history, lambda run: family in (None, run.family))
-        if len({run.family for run in runs}) == 1:
-            runs.calibration, self._note = calibration_of(runs, there, self._metric)
-        return runs, place
-
-    def _among(self, history: RunHistory, related: Callable[[Run], bool]) -> RunHistory:
-        runs = [run for run in history if run.meta.get("run_id") != self._run_id and related(run)]
-        return RunHistory(runs[-_MAX_RUNS:], skipped=history.skipped, lacking=history.lacking, source=history.source)
+        corrected = calibration.sentence() if calibration else ""
+        return ReadHistory(history, result, " ".join(filter(None, (sentence, corrected, note))), data=data)
 
 
-def _finished(run: Run) -> bool:
-    seen = run.step[np.isfinite(run.loss)]
-    return bool(seen.size) and int(seen[-1]) >= _MIN_FINISHED_SHARE * run.total_steps
+def past_runs(
+    source: str | Path,
+    *,
+    run_id: str | None = None,
+    tracking_uri: str | None = None,
+    metric: str | None = None,
+    timeout: float = _TIMEOUT_SECONDS,
+) -> tuple[RunHistory, str, str]:
+    """The past runs of a run, finished or not, read in the calling thread.
+
+    Args:
+        source: As of :class:`HistoryReader`.
+        run_id: The run's own id in MLflow, if it has one: the run is not one of its own past runs.
+        tracking_uri: Where that run is kept.
+        metric: The metric the run follows; ``None`` for the training loss.
+        timeout: Seconds without an answer after which MLflow counts as unreachable.
+
+    Returns:
+        The runs, where they are from, and why a stored calibration is not used, if so.
+
+    Raises:
+        Exception: Whatever keeps them from being read.
+    """
+    named = source.removeprefix(MLFLOW) if isinstance(source, str) and source.startswith(MLFLOW) else None
+    if named is None and source != AUTO:
+        return RunHistory.from_csv(source), f"the folder {source}", ""
+    uri = tracking_uri_or_default(tracking_uri)
+    family, experiment = None, named
+    if run_id is not None:
+        own, its_experiment = find_run(run_id, uri, timeout)
+        family = next(iter(own.labels(aliases.FAMILY).values()), its_experiment if named is None else None)
+        experiment = named or its_experiment
+    assert experiment is not None
+    history, there = read_experiment(
+        experiment,
+        tracking_uri=uri,
+        metric=metric or aliases.TRAIN_LOSSES,
+        max_runs=_MAX_SEARCHED,
+        timeout=timeout,
+        readers=1,
+    )
+    related = [run for run in history if run.meta.get("run_id") != run_id and family in (None, run.family)]
+    history, note = history.with_runs(related[-_MAX_RUNS:]), ""
+    if len({run.family for run in history}) == 1:
+        history.calibration, note = calibration_of(history, there, metric)
+    place = f"the MLflow experiment {experiment!r}"
+    return history, place if family in (None, experiment) else f"the family {family!r} of {place}", note

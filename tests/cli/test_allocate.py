@@ -113,7 +113,7 @@ def test_no_optimum_is_a_failure_of_the_work():
         (["--law", "chinchilla"], "Give one of `flops`"),
         (["--law", "chinchilla", "--flops", "lots"], "'lots' is not a number such as 7e9 or 7B"),
         (["--law", "chinchilla", "--flops", "-1"], "`flops` must be a positive"),
-        (["--law", "chinchilla", "--flops", "1e21", "--level", "2"], "`level`"),
+        (["--law", "chinchilla", "--flops", "1e21", "--level", "2"], "`--level`"),
         (["--law", "chinchilla", "--flops", "1e21", "--given", "experts"], "`--given` must be NAME=VALUE"),
         (["--law", "chinchilla", "--flops", "1e21", "--given", "experts=many"], "`--given` must be NAME=VALUE"),
         (["--law", "chinchilla", "--flops", "1e21", "--given", "experts=8"], "no input of chinchilla"),
@@ -128,7 +128,7 @@ def test_bad_usage_gives_one_sentence_and_exit_code_2(args, expected):
     assert "Traceback" not in result.stderr
 
 
-def test_a_file_that_is_no_fit_is_told(tmp_path):
+def test_a_file_that_is_no_fit_is_named(tmp_path):
     file = tmp_path / "other.json"
     file.write_text('{"a": 1}')
     result = run("--fit", file, "--flops", "1e21")

@@ -135,25 +135,25 @@ def test_what_cannot_be_stored_is_work_that_failed(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "sentence"),
     [
         (["mlflow:"], "must name an experiment"),
         (["no/such/folder"], "There is no folder no/such/folder"),
-        (["{empty}"], "holds neither a curve"),
-        (["{curves}", "--metric", "loss"], "`--metric` is for experiments"),
+        (["{empty}"], "holds no *.csv file and no journal"),
+        (["{curves}", "--metric", "loss"], "`--metric` goes with MLflow"),
         (["{curves}", "--family", "x"], "has no family 'x'"),
-        (["{spoilt}"], "expected a number"),
+        (["{damaged}"], "expected a number"),
         ([], "Missing argument"),
     ],
 )
-def test_bad_input_is_one_sentence(args, said, folder, tmp_path):
+def test_bad_input_is_one_sentence(args, sentence, folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "spoilt").mkdir()
-    (tmp_path / "spoilt" / "a.csv").write_text("step,loss\n1,x\n")
-    places = {"empty": tmp_path / "empty", "curves": folder, "spoilt": tmp_path / "spoilt"}
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "a.csv").write_text("step,loss\n1,x\n")
+    places = {"empty": tmp_path / "empty", "curves": folder, "damaged": tmp_path / "damaged"}
     result = run(*(arg.format(**places) for arg in args))
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert sentence in result.stderr
 
 
 def test_output_takes_one_family(experiment, tmp_path):

@@ -1,7 +1,7 @@
 import gzip
+import io
 import json
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from lightning_scaling import laws
-from lightning_scaling.cli import fit as command
 from lightning_scaling.cli import main
+from lightning_scaling.cli.output import progress_bar
 
 TRUTH = {"E": 1.8, "A": 480.0, "alpha": 0.35, "B": 2000.0, "beta": 0.37}
 
@@ -95,7 +95,7 @@ def test_every_kind_of_file_gives_the_same_fit(ladder, csv, tmp_path, suffix):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_stdin_is_read_and_told_apart(ladder, csv, kind):
+def test_stdin_is_read_whatever_its_format(ladder, csv, kind):
     text = ladder.to_csv(index=False) if kind == "csv" else "\n".join(map(json.dumps, ladder.to_dict("records")))
     assert fitted("-", "--law", "chinchilla", input=text)["params"] == fitted(csv, "--law", "chinchilla")["params"]
 
@@ -210,7 +210,7 @@ def test_a_figure_is_drawn_and_named(csv, tmp_path, suffix, start):
     assert file.read_bytes().startswith(start)
 
 
-def test_a_weak_fit_is_printed_and_its_status_said(tmp_path):
+def test_a_weak_fit_is_printed_and_its_status_shown(tmp_path):
     file = tmp_path / "flat.csv"
     pd.DataFrame({"params": [1e8] * 8, "tokens": np.geomspace(1e9, 1e10, 8), "loss": np.linspace(3, 2.8, 8)}).to_csv(
         file
@@ -240,15 +240,13 @@ def test_rows_that_cannot_be_used_are_counted(ladder, tmp_path):
 
 
 def test_the_progress_bar_is_for_terminals_only(monkeypatch):
-    with command._progress(10, shown=True) as advance:
-        assert advance is None
-    monkeypatch.setattr(
-        sys, "stderr", SimpleNamespace(isatty=lambda: True, write=lambda text: None, flush=lambda: None)
-    )
-    with command._progress(10, shown=False) as advance:
-        assert advance is None
-    with command._progress(10, shown=True) as advance:
-        advance(10)
+    for terminal, shown in ((False, True), (True, False), (True, True)):
+        stderr = io.StringIO()
+        monkeypatch.setattr(stderr, "isatty", lambda terminal=terminal: terminal, raising=False)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with progress_bar("bootstrap", 10, shown=shown) as update:
+            update(advance=10)
+        assert ("bootstrap" in stderr.getvalue()) == (terminal and shown)
 
 
 @pytest.mark.parametrize(

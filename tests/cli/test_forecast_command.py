@@ -49,8 +49,8 @@ def test_the_forecast_is_that_of_the_last_loss_with_the_usual_what_ifs(curve):
 
 def test_what_ifs_are_those_asked_for(curve):
     result = run(curve, "--what-if", "longer:2", "--what-if", "decay:0.1:sqrt", "--json")
-    told = json.loads(result.stdout)["what_ifs"]
-    assert [answer["total_steps"] for answer in told] == [400, 800, 280]
+    what_ifs = json.loads(result.stdout)["what_ifs"]
+    assert [answer["total_steps"] for answer in what_ifs] == [400, 800, 280]
 
 
 def test_the_table_shows_the_same_for_people(curve):
@@ -66,9 +66,9 @@ def test_past_runs_are_learned_from_without_the_run_itself(curve):
     result = run(curve, "--history", curve.parent, "--json")
     assert result.exit_code == 0, result.stderr
     assert "2 past runs" in result.stderr
-    told = json.loads(result.stdout)["forecast"]
+    informed = json.loads(result.stdout)["forecast"]
     alone = json.loads(run(curve, "--json").stdout)["forecast"]
-    assert told["upper"] - told["lower"] < alone["upper"] - alone["lower"]
+    assert informed["upper"] - informed["lower"] < alone["upper"] - alone["lower"]
 
 
 def test_a_curve_without_rates_has_no_other_plans(tmp_path):
@@ -91,6 +91,7 @@ def test_a_curve_without_rates_has_no_other_plans(tmp_path):
         (["--at", "900"], "`--at` must be a step from 1 to 400"),
         (["--level", "1"], "`--level` must lie"),
         (["--history", "nowhere"], "no folder nowhere"),
+        (["--total-steps", "10"], "losses up to step 240; give the steps of the whole plan"),
         (["--history", "mlflow:"], "must name an experiment"),
     ],
 )
@@ -130,7 +131,7 @@ def test_a_run_of_mlflow_learns_from_its_experiment(tmp_path):
     assert "2 finished" in decayed["why"]
 
 
-def test_a_missing_run_is_said(tmp_path):
+def test_a_missing_run_is_reported(tmp_path):
     assert run(tmp_path / "none.csv").exit_code == 2
     assert run("mlflow:").exit_code == 2
     result = run("mlflow:abc", "--tracking-uri", f"sqlite:///{tmp_path / 'no.db'}")

@@ -21,7 +21,7 @@ def test_the_catalogue_lists_every_law_under_its_group():
     assert f"{len(laws.names())} laws" in result.stderr
 
 
-def test_formula_inputs_and_number_of_published_constants_stand_beside_the_name():
+def test_formula_inputs_and_number_of_published_constants_stand_next_to_the_name():
     [row] = [line for line in run().stdout.splitlines() if line.startswith("chinchilla ")]
     assert "loss = E + A/params^alpha + B/tokens^beta" in row
     assert "params, tokens" in row

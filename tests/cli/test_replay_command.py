@@ -55,7 +55,7 @@ def test_the_total_comes_from_the_file_when_it_is_not_given(curve):
     assert "of 800" in run("replay", curve, "--total-steps", 800, "--json").stderr
 
 
-def test_losses_that_are_not_finite_are_counted_and_said(curve):
+def test_losses_that_are_not_finite_are_counted_and_reported(curve):
     lines = curve.read_text().splitlines()
     for row in (50, 51):
         step, _, rate = lines[row].split(",")
@@ -75,7 +75,7 @@ def test_a_curve_without_rates_says_what_that_costs(tmp_path):
     assert "no learning rate is recorded, so forecasts are less certain" in result.stderr
 
 
-def test_a_curve_too_short_for_any_update_is_said_and_is_no_failure(tmp_path):
+def test_a_curve_too_short_for_any_update_is_reported_and_is_no_failure(tmp_path):
     file = tmp_path / "short.csv"
     file.write_text("step,loss\n1,3.0\n2,2.9\n")
     result = run("replay", file, "--total-steps", 10000)

@@ -86,11 +86,11 @@ def mlflow_uri(tmp_path_factory):
 def test_a_journal_gives_the_numbers_of_the_live_run_where_it_has_what_that_learned(journal):
     path, monitor, past = journal
     result = run(path, "--history", past, "--json")
-    told = lines(result)
+    updates = lines(result)
     live = [(row["step"], row["final"], row["lower"], row["upper"], row["e_value"]) for row in monitor.forecast_log]
     assert [
         (u["step"], *(u["forecast"][name] for name in ("final", "lower", "upper")), u["deviation"]["e_value"])
-        for u in told
+        for u in updates
     ] == live
     assert "2 past runs of the folder" in result.stderr
     assert "differ" not in result.stderr
@@ -99,9 +99,9 @@ def test_a_journal_gives_the_numbers_of_the_live_run_where_it_has_what_that_lear
 def test_a_journal_without_them_says_from_where_on_it_differs(journal):
     path, monitor, _ = journal
     result = run(path, "--json")
-    said = " ".join(result.stderr.split())
-    assert "At step 500 the run learned from 2 runs of the folder past" in said
-    assert "its numbers after that step differ from the live ones" in said
+    message = " ".join(result.stderr.split())
+    assert "At step 500 the run learned from 2 runs of the folder past" in message
+    assert "its numbers after that step differ from the live ones" in message
     finals = {u["step"]: u["forecast"]["final"] for u in lines(result)}
     live = {row["step"]: row["final"] for row in monitor.forecast_log}
     assert finals[500] == live[500]
@@ -117,15 +117,15 @@ def test_a_journal_knows_its_own_plan_and_alpha(journal):
     assert Run.from_journal(path).settings["alpha"] == 0.05
 
 
-def test_forecasts_stand_against_what_came_and_stopping_is_weighed(curves):
+def test_forecasts_stand_against_outcomes_and_stopping_is_weighed(curves):
     text = run(curves / "run-0.csv", "--at", "0.5", "--target", "2.0").stdout
-    assert "Forecasts against what came: 2." in text
+    assert "Forecasts against the outcome: 2." in text
     for word in ("25%", "50%", "75%", "inside"):
         assert word in text
-    said = " ".join(text.split())
-    assert "Stopping was first advised at step" in said
-    assert "of the planned compute" in said
-    assert "What it gives up in fact: 0." in said
+    message = " ".join(text.split())
+    assert "Stopping was first advised at step" in message
+    assert "of the planned compute" in message
+    assert "What it gives up in fact: 0." in message
     assert "Stopping was never advised" in run(curves / "run-0.csv").stdout
 
 
@@ -134,12 +134,12 @@ def test_a_run_that_did_not_reach_its_end_is_said_to(curves):
     assert "did not reach the end of its plan" in text
 
 
-def test_past_runs_teach_a_single_run_and_never_itself(curves):
-    alone, taught = (lines(run(curves / "run-3.csv", "--json", *more)) for more in ([], ["--history", curves]))
-    assert [u["forecast"]["final"] for u in alone] != [u["forecast"]["final"] for u in taught]
+def test_a_single_run_learns_from_past_runs_and_never_from_itself(curves):
+    alone, informed = (lines(run(curves / "run-3.csv", "--json", *more)) for more in ([], ["--history", curves]))
+    assert [u["forecast"]["final"] for u in alone] != [u["forecast"]["final"] for u in informed]
     history = RunHistory([Run.from_csv(curves / f"run-{i}.csv") for i in range(3)])
     expected = replay(Run.from_csv(curves / "run-3.csv"), history=history)
-    assert taught[50]["forecast"]["final"] == expected[50].forecast.final
+    assert informed[50]["forecast"]["final"] == expected[50].forecast.final
     assert "3 past runs of the folder" in run(curves / "run-3.csv", "--history", curves).stderr
 
 
@@ -151,10 +151,10 @@ def test_a_folder_gives_a_row_per_run_and_totals(curves, journal):
     assert result.exit_code == 0
     for name in ("run-0", "run-3", "live", "at 25%", "saved", "median error", "inside 90%"):
         assert name in result.stdout
-    said = " ".join(result.stdout.split())
-    assert "5 of 5 runs reached the end of their plan; alarms in 0; advice throughout to continue" in said
-    assert "Left out: notes.csv: has no column `step`" in said
-    assert "Left out: other.jsonl: no journal" in said
+    message = " ".join(result.stdout.split())
+    assert "5 of 5 runs reached the end of their plan; alarms in 0; advice throughout to continue" in message
+    assert "Left out: notes.csv: has no column `step`" in message
+    assert "Left out: other.jsonl: no journal" in message
     assert "learned from the other runs of its family" in " ".join(result.stderr.split())
 
 
@@ -189,8 +189,8 @@ def test_runs_and_experiments_in_mlflow(mlflow_uri, tmp_path):
     assert one[25]["forecast"]["final"] == replay(Run.from_mlflow(ids["run 2"], tracking_uri=uri))[25].forecast.final
     result = run("mlflow:family", "--tracking-uri", uri, "--json", "--figure", tmp_path / "all.png")
     *runs, last = lines(result)
-    taught = {row["name"]: row["past_runs"] for row in runs}
-    assert taught == {"run 0": 0, "run 1": 1, "run 3": 1, "run 2": 2}
+    past_runs = {row["name"]: row["past_runs"] for row in runs}
+    assert past_runs == {"run 0": 0, "run 1": 1, "run 3": 1, "run 2": 2}
     assert last["summary"]["history_source"] == "earlier_runs"
     assert last["summary"]["skipped"] == {"no loss": 1}
     assert "that had ended before it began: 1 of 4 had the two it takes" in " ".join(result.stderr.split())
@@ -218,13 +218,17 @@ def test_what_mlflow_does_not_give_is_said_with_exit_code_1(mlflow_uri, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["mlflow:"], "names nothing"),
+        (["mlflow:"], "SOURCE must name a run or an experiment, as in mlflow:RUN_ID"),
         (["mlflow:family", "--total-steps", 5], "`--total-steps` is for CSV files"),
         (["{curves}", "--metric", "loss"], "`--metric` goes with MLflow"),
         (["{curves}/run-0.csv", "--tracking-uri", "x"], "`--tracking-uri` goes with MLflow"),
+        (["{curves}/run-0.csv", "--total-steps", 10], "`--total-steps` is 10, but"),
         (["{curves}", "--at", "0.5"], "`--at` is for a single run"),
         (["{curves}", "--alpha", "3"], "alpha"),
-        (["{curves}/run-0.csv", "--history", "nowhere"], "`--history` is 'nowhere'"),
+        (
+            ["{curves}/run-0.csv", "--history", "nowhere"],
+            "There is no folder nowhere; `--history` takes one",
+        ),
         (["{curves}/run-0.csv", "--figure", "picture.svg"], "must end in .png"),
     ],
 )
@@ -236,7 +240,7 @@ def test_what_does_not_go_together_is_refused_in_one_sentence(curves, arguments,
     assert len(result.stderr.strip().splitlines()) <= 2
 
 
-def test_a_run_without_a_finite_loss_is_said_and_is_no_failure(tmp_path):
+def test_a_run_without_a_finite_loss_is_reported_and_is_no_failure(tmp_path):
     file = tmp_path / "lost.csv"
     file.write_text("step,loss\n" + "\n".join(f"{s},nan" for s in range(1, 101)))
     result = run(file, "--json")

@@ -24,9 +24,9 @@ def factors(factor, *, family=None, law=Forecaster.law, seen=()):
     return Calibration({"family": spread}, law, made="2025-01-01", version="0.1", family=family, seen=seen)
 
 
-def ledger(error, *, law=Forecaster.law):
-    told = {"version": 1, "law": law, "revision": 1, "steps": 400, "at": list(FRACTIONS)}
-    return json.dumps({**told, "mode": ["family"] * 6, "error": [error] * 6, "scale": [0.01] * 6})
+def forecast_log(error, *, law=Forecaster.law):
+    log = {"version": 1, "law": law, "revision": 1, "steps": 400, "at": list(FRACTIONS)}
+    return json.dumps({**log, "mode": ["family"] * 6, "error": [error] * 6, "scale": [0.01] * 6})
 
 
 @pytest.fixture
@@ -43,16 +43,16 @@ def background(past, **known):
 @pytest.mark.parametrize("direct", [True, False])
 def test_what_is_stored_is_found_by_everybody(past, place, direct, monkeypatch):
     if not direct:
-        monkeypatch.setattr("lightning_scaling.history.read.database_of", lambda uri: None)
+        monkeypatch.setattr("lightning_scaling.history.backends.database_of", lambda uri: None)
     for seed in range(3):
         past.ours(seed)
     assert keep_in_mlflow(place, factors(1.5, family="past"), past.uri) == "scaling.calibration"
     history = RunHistory.from_mlflow("past", tracking_uri=past.uri)
     assert history.calibration == factors(1.5, family="past")
     assert RunHistory.from_mlflow(past.id, tracking_uri=past.uri, filter="attributes.status = 'FINISHED'").calibration
-    learned = background(past)
-    assert "Intervals are scaled by 1.50, as past forecasts of 1000 runs ask for." in learned.sentence
-    assert Calibration.from_dict(learned.data["calibration"]) == learned.history.calibration == history.calibration
+    read = background(past)
+    assert "Intervals are scaled by 1.50, as past forecasts of 1000 runs ask for." in read.sentence
+    assert Calibration.from_dict(read.data["calibration"]) == read.history.calibration == history.calibration
 
 
 def test_a_tag_is_short_even_with_many_runs(past, place):
@@ -70,8 +70,8 @@ def test_each_family_has_its_own(past, place):
     assert len(tags) == 2
     assert RunHistory.from_mlflow("past", tracking_uri=past.uri).calibration is None
     of_b = past.ours(7, tags={"family": "b"})
-    learned = background(past, run_id=of_b)
-    assert learned.history.calibration.factor("family", 0.5) == pytest.approx(0.8, abs=0.01)
+    read = background(past, run_id=of_b)
+    assert read.history.calibration.factor("family", 0.5) == pytest.approx(0.8, abs=0.01)
 
 
 def test_a_metric_asked_for_has_its_own():
@@ -80,30 +80,30 @@ def test_a_metric_asked_for_has_its_own():
     assert len({tag_of(place, "past"), tag_of(place, "past", "val_loss"), tag_of(place, "other", "val_loss")}) == 3
 
 
-def test_ledgers_of_five_runs_are_enough(past):
+def test_forecast_logs_of_five_runs_are_enough(past):
     for seed in range(4):
-        past.ours(seed, tags={"scaling.forecasts": ledger(0.08)})
+        past.ours(seed, tags={"scaling.forecasts": forecast_log(0.08)})
     past.ours(5)
     assert RunHistory.from_mlflow("past", tracking_uri=past.uri).calibration is None
-    past.ours(4, tags={"scaling.forecasts": ledger(-0.08)})
+    past.ours(4, tags={"scaling.forecasts": forecast_log(-0.08)})
     found = RunHistory.from_mlflow("past", tracking_uri=past.uri).calibration
     assert found.spreads["family"].runs == 5
     assert found.factor("family", 0.5) > 1.05
     assert "as past forecasts of 5 runs ask for" in background(past).sentence
 
 
-def test_ledgers_join_what_is_stored_and_are_counted_once(past, place):
+def test_forecast_logs_join_what_is_stored_and_are_counted_once(past, place):
     for seed in range(6):
-        past.ours(seed, tags={"scaling.forecasts": ledger(0.08)})
+        past.ours(seed, tags={"scaling.forecasts": forecast_log(0.08)})
     found = RunHistory.from_mlflow("past", tracking_uri=past.uri).calibration
     keep_in_mlflow(place, found, past.uri)
     assert RunHistory.from_mlflow("past", tracking_uri=past.uri).calibration == found
-    past.ours(9, tags={"scaling.forecasts": ledger(0.08)})
+    past.ours(9, tags={"scaling.forecasts": forecast_log(0.08)})
     assert RunHistory.from_mlflow("past", tracking_uri=past.uri).calibration.spreads["family"].runs == 7
 
 
-@pytest.mark.parametrize("tag", ["no json", "[]", ledger(0.01, law="another_law")])
-def test_ledgers_that_say_nothing_are_ignored(past, tag):
+@pytest.mark.parametrize("tag", ["no json", "[]", forecast_log(0.01, law="another_law")])
+def test_forecast_logs_that_say_nothing_are_ignored(past, tag):
     for seed in range(6):
         past.ours(seed, tags={"scaling.forecasts": tag})
     history = RunHistory.from_mlflow("past", tracking_uri=past.uri)
@@ -111,14 +111,16 @@ def test_ledgers_that_say_nothing_are_ignored(past, tag):
     assert history.calibration is None
 
 
-def test_a_stale_or_spoilt_one_is_ignored_with_a_reason(past, place, caplog):
+def test_a_stale_or_damaged_one_is_ignored_with_a_reason(past, place, caplog):
     for seed in range(3):
         past.ours(seed)
     keep_in_mlflow(place, factors(1.5, family="past", law="another_law"), past.uri)
-    learned = background(past)
-    said = "The calibration of the experiment 'past' is ignored: it was made by version 0.1, which forecasts differently"
-    assert said in learned.sentence
-    assert learned.data["calibration"] is None
+    read = background(past)
+    sentence = (
+        "The calibration of the experiment 'past' is ignored: it was made by version 0.1, which forecasts differently"
+    )
+    assert sentence in read.sentence
+    assert read.data["calibration"] is None
     past.client.set_experiment_tag(past.id, "scaling.calibration", "{}")
     assert RunHistory.from_mlflow("past", tracking_uri=past.uri).calibration is None
     assert "is ignored: it is no calibration" in caplog.text

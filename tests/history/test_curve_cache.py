@@ -1,4 +1,4 @@
-"""Curves are read once, and a cache that is spoilt, old or cannot be written costs nothing but time."""
+"""Curves are read once, and a cache that is damaged, old or cannot be written costs nothing but time."""
 
 import os
 import threading
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_scaling import RunHistory
-from lightning_scaling.history.backends.mlflow_sqlite import SqliteSource
+from lightning_scaling.history.backends.mlflow_sqlite import SqliteStore
 from lightning_scaling.history.cache import CurveCache, cache_folder
 
 STEPS = np.arange(10, 401, 10)
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 def asked(monkeypatch):
     """The runs whose curves were asked of the store."""
     seen = []
-    series = SqliteSource.series
+    series = SqliteStore.series
 
     def spy(self, wanted):
         seen.extend(wanted)
         return series(self, wanted)
 
-    monkeypatch.setattr(SqliteSource, "series", spy)
+    monkeypatch.setattr(SqliteStore, "series", spy)
     return seen
 
 
@@ -66,7 +66,7 @@ def test_params_and_tags_are_always_those_of_now(past):
     assert read(past)[0].family == "renamed"
 
 
-def test_another_metric_is_read_beside_those_there(past, asked):
+def test_another_metric_is_read_in_addition_to_those_there(past, asked):
     loss = (STEPS, 2 + 3 / STEPS)
     run_id = past.log({"loss": loss, "val_loss": loss})
     for metric in ("loss", "val_loss", "loss", "val_loss"):
@@ -83,7 +83,7 @@ def test_without_cache_nothing_is_kept(past, asked, cache):
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a zip", None])
-def test_a_spoilt_file_is_read_anew(past, cache, damage):
+def test_a_damaged_file_is_read_anew(past, cache, damage):
     past.ours()
     before = read(past)
     (file,) = (cache / "history").iterdir()

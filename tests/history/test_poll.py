@@ -14,7 +14,7 @@ def read(reader):
     return reader.poll()
 
 
-def test_relatives_are_read_again_when_that_is_due_and_not_before(tmp_path):
+def test_past_runs_are_read_again_when_that_is_due_and_not_before(tmp_path):
     now = [100.0]
     write(tmp_path, "first")
     reader = CompetitorReader(tmp_path, clock=lambda: now[0])

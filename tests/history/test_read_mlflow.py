@@ -1,12 +1,12 @@
-"""What becomes of the runs of an MLflow experiment: ours, foreign ones and broken ones."""
+"""Runs of an MLflow experiment as they are read: monitored, foreign and broken ones."""
 
 import numpy as np
 import pytest
 
 from lightning_scaling import Run, RunHistory
 from lightning_scaling.history import HistoryError
-from lightning_scaling.history.backends.mlflow_client import ClientSource
-from lightning_scaling.history.backends.mlflow_sqlite import SqliteSource, UnknownTablesError, database_of
+from lightning_scaling.history.backends.mlflow_client import ClientStore
+from lightning_scaling.history.backends.mlflow_sqlite import SqliteStore, database_of
 
 STEPS = np.arange(10, 401, 10)
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -175,15 +175,15 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "said"),
+    ("settings", "error", "sentence"),
     [
         ({"metric": 3}, TypeError, "`metric` must be a name"),
         ({"family": []}, ValueError, "`family` must hold at least one name"),
         ({"max_runs": 0}, ValueError, "`max_runs` must be a whole number"),
     ],
 )
-def test_bad_arguments_are_refused(past, settings, error, said):
-    with pytest.raises(error, match=said):
+def test_bad_arguments_are_refused(past, settings, error, sentence):
+    with pytest.raises(error, match=sentence):
         read(past, **settings)
 
 
@@ -217,7 +217,7 @@ def mixed(past):
 
 
 def test_the_file_and_the_client_say_the_same(mixed):
-    file, client = SqliteSource(database_of(mixed.uri)), ClientSource(mixed.uri, 30)
+    file, client = SqliteStore(database_of(mixed.uri)), ClientStore(mixed.uri, 30)
     assert repr(file.search(mixed.id, 10)) == repr(client.search(mixed.id, 10))
     assert file.experiment("past") == client.experiment("past") == client.experiment(mixed.id)
     assert set(file.experiments()) == set(client.experiments())
@@ -233,10 +233,11 @@ def test_the_file_and_the_client_say_the_same(mixed):
 def test_tables_of_another_kind_are_left_to_the_client(mixed, monkeypatch):
     expected = read(mixed, cache=False)
 
-    def unknown(self):
-        raise UnknownTablesError("no such table")
+    def unknown(self, wanted):
+        raise AssertionError("the file was read directly")
 
-    monkeypatch.setattr(SqliteSource, "_open", unknown)
+    monkeypatch.setattr("lightning_scaling.history.backends.mlflow_sqlite._LAYOUT", ("SELECT sizes FROM runs LIMIT 0",))
+    monkeypatch.setattr(SqliteStore, "series", unknown)
     found = read(mixed, cache=False)
     assert curves(found) == curves(expected)
     assert found.skipped == expected.skipped

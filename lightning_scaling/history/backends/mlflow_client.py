@@ -1,4 +1,4 @@
-"""Reads any MLflow store through the public client, and gives up on one that does not answer."""
+"""Any MLflow store through the public client, with a limit on the time without an answer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ _MOST_FAILURES = 5
 _CONNECT_SECONDS = 5.0
 
 
-class ClientSource:
+class ClientStore:
     """An MLflow store behind its client.
 
     MLflow tries a dead server for minutes, and its settings for that hold for the whole process. So it is asked from
@@ -37,23 +38,22 @@ class ClientSource:
         HistoryError: If MLflow is not installed, or the server refuses connections.
     """
 
-    def __init__(self, uri: str, timeout: float, readers: int = _READERS) -> None:
+    def __init__(self, uri: str, timeout: float, readers: int | None = None) -> None:
         self._place = without_secrets(uri)
         self._timeout = timeout
-        self._readers = readers if uri.startswith(("http://", "https://")) else 1
+        self._readers = (readers or _READERS) if uri.startswith(("http://", "https://")) else 1
         self._knock(uri)
         try:
             from mlflow.tracking import MlflowClient
         except ImportError as error:
             raise HistoryError(f"mlflow cannot be imported ({error}), so no history can be read from it.") from error
-        self._client = self._ask(lambda: MlflowClient(tracking_uri=uri))
+        self._client = self._ask(MlflowClient, tracking_uri=uri)
 
     def _knock(self, uri: str) -> None:
         """See at once that nothing listens; where a proxy stands between, only MLflow's own attempt can tell."""
         parts = urlsplit(uri)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            return
-        if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
+        proxied = parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname or "")
+        if parts.scheme not in ("http", "https") or not parts.hostname or proxied:
             return
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
@@ -61,13 +61,13 @@ class ClientSource:
         except OSError as error:
             raise self._unreachable(str(error) or type(error).__name__) from error
 
-    def _unreachable(self, why: str) -> HistoryError:
+    def _unreachable(self, reason: str) -> HistoryError:
         return HistoryError(
-            f"MLflow at {self._place} cannot be reached ({why}); check the tracking URI and the server."
+            f"MLflow at {self._place} cannot be reached ({reason}); check the tracking URI and the server."
         )
 
-    def _ask(self, function: Callable[[], Any]) -> Any:
-        return next(self._items([function]))[1]
+    def _ask(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        return next(self._items([partial(function, *arguments, **named)]))[1]
 
     def _items(self, asked: Sequence[Callable[[], Any]], *, lenient: bool = False) -> Iterator[tuple[int, Any]]:
         """What the functions return, with the number of the function, as it arrives.
@@ -108,9 +108,9 @@ class ClientSource:
 
     def experiment(self, name: str) -> Experiment | None:
         """An experiment given by its name or id."""
-        found = self._ask(lambda: self._client.get_experiment_by_name(name))
+        found = self._ask(self._client.get_experiment_by_name, name)
         if found is None and name.isdigit():
-            found = self._ask(lambda: _or_none(self._client.get_experiment, name))
+            found = self._ask(_or_none, self._client.get_experiment, name)
         if found is None or found.lifecycle_stage != "active":
             return None
         return Experiment(str(found.experiment_id), found.name, dict(found.tags or {}))
@@ -121,42 +121,32 @@ class ClientSource:
         Raises:
             HistoryError: If the store does not take it.
         """
-        asked = [lambda: self._client.set_experiment_tag(experiment, key, value)]
-        _, refusal = next(self._items(asked, lenient=True))
+        asked = partial(self._client.set_experiment_tag, experiment, key, value)
+        _, refusal = next(self._items([asked], lenient=True))
         if isinstance(refusal, Exception):
             text = " ".join(str(refusal).split())[:200] or type(refusal).__name__
             raise HistoryError(f"MLflow at {self._place} did not take the tag `{key}` ({text}).") from refusal
 
     def experiments(self) -> list[str]:
         """Names of some experiments."""
-        return [one.name for one in self._ask(lambda: self._client.search_experiments(max_results=100))]
+        return [one.name for one in self._ask(self._client.search_experiments, max_results=100)]
 
     def run(self, run_id: str) -> tuple[Info, str] | None:
         """A run, and the id of its experiment."""
-        found = self._ask(lambda: _or_none(self._client.get_run, run_id))
+        found = self._ask(_or_none, self._client.get_run, run_id)
         if found is None or found.info.lifecycle_stage != "active":
             return None
         return _info(found), str(found.info.experiment_id)
 
     def search(self, experiment: str, max_runs: int, filter_string: str = "") -> list[Info]:
         """The latest runs of an experiment, latest first."""
+        search = partial(self._client.search_runs, [experiment], filter_string, order_by=["attributes.start_time DESC"])
         found: list[Info] = []
         token: str | None = None
         while len(found) < max_runs:
-            most = min(_PAGE, max_runs - len(found))
-
-            def page(token: str | None = token, most: int = most) -> Any:
-                return self._client.search_runs(
-                    [experiment],
-                    filter_string=filter_string,
-                    max_results=most,
-                    order_by=["attributes.start_time DESC"],
-                    page_token=token,
-                )
-
-            runs = self._ask(page)
-            found += [_info(run) for run in runs]
-            token = runs.token
+            page = self._ask(search, max_results=min(_PAGE, max_runs - len(found)), page_token=token)
+            found += map(_info, page)
+            token = page.token
             if not token:
                 break
         return found
@@ -165,10 +155,10 @@ class ClientSource:
         """The values of metrics, run by run; an error in place of those of a run that could not be read."""
         ids = list(wanted)
 
-        def reader(run_id: str) -> Callable[[], dict[str, Series]]:
-            return lambda: {key: _series(self._client.get_metric_history(run_id, key)) for key in wanted[run_id]}
+        def read(run_id: str) -> dict[str, Series]:
+            return {key: _series(self._client.get_metric_history(run_id, key)) for key in wanted[run_id]}
 
-        for number, value in self._items([reader(run_id) for run_id in ids], lenient=True):
+        for number, value in self._items([partial(read, run_id) for run_id in ids], lenient=True):
             yield ids[number], value
 
 
@@ -185,17 +175,8 @@ def _info(run: Any) -> Info:
     info, data = run.info, run.data
     tags = {key: value for key, value in data.tags.items() if not key.startswith("mlflow.")}
     name = getattr(info, "run_name", None) or data.tags.get("mlflow.runName", "")
-    return Info(
-        info.run_id,
-        name,
-        info.status,
-        info.end_time or None,
-        info.artifact_uri or "",
-        data.params,
-        tags,
-        data.metrics,
-        info.start_time or None,
-    )
+    about = (info.run_id, name, info.status, info.end_time or None, info.artifact_uri or "")
+    return Info(*about, data.params, tags, data.metrics, info.start_time or None)
 
 
 def _series(history: Sequence[Any]) -> Series:
