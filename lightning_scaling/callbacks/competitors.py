@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_scaling.advice.ranking import Candidate, Ranking, rank
 from lightning_scaling.callbacks.session import Session
-from lightning_scaling.history.poll import CompetitorReader
+from lightning_scaling.history.reader_thread import CompetitorReader
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule import Plan

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lightning_scaling.cli.output import InputError, WorkError, console, emit, errors, json_option, level_option, table
+from lightning_scaling.cli.output import (
+    InputError,
+    WorkError,
+    console,
+    emit,
+    errors,
+    json_option,
+    level_option,
+    pairs,
+    table,
+)
 
 if TYPE_CHECKING:
     from lightning_scaling.allocation import Allocation
@@ -100,16 +110,14 @@ def _fit(file: str | None, law_name: str | None, constants: str | None) -> Fit:
 
 
 def _given(texts: tuple[str, ...]) -> dict[str, Any]:
+    shape = "NAME=VALUE or NAME=VALUE,VALUE,... with numbers"
     values: dict[str, Any] = {}
-    for text in texts:
-        name, equals, listed = text.partition("=")
+    for name, listed in pairs("given", texts, shape):
         try:
             numbers = [number(part) for part in listed.split(",")]
         except click.BadParameter:
-            numbers = []
-        if not (name and equals and numbers):
-            raise InputError(f"`--given` must be NAME=VALUE or NAME=VALUE,VALUE,... with numbers, but got {text!r}.")
-        values[name.strip()] = numbers if len(numbers) > 1 else numbers[0]
+            raise InputError(f"`--given` must be {shape}, but got {f'{name}={listed}'!r}.") from None
+        values[name] = numbers if len(numbers) > 1 else numbers[0]
     return values
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source")
-@source_options(total_steps=False)
+@source_options
 @click.option("--family", help="Only the runs of this family; default: each family of the experiment by itself.")
 @click.option("--dry-run", is_flag=True, help="Print, but store nothing.")
 @click.option("--output", type=click.Path(dir_okay=False), help="Store the calibration in this file instead.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from lightning_scaling.cli.output import (
     info,
     json_option,
     level_option,
+    pairs,
     progress_bar,
 )
 from lightning_scaling.cli.table import keep, labels, name_of, numbers, read_table
@@ -107,7 +108,7 @@ def fit(
     with errors(name):
         table = read_table(data)
         columns = {key: column for key in UNITS if (column := asked.pop(key)) is not None}
-        columns |= dict(_pairs(others, "column"))
+        columns |= dict(pairs("column", others))
         law = make_law(law_name, made_with)
         if _wants_rates(law, rates):
             steps = columns.get("steps", "steps")
@@ -117,7 +118,7 @@ def fit(
             rows = len(table)
             table = keep(table, where, name)
             info(f"`--where` keeps {len(table):,} of {rows:,} rows.")
-        how = _fit_options(law, columns, **asked)
+        how = _fit_options(law, columns, asked)
         used = _used(table, law, how, name)
         with progress_bar("bootstrap", how.bootstrap, shown=bool(how.bootstrap) and not as_json) as update:
 
@@ -130,35 +131,23 @@ def fit(
     _write(found, level, plot, save)
 
 
-def _fit_options(
-    law: Law,
-    columns: dict[str, str],
-    *,
-    loss: str | None,
-    delta: float | Any,
-    weights: str | None,
-    priors: bool,
-    ladder: bool,
-    fixed: tuple[str, ...],
-    bounds: tuple[str, ...],
-    training: tuple[str, ...],
-    **same: Any,
-) -> FitOptions:
+def _fit_options(law: Law, columns: dict[str, str], asked: dict[str, Any]) -> FitOptions:
     """The options as the library knows them; those of `--ladder` as far as they are not given."""
     from lightning_scaling.laws.options import FitOptions
 
-    if delta is None and ladder:
-        delta = "auto"
-    return FitOptions(
-        loss=loss or law.output,
-        weights=weights or ("frontier" if ladder else None),
-        columns=columns,
-        fixed={key: _number(text, "fixed", key) for key, text in _pairs(fixed, "fixed")},
-        bounds={key: _ends(text, key) for key, text in _pairs(bounds, "bounds")},
-        priors="default" if priors or ladder else None,
-        training=dict(_pairs(training, "training")),
-        **same if delta is None else {**same, "delta": delta},
-    )
+    if asked.pop("ladder"):
+        asked |= {"weights": asked["weights"] or "frontier", "priors": True}
+        asked["delta"] = "auto" if asked["delta"] is None else asked["delta"]
+    if asked["delta"] is None:
+        del asked["delta"]
+    asked |= {
+        "loss": asked["loss"] or law.output,
+        "fixed": {key: _number(text, "fixed", key) for key, text in pairs("fixed", asked["fixed"])},
+        "bounds": {key: _ends(text, key) for key, text in pairs("bounds", asked["bounds"])},
+        "priors": "default" if asked["priors"] else None,
+        "training": dict(pairs("training", asked["training"])),
+    }
+    return FitOptions(columns=columns, **asked)
 
 
 def _rank(table: pd.DataFrame, law: Law, others: str, how: FitOptions, found: Fit) -> Comparison:
@@ -186,14 +175,6 @@ def _check_target(plot: str | None, save: str | None) -> None:
     for option, path in (("plot", plot), ("save", save)):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise InputError(f"`--{option}` {path}: there is no folder {Path(path).parent}.")
-
-
-def _pairs(texts: tuple[str, ...], option: str) -> Iterator[tuple[str, str]]:
-    for text in texts:
-        name, _, value = (part.strip() for part in text.partition("="))
-        if not name or not value:
-            raise InputError(f"`--{option}` must be NAME=VALUE, but got {text!r}.")
-        yield name, value
 
 
 def _number(text: str, option: str, name: str) -> float:
@@ -300,5 +281,7 @@ def _write(found: Fit, level: float, plot: str | None, save: str | None) -> None
             from lightning_scaling.report.law_figures import write_figure
 
             info(f"Figure: {write_figure(found, plot, level)}")
+    except ImportError as error:
+        raise WorkError(str(error)) from error
     except OSError as error:
         raise WorkError(f"{error.filename or plot or save} cannot be written: {error.strerror}.") from error

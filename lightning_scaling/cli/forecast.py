@@ -12,7 +12,7 @@ from lightning_scaling.cli.output import InputError, console, emit, ends, errors
 
 if TYPE_CHECKING:
     from lightning_scaling.engine.monitor import Monitor
-    from lightning_scaling.forecast import WhatIf
+    from lightning_scaling.forecast import Forecast, Prediction, WhatIf
     from lightning_scaling.runs.history import RunHistory
     from lightning_scaling.runs.run import Run
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "given several times. Default: the usual ones.",
 )
 @click.option("--at", "steps", type=int, multiple=True, help="Also the loss at this step; may be given several times.")
-@source_options()
+@source_options
 @level_option(0.9)
 @click.option("--history", help="Past runs to learn from: a folder of curves, or mlflow:EXPERIMENT.")
 @json_option()
@@ -79,12 +79,8 @@ def _past_runs(sources: Sources, source: str, run: Run) -> RunHistory:
     history = sources.history(source)
     if is_mlflow(source):
         own = run.meta.get("run_id")
-        related = run.family in {other.family for other in history}
-        others = [
-            other
-            for other in history
-            if (own is None or other.meta.get("run_id") != own) and (not related or other.family == run.family)
-        ]
+        family = [other for other in history if other.family == run.family] or history
+        others = [other for other in family if own is None or other.meta.get("run_id") != own]
     else:
         others = [other for other in history if other.name != run.name]
     info(f"{plural(len(others), 'past run')} of {history.source or source} to learn from.")
@@ -95,20 +91,19 @@ def _document(
     run: Run, monitor: Monitor, what_ifs: list[WhatIf], steps: tuple[int, ...], level: float
 ) -> dict[str, Any]:
     forecast = monitor.forecast
-    lower, upper = forecast.interval(level)
-    at = []
-    for step in steps:
-        there = forecast.at(step)
-        least, most = there.interval(level)
-        at.append({"step": step, "loss": float(there), "lower": least, "upper": most, "level": level})
+
+    def interval(of: Forecast | Prediction) -> dict[str, float]:
+        return dict(zip(("lower", "upper"), of.interval(level), strict=True)) | {"level": level}
+
+    there = [(step, forecast.at(step)) for step in steps]
     return {
         "run": run.name,
         "step": forecast.step,
         "total_steps": monitor.plan.total_steps,
-        "forecast": {**forecast.to_dict(), "level": level, "lower": lower, "upper": upper},
+        "forecast": forecast.to_dict() | interval(forecast),
         "verdict": monitor.deviation.verdict,
         "advice": monitor.advice.action,
-        "at": at,
+        "at": [{"step": step, "loss": float(loss), **interval(loss)} for step, loss in there],
         "what_ifs": [answer.to_dict(level) for answer in what_ifs],
     }
 

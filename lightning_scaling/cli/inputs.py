@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -24,26 +23,17 @@ _RUN, _ONE_EXPERIMENT = ("a run", "mlflow:RUN_ID"), ("an experiment", "mlflow:EX
 _EITHER = ("a run or an experiment", "mlflow:RUN_ID or mlflow:EXPERIMENT")
 
 
-def source_options(*, total_steps: bool = True) -> Callable[[Command], Command]:
-    """Options that say how sources are read; the command gets them as one argument, its :class:`Sources`.
+def source_options(command: Command) -> Command:
+    """Options that say how sources are read; the command gets them as one argument, its :class:`Sources`."""
 
-    Args:
-        total_steps: Whether ``--total-steps`` is one of them.
-    """
+    @click.option("--total-steps", type=int, help="Steps a run from CSV intended to make; default: its last step.")
+    @click.option("--metric", help="Name of the loss in MLflow; default: scaling/loss, then the usual names.")
+    @click.option("--tracking-uri", help="Where MLflow keeps its runs; default: where MLflow would look.")
+    @wraps(command)
+    def with_sources(*, total_steps: int | None, metric: str | None, tracking_uri: str | None, **more: Any) -> Any:
+        return command(sources=Sources(total_steps, metric, tracking_uri), **more)
 
-    def decorate(command: Command) -> Command:
-        @click.option("--metric", help="Name of the loss in MLflow; default: scaling/loss, then the usual names.")
-        @click.option("--tracking-uri", help="Where MLflow keeps its runs; default: where MLflow would look.")
-        @wraps(command)
-        def with_sources(
-            *, metric: str | None, tracking_uri: str | None, total_steps: int | None = None, **more: Any
-        ) -> Any:
-            return command(sources=Sources(total_steps, metric, tracking_uri), **more)
-
-        text = "Steps a run from CSV intended to make; default: its last step."
-        return click.option("--total-steps", type=int, help=text)(with_sources) if total_steps else with_sources
-
-    return decorate
+    return with_sources
 
 
 def is_mlflow(source: str | None) -> bool:
@@ -154,6 +144,7 @@ class Sources:
         if not is_mlflow(source):
             return self.folder(_folder(source, "give one")), None
         name = _name(source, "SOURCE", *_ONE_EXPERIMENT)
+        self._only_for_csv("an MLflow run")
         with errors():
             from lightning_scaling.history import aliases
             from lightning_scaling.history.read import read_experiment

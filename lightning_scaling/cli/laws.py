@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from lightning_scaling.cli.output import InputError, console, emit, info, json_option
+from lightning_scaling.cli.output import InputError, console, emit, info, json_option, pairs
 from lightning_scaling.laws.base import Tag
 
 if TYPE_CHECKING:
@@ -63,12 +66,9 @@ def parse_options(texts: tuple[str, ...]) -> dict[str, Any]:
         InputError: One of them has no name or no value.
     """
     result: dict[str, Any] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        if not name.strip().isidentifier() or not value:
-            raise InputError(f"`--option` must be NAME=VALUE, such as breaks=2, but got {text!r}.")
+    for name, value in pairs("option", texts, "NAME=VALUE, such as breaks=2"):
         parts = [_literal(part.strip()) for part in value.split(",")]
-        result[name.strip()] = parts if len(parts) > 1 else parts[0]
+        result[name] = parts if len(parts) > 1 else parts[0]
     return result
 
 
@@ -84,29 +84,24 @@ def _literal(text: str) -> Any:
 def _catalogue(tag: str | None, as_json: bool) -> None:
     from lightning_scaling import laws
 
-    grouped: dict[str, list[tuple[str, Law | None, str]]] = {}
+    rows = []
     for name in laws.names(tag):
+        group = laws.group(name)
         try:
-            law, why = laws.get(name), ""
+            rows.append(_brief(laws.get(name), group))
         except (TypeError, ValueError) as error:
-            law, why = None, str(error)
-        grouped.setdefault(laws.group(name), []).append((name, law, why))
-    groups = sorted(grouped)
+            rows.append({"name": name, "group": group, "needs": str(error)})
+    rows.sort(key=itemgetter("group"))
     if as_json:
-        rows = [
-            {"name": name, "group": group, "needs": why} if law is None else _brief(law, group)
-            for group in groups
-            for name, law, why in grouped[group]
-        ]
         emit({"laws": rows})
         return
-    for group in groups:
-        _show(group, grouped[group], max(len(name) for rows in grouped.values() for name, _, _ in rows))
-    count = sum(map(len, grouped.values()))
-    info(f"{count} laws; `lightning-scaling laws NAME` shows one, `--tag` those for one use.")
+    widest = max((len(row["name"]) for row in rows), default=0)
+    for group, members in groupby(rows, itemgetter("group")):
+        _show(group, members, widest)
+    info(f"{len(rows)} laws; `lightning-scaling laws NAME` shows one, `--tag` those for one use.")
 
 
-def _show(group: str, found: list[tuple[str, Law | None, str]], widest: int) -> None:
+def _show(group: str, laws: Iterable[dict[str, Any]], widest: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -115,11 +110,12 @@ def _show(group: str, found: list[tuple[str, Law | None, str]], widest: int) -> 
     rows.add_column("formula", ratio=5, overflow="fold")
     rows.add_column("inputs", ratio=2)
     rows.add_column("constants", justify="right", no_wrap=True)
-    for name, law, why in found:
-        if law is None:
-            rows.add_row(name, Text(f"made with --option: {why}", style="dim"), "", "")
+    for law in laws:
+        if "needs" in law:
+            rows.add_row(law["name"], Text(f"made with --option: {law['needs']}", style="dim"), "", "")
         else:
-            rows.add_row(name, Text(law.formula), Text(", ".join(law.inputs)), str(len(law.published) or ""))
+            constants = str(len(law["published"]) or "")
+            rows.add_row(law["name"], Text(law["formula"]), Text(", ".join(law["inputs"])), constants)
     console().print(rows, "")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,15 @@ def info(message: str) -> None:
 def emit(document: Mapping[str, Any], nonfinite: NonFinite = "null") -> None:
     """One JSON document on one line of stdout."""
     click.echo(json.dumps(to_builtins(document, nonfinite=nonfinite), allow_nan=False))
+
+
+def pairs(option: str, texts: Iterable[str], shape: str = "NAME=VALUE") -> Iterator[tuple[str, str]]:
+    """Names and values of an option that is given as ``NAME=VALUE``, any number of times."""
+    for text in texts:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if not name or not value:
+            raise InputError(f"`--{option}` must be {shape}, but got {text!r}.")
+        yield name, value
 
 
 def json_option(text: str = "One JSON document on stdout.") -> Callable[[Command], Command]:

@@ -21,7 +21,7 @@ _NONE = "none"
 
 @click.command()
 @click.argument("source", type=click.Path())
-@source_options()
+@source_options
 @click.option("--at", "fractions", help="Fractions of the run to report, e.g. 0.25,0.5,0.75; default: every update.")
 @click.option("--alpha", type=float, help="False-alarm probability of a whole run; default: 0.01, or a journal's own.")
 @click.option("--target", type=float, help="Loss that the run must reach; advice then weighs it.")

@@ -118,7 +118,8 @@ def _csv(text: str, name: str) -> pd.DataFrame:
         raise ValueError(f"{name} cannot be read as CSV: {str(error).strip()}.") from None
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError(f"{name} cannot be read as CSV: its rows have more fields than its header has names.")
-    return table.rename(columns=lambda column: str(column).strip())
+    table.columns = pd.Index([str(column).strip() for column in table.columns])
+    return table
 
 
 def _parquet(raw: bytes, name: str) -> pd.DataFrame:
@@ -128,7 +129,8 @@ def _parquet(raw: bytes, name: str) -> pd.DataFrame:
         table: pd.DataFrame = pd.read_parquet(io.BytesIO(raw))
     except Exception as error:
         raise ValueError(f"{name} cannot be read as Parquet: {error}") from None
-    return table.reset_index(drop=isinstance(table.index, pd.RangeIndex))
+    table.reset_index(drop=isinstance(table.index, pd.RangeIndex), inplace=True)
+    return table
 
 
 def _json(text: str, name: str) -> pd.DataFrame:
@@ -144,9 +146,10 @@ def _json(text: str, name: str) -> pd.DataFrame:
     if isinstance(rows, list) and not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{name} is JSON, but no table: it must hold one object per row.")
     try:
-        return pd.DataFrame(rows)
+        table: pd.DataFrame = pd.DataFrame(rows)
     except ValueError as error:
         raise ValueError(f"{name} is JSON, but no table: {error}.") from None
+    return table
 
 
 def _lines(text: str, name: str) -> list[Any]:

@@ -18,7 +18,7 @@ import numpy as np
 from lightning_scaling._utils.serialization import atomic_write
 from lightning_scaling.history.mlflow_parse import Series
 
-_VERSION = 1
+_VERSION = 2
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
 
 
@@ -44,13 +44,12 @@ class CurveCache:
     Args:
         uri: Where the experiment is kept.
         experiment: Its id.
-        folder: Where to keep the file; by default that of :func:`cache_folder`.
     """
 
-    def __init__(self, uri: str, experiment: str, folder: Path | None = None) -> None:
+    def __init__(self, uri: str, experiment: str) -> None:
         key = hashlib.sha256(json.dumps([_VERSION, uri, experiment]).encode()).hexdigest()[:32]
         try:
-            self._path: Path | None = (folder or cache_folder()) / "history" / f"{key}.npz"
+            self._path: Path | None = cache_folder() / "history" / f"{key}.npz"
         except RuntimeError:  # no home folder
             self._path = None
         self._entries: dict[str, tuple[str, dict[str, Series]]] = self._load()
@@ -70,10 +69,10 @@ class CurveCache:
         """Put what is new on disk."""
         if not self._changed or self._path is None:
             return
-        index: dict[str, Any] = {"version": _VERSION, "runs": {}}
+        index: dict[str, Any] = {}
         pieces: list[Series] = []
         for run_id, (stamp, series) in self._entries.items():
-            index["runs"][run_id] = [stamp, {name: int(column[0].size) for name, column in series.items()}]
+            index[run_id] = [stamp, {name: int(column[0].size) for name, column in series.items()}]
             pieces += series.values()
         packed = io.BytesIO()
         np.savez(
@@ -95,16 +94,13 @@ class CurveCache:
                 index = json.loads(stored["index"].tobytes())
                 step = stored["step"].astype(np.float64)
                 value = stored["value"].astype(np.float64)
-            if index["version"] != _VERSION or step.shape != value.shape or step.ndim != 1:
-                return {}
-            sizes = [size for _, named in index["runs"].values() for size in named.values()]
-            if sum(sizes) != step.size:
+            sizes = [size for _, named in index.values() for size in named.values()]
+            if not step.shape == value.shape == (sum(sizes),):
                 return {}
             ends = np.cumsum(sizes)[:-1]
             curves = zip(np.split(step, ends), np.split(value, ends), strict=True)
             return {
-                run_id: (str(stamp), {name: next(curves) for name in named})
-                for run_id, (stamp, named) in index["runs"].items()
+                run_id: (str(stamp), {name: next(curves) for name in named}) for run_id, (stamp, named) in index.items()
             }
         except _DAMAGED:
             return {}

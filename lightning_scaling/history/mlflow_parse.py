@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -202,22 +204,21 @@ def to_run(info: Info, series: Mapping[str, Series], reading: Reading, experimen
     total = _total(info, last)
     if np.any(step < 0) or np.any(np.diff(step) <= 0):
         raise SkippedError("steps that do not rise")
-    params = _count(info)
-    lacks = []
-    if info.status == "RUNNING":
-        lacks.append("still running")
-    elif not is_finished(last, total):
-        lacks.append("ended before its plan did")
-    if params is None:
-        lacks.append("no parameter count")
-    if rates is None or not np.isfinite(rates[1]).any():
-        lacks.append("no learning rate")
+    params = _count(aliases.PARAMS, info.params, info.metrics)
+    lr = _rates_at(step, rates)
+    running = info.status == "RUNNING"
+    lacks = {
+        "still running": running,
+        "ended before its plan did": not running and not is_finished(last, total),
+        "no parameter count": params is None,
+        "no learning rate": lr is None,
+    }
     logged = info.metrics if ours else {}
     tokens = logged.get(schema.TOKENS) or logged.get(schema.SAMPLES)
     run = Run(
         step,
         np.where(np.isfinite(loss), loss, np.inf),
-        _rates_at(step, rates),
+        lr,
         total_steps=total,
         params=params,
         tokens_per_step=_each(tokens, last),
@@ -234,7 +235,7 @@ def to_run(info: Info, series: Mapping[str, Series], reading: Reading, experimen
             **(_forecasts(info) if ours else {}),
         },
     )
-    return run, lacks
+    return run, [lack for lack, holds in lacks.items() if holds]
 
 
 def _forecasts(info: Info) -> dict[str, Any]:
@@ -255,19 +256,21 @@ def _centred(step: NDArray[np.float64], loss: NDArray[np.float64]) -> Series:
 
 
 def _total(info: Info, last: int) -> int:
-    planned = next((n for name in aliases.TOTAL_STEPS if (n := number(info.params.get(name))) and n >= 1), None)
+    planned = _count(aliases.TOTAL_STEPS, info.params)
     if planned is not None and last <= _PAST_THE_END * planned:
-        return max(int(planned), last)
+        return max(planned, last)
     if info.status == "FINISHED":
         return max(last, 1)
     raise SkippedError("not finished, and its planned length is not known")
 
 
-def _count(info: Info) -> int | None:
-    for name in aliases.PARAMS:
-        count = number(info.params.get(name)) or number(info.metrics.get(name))
-        if count is not None and count >= 1:
-            return int(count)
+def _count(names: Sequence[str], *places: Mapping[str, str | float]) -> int | None:
+    """The first number of at least 1 under one of the names."""
+    for name, place in itertools.product(names, places):
+        with contextlib.suppress(ValueError):
+            value = float(place.get(name, 0))
+            if math.isfinite(value) and value >= 1:
+                return int(value)
     return None
 
 
@@ -280,12 +283,3 @@ def _rates_at(step: NDArray[np.float64], rates: Series | None) -> NDArray[np.flo
 
 def _each(total: float | None, steps: int) -> float | None:
     return total / steps if total is not None and math.isfinite(total) and total > 0 and steps else None
-
-
-def number(text: Any) -> float | None:
-    """The number a text holds, ``None`` if it holds none that is finite."""
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None

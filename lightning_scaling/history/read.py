@@ -48,20 +48,18 @@ def read_experiment(
     experiment: str,
     *,
     tracking_uri: str | None = None,
-    metric: Words = None,
-    lr: Words = None,
-    family: Words = None,
     filter: str | None = None,
     max_runs: int = MAX_RUNS,
     cache: bool = True,
     timeout: float = TIMEOUT,
     readers: int | None = None,
+    **names: Words,
 ) -> tuple[RunHistory, Experiment]:
     """The runs of an experiment and what is known of it; arguments as :meth:`lightning_scaling.RunHistory.from_mlflow`.
 
     The history has no calibration yet: which one depends on the family.
     """
-    reading = _reading(metric, lr, family, MAX_POINTS)
+    reading = _reading(MAX_POINTS, **names)
     if not is_count(max_runs):
         raise ValueError(f"`max_runs` must be a whole number of at least 1, but got {max_runs!r}.")
     if not isinstance(experiment, str) or not experiment.strip():
@@ -108,17 +106,9 @@ def history_from_mlflow(experiment: str, *, metric: Words = None, **options: Any
     return history
 
 
-def run_from_mlflow(
-    run_id: str,
-    *,
-    metric: Words = None,
-    tracking_uri: str | None = None,
-    lr: Words = None,
-    family: Words = None,
-    timeout: float = TIMEOUT,
-) -> Run:
+def run_from_mlflow(run_id: str, *, tracking_uri: str | None = None, timeout: float = TIMEOUT, **names: Words) -> Run:
     """Read one run; see :meth:`lightning_scaling.Run.from_mlflow`."""
-    reading = _reading(metric, lr, family, None)
+    reading = _reading(None, **names)
     uri = tracking_uri_or_default(tracking_uri)
     info, experiment = find_run(run_id, uri, timeout)
     found = _curves(open_store(uri, timeout), [info], reading, None).get(run_id, {})
@@ -146,10 +136,9 @@ def find_run(run_id: str, uri: str, timeout: float = TIMEOUT) -> tuple[Info, str
     return info, experiment if place is None else place.name
 
 
-def _reading(metric: Words, lr: Words, family: Words, max_points: int | None) -> Reading:
-    chosen = {"metric": metric, "lr": lr, "family": family}
+def _reading(max_points: int | None, metric: Words = None, lr: Words = None, family: Words = None) -> Reading:
     names: dict[str, tuple[str, ...]] = {}
-    for what, words in chosen.items():
+    for what, words in (("metric", metric), ("lr", lr), ("family", family)):
         if words is not None and (isinstance(words, bytes) or not isinstance(words, str | Sequence)):
             raise TypeError(f"`{what}` must be a name, several names or None, but got {words!r}.")
         names[what] = (words,) if isinstance(words, str) else tuple(words or ())

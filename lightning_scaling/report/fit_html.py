@@ -78,8 +78,14 @@ def page(shown: Picture, summary: str) -> str:
 
 
 def _figure(shown: Picture) -> Figure:
-    from plotly import graph_objects as go
-    from plotly.subplots import make_subplots
+    try:
+        from plotly import graph_objects as go
+        from plotly.subplots import make_subplots
+    except ImportError as error:
+        raise ImportError(
+            f"A fit as a web page needs plotly ({error}); install it with `pip install 'lightning-scaling[plots]'`, or "
+            "draw the fit as .png, .svg or .pdf."
+        ) from error
 
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.79, 0.21], vertical_spacing=0.04)
     for curve in shown.curves:

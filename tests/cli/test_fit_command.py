@@ -210,6 +210,14 @@ def test_a_figure_is_drawn_and_named(csv, tmp_path, suffix, start):
     assert file.read_bytes().startswith(start)
 
 
+def test_a_page_without_plotly_is_one_sentence_on_how_to_get_it(csv, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    result = run(csv, "--law", "chinchilla", "--plot", tmp_path / "out.html")
+    assert result.exit_code == 1
+    assert "needs plotly" in result.stderr
+    assert "pip install 'lightning-scaling[plots]'" in result.stderr
+
+
 def test_a_weak_fit_is_printed_and_its_status_shown(tmp_path):
     file = tmp_path / "flat.csv"
     pd.DataFrame({"params": [1e8] * 8, "tokens": np.geomspace(1e9, 1e10, 8), "loss": np.linspace(3, 2.8, 8)}).to_csv(

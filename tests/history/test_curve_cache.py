@@ -108,16 +108,16 @@ def test_nothing_in_the_file_is_a_pickle_or_a_secret(past, cache):
     assert b"hush" not in file.read_bytes()
 
 
-def test_many_readers_and_writers_at_once(tmp_path):
+def test_many_readers_and_writers_at_once(cache):
     series = {"loss": (np.arange(5.0), np.arange(5.0))}
     torn = []
 
     def work(number):
         for turn in range(20):
-            cache = CurveCache("uri", "1", tmp_path)
-            cache.put(f"run-{number}", str(turn), series)
-            cache.save()
-            if not CurveCache("uri", "1", tmp_path)._entries:
+            kept = CurveCache("uri", "1")
+            kept.put(f"run-{number}", str(turn), series)
+            kept.save()
+            if not CurveCache("uri", "1")._entries:
                 torn.append(number)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -126,7 +126,7 @@ def test_many_readers_and_writers_at_once(tmp_path):
     for thread in threads:
         thread.join()
     assert torn == []
-    assert [file.suffix for file in (tmp_path / "history").iterdir()] == [".npz"]
+    assert [file.suffix for file in (cache / "history").iterdir()] == [".npz"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders of Linux")

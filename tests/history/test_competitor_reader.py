@@ -1,7 +1,7 @@
 import numpy as np
 
 from lightning_scaling import Run
-from lightning_scaling.history.poll import CompetitorReader
+from lightning_scaling.history.reader_thread import CompetitorReader
 
 
 def write(folder, name):
