@@ -80,6 +80,7 @@ def fit_page(fit: Fit, level: float = 0.95) -> str:
 
     Raises:
         ValueError: The fit has no points (published constants), or `level` is not between 0 and 1.
+        ImportError: plotly, the extra `plots`, is not installed.
     """
     from lightning_scaling.report.fit_html import page
 
