@@ -129,7 +129,7 @@ def _parquet(raw: bytes, name: str) -> pd.DataFrame:
         table: pd.DataFrame = pd.read_parquet(io.BytesIO(raw))
     except Exception as error:
         raise ValueError(f"{name} cannot be read as Parquet: {error}") from None
-    table.reset_index(drop=isinstance(table.index, pd.RangeIndex), inplace=True)
+    table = table.reset_index(drop=isinstance(table.index, pd.RangeIndex))
     return table
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong when a history is read."""
+"""The error of a history that cannot be read."""
 
 
 class HistoryError(RuntimeError):
