@@ -14,7 +14,7 @@ from lightning_scaling.compute import BatchCounter, FlopMeter
 from lightning_scaling.compute.shape_flops import ShapeFlops
 
 if TYPE_CHECKING:
-    from lightning_scaling.compute.flops import Watch
+    from lightning_scaling.compute.watch import Watch
 
 _MAX_SHAPES = 4096  # remembered; bounds the memory of a run whose batches all differ
 

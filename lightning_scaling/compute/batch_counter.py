@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from numbers import Real
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from lightning_scaling.compute.batch_shapes import Leaf, leaves
-
-Amount = int | Tensor
-
-_TOKEN_NAMES = frozenset(
-    (
-        "input_ids",
-        "token_ids",
-        "input_tokens",
-        "tokens",
-        "inputs",
-        "input",
-        "x",
-        "ids",
-        "idx",
-        "src",
-        "source_ids",
-        "text_ids",
-    )
+from lightning_scaling.compute.batch_layout import (
+    Amount,
+    Layout,
+    LayoutChangedError,
+    layout_by_callable,
+    layout_per_sample,
+    sample_layout,
+    token_layout,
 )
-# Under three columns, integers are pairs of identifiers (user and item, head and tail), not a sequence.
-_LEAST_LENGTH = 3
-_INTEGERS = frozenset((torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8))
-
-
-class _Reading(NamedTuple):
-    """How to read one kind of batch, found once and used for every batch of that kind."""
-
-    read: Callable[[Any], tuple[Amount | None, Amount | None]]
-    positions: Callable[[Any], int | None]
-    unit: Literal["tokens", "samples"]
-    sentence: str
-    known: bool = True
-
-
-class _LayoutChanged(Exception):  # noqa: N818
-    """The batch is not laid out as the one before."""
+from lightning_scaling.compute.batch_shapes import leaves
 
 
 class BatchCounter:
@@ -80,6 +48,7 @@ class BatchCounter:
 
     Example:
         >>> counter = BatchCounter()
+        >>> import torch
         >>> counter.samples_and_tokens({"input_ids": torch.zeros(32, 256, dtype=torch.long)})
         (32, 8192)
         >>> counter.describe()
@@ -105,7 +74,7 @@ class BatchCounter:
             )
         self._count = count
         self._kind: type | None = None
-        self._reading: _Reading | None = None
+        self._layout: Layout | None = None
 
     def samples_and_tokens(self, batch: Any) -> tuple[Amount | None, Amount | None]:
         """Count one micro-batch.
@@ -120,13 +89,13 @@ class BatchCounter:
             TypeError: If the callable ``count`` returns something that is not a number.
             ValueError: If it returns a negative or broken number, or ``count="tokens"`` finds no tokens.
         """
-        if self._reading is None or type(batch) is not self._kind:
-            self._reading, self._kind = self._resolve(batch), type(batch)
+        if self._layout is None or type(batch) is not self._kind:
+            self._layout, self._kind = self._resolve(batch), type(batch)
         try:
-            return self._reading.read(batch)
-        except (_LayoutChanged, LookupError, AttributeError, TypeError):
-            self._reading = self._resolve(batch)
-            return self._reading.read(batch)
+            return self._layout.read(batch)
+        except (LayoutChangedError, LookupError, AttributeError, TypeError):
+            self._layout = self._resolve(batch)
+            return self._layout.read(batch)
 
     def positions(self, batch: Any) -> int | None:
         """Tokens with padding, or samples when tokens are not counted: the ``D`` of ``6 N D``.
@@ -134,8 +103,8 @@ class BatchCounter:
         May wait for the device when ``count`` is a callable that returns tensors; meant for once per batch shape.
         """
         samples, tokens = self.samples_and_tokens(batch)
-        assert self._reading is not None
-        if (padded := self._reading.positions(batch)) is not None:
+        assert self._layout is not None
+        if (padded := self._layout.positions(batch)) is not None:
             return padded
         amount = samples if tokens is None else tokens
         return None if amount is None else int(amount)
@@ -143,267 +112,31 @@ class BatchCounter:
     @property
     def unit(self) -> Literal["tokens", "samples"]:
         """What is being counted, as known from the last batch; before the first one, what ``count`` promises."""
-        if self._reading is not None:
-            return self._reading.unit
+        if self._layout is not None:
+            return self._layout.unit
         return "samples" if self._count in ("auto", "samples") else "tokens"
 
     @property
     def known(self) -> bool:
         """Whether the samples of the last batch could be told."""
-        return self._reading is None or self._reading.known
+        return self._layout is None or self._layout.known
 
     def describe(self) -> str:
         """One line saying what is being counted, as seen in the last new kind of batch."""
-        return "counting: no batch seen yet" if self._reading is None else self._reading.sentence
+        return "counting: no batch seen yet" if self._layout is None else self._layout.sentence
 
-    def _resolve(self, batch: Any) -> _Reading:
+    def _resolve(self, batch: Any) -> Layout:
         found = list(leaves(batch))
         if self._count in ("auto", "tokens"):
-            reading = _tokens(found, strict=self._count == "auto")
-            if reading is not None:
-                return reading
+            layout = token_layout(found, strict=self._count == "auto")
+            if layout is not None:
+                return layout
             if self._count == "tokens":
                 raise ValueError(
                     f'`count="tokens"` found no tensor of shape (B, T) in a batch of type {type(batch).__name__}: '
                     "give `count=` a callable that returns the tokens of a batch."
                 )
         if callable(self._count):
-            return _by_callable(self._count, _samples(found, batch))
-        samples = _samples(found, batch)
-        return _per_sample(self._count, samples) if isinstance(self._count, int) else samples
-
-
-def _follow(steps: tuple[Callable[[Any], Any], ...], batch: Any) -> Any:
-    for step in steps:
-        batch = step(batch)
-    return batch
-
-
-def _unnamed(found: list[Leaf]) -> Leaf | None:
-    first = next((leaf for leaf in found if isinstance(leaf.value, Tensor) and leaf.value.ndim > 0), None)
-    return first if first is not None and first.name is None else None
-
-
-def _tokens(found: list[Leaf], *, strict: bool) -> _Reading | None:
-    tensors = [leaf for leaf in found if isinstance(leaf.value, Tensor) and not leaf.value.is_nested]
-
-    def is_ids(leaf: Leaf, least: int) -> bool:
-        return leaf.value.ndim == 2 and leaf.value.shape[1] >= least and leaf.value.dtype in _INTEGERS
-
-    chosen = next((leaf for leaf in tensors if leaf.name in _TOKEN_NAMES and is_ids(leaf, 2)), None)
-    first = _unnamed(found)
-    # Without a name, bytes are taken for pixels.
-    if chosen is None and first is not None and not first.value.is_nested and first.value.dtype is not torch.uint8:
-        chosen = first if is_ids(first, _LEAST_LENGTH) else None
-    if chosen is None and not strict:
-        chosen = next((leaf for leaf in tensors if leaf.value.ndim >= 2), None)
-        if chosen is None:
-            chosen = next((leaf for leaf in tensors if leaf.value.ndim == 1 and leaf.value.dtype in _INTEGERS), None)
-    if chosen is None:
-        return None
-    if chosen.value.ndim == 1:
-        return _flat(chosen)
-    mask = next(
-        (
-            leaf
-            for leaf in tensors
-            if leaf.name == "attention_mask"
-            and leaf.value.shape == chosen.value.shape
-            and (leaf.value.dtype in _INTEGERS or leaf.value.dtype is torch.bool)
-        ),
-        None,
-    )
-    return _rows(chosen, mask)
-
-
-def _where(leaf: Leaf) -> str:
-    if leaf.name is not None:
-        return f"under '{leaf.name}'"
-    return "that comes first in the batch" if leaf.steps else "that is the batch"
-
-
-def _kind(tensor: Tensor) -> str:
-    return "integer " if tensor.dtype in _INTEGERS else ""
-
-
-def _rows(leaf: Leaf, mask: Leaf | None) -> _Reading:
-    steps, ndim, dtype = leaf.steps, leaf.value.ndim, leaf.value.dtype
-    rows, length = leaf.value.shape[:2]
-
-    def shape(batch: Any) -> tuple[int, int]:
-        for step in steps:
-            batch = step(batch)
-        size = batch.shape
-        if len(size) != ndim or batch.dtype is not dtype:
-            raise _LayoutChanged
-        return size[0], size[1]
-
-    def positions(batch: Any) -> int:
-        height, width = shape(batch)
-        return height * width
-
-    def read(batch: Any) -> tuple[int, int]:
-        height, width = shape(batch)
-        return height, height * width
-
-    sentence = (
-        f"counting tokens: {ndim}-D {_kind(leaf.value)}tensor of shape {tuple(leaf.value.shape)} {_where(leaf)}, "
-    )
-    if mask is None:
-        return _Reading(read, positions, "tokens", f"{sentence}{rows * length} tokens per micro-batch")
-    mask_steps = mask.steps
-
-    def read_masked(batch: Any) -> tuple[int, Tensor]:
-        height, width = shape(batch)
-        visible = _follow(mask_steps, batch)
-        if visible.shape != (height, width):
-            raise _LayoutChanged
-        # Nonzero rather than the sum: packed sequences number their documents in the mask.
-        return height, torch.count_nonzero(visible)
-
-    sentence += f"at most {rows * length} tokens per micro-batch, padding left out by 'attention_mask'"
-    return _Reading(read_masked, positions, "tokens", sentence)
-
-
-def _flat(leaf: Leaf) -> _Reading:
-    steps = leaf.steps
-
-    def read(batch: Any) -> tuple[None, int]:
-        tensor = _follow(steps, batch)
-        if tensor.ndim != 1:
-            raise _LayoutChanged
-        return None, tensor.shape[0]
-
-    sentence = (
-        f"counting tokens: flat integer tensor of shape {tuple(leaf.value.shape)} {_where(leaf)}, samples unknown"
-    )
-    return _Reading(read, lambda batch: read(batch)[1], "tokens", sentence)
-
-
-def _samples(found: list[Leaf], batch: Any) -> _Reading:
-    graphs = getattr(batch, "num_graphs", None)
-    if type(graphs) is int:
-        sentence = f"counting samples: graphs of the batch, {graphs} per micro-batch"
-        return _Reading(lambda b: (b.num_graphs, None), lambda b: int(b.num_graphs), "samples", sentence)
-    for leaf in found:
-        if _has_rows(leaf.value):
-            if (images := _images(leaf, batch)) is not None:
-                return _length(leaf.steps[:-1], leaf.name, "images", len(images))
-            return _first_dimension(leaf)
-    if any(isinstance(leaf.value, Tensor) for leaf in found):
-        return _Reading(lambda b: (1, None), lambda b: 1, "samples", "counting samples: 0-d tensors, 1 per micro-batch")
-    for leaf in found:
-        if isinstance(leaf.value, (list, tuple)) and leaf.value:
-            return _length(leaf.steps, leaf.name, "strings", len(leaf.value))
-    sentence = (
-        f"counting nothing: no tensor found in a batch of type {type(batch).__name__}; give `count=` a callable that "
-        "returns the tokens or samples of a batch"
-    )
-
-    def unknown(batch: Any) -> tuple[None, None]:
-        if any(_has_rows(leaf.value) for leaf in leaves(batch)):
-            raise _LayoutChanged
-        return None, None
-
-    return _Reading(unknown, lambda b: None, "samples", sentence, known=False)
-
-
-def _has_rows(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.ndim > 0
-    shape = getattr(value, "shape", None)
-    return isinstance(shape, tuple) and len(shape) > 0
-
-
-def _first_dimension(leaf: Leaf) -> _Reading:
-    steps = leaf.steps
-
-    def count(batch: Any) -> int:
-        for step in steps:
-            batch = step(batch)
-        size = batch.shape
-        if not size:
-            raise _LayoutChanged
-        return int(size[0])
-
-    def count_nested(batch: Any) -> int:
-        return int(_follow(steps, batch).size(0))
-
-    nested = isinstance(leaf.value, Tensor) and leaf.value.is_nested
-    counted = count_nested if nested else count
-    shape = "nested" if nested else tuple(leaf.value.shape)
-    where = "the batch" if not steps else "the first tensor of the batch" if leaf.name is None else f"'{leaf.name}'"
-    rows = leaf.value.size(0) if nested else leaf.value.shape[0]
-    sentence = f"counting samples: first dimension of {where}, of shape {shape}, {rows} samples per micro-batch"
-    return _Reading(lambda b: (counted(b), None), counted, "samples", sentence)
-
-
-def _length(steps: tuple[Callable[[Any], Any], ...], name: str | None, what: str, now: int) -> _Reading:
-    def count(batch: Any) -> int:
-        items = _follow(steps, batch)
-        if not isinstance(items, (list, tuple)):
-            raise _LayoutChanged
-        return len(items)
-
-    where = f"the list under '{name}'" if name is not None else "a list"
-    sentence = f"counting samples: {what} in {where}, {now} samples per micro-batch"
-    return _Reading(lambda b: (count(b), None), count, "samples", sentence)
-
-
-def _images(leaf: Leaf, batch: Any) -> list[Tensor] | None:
-    """The list of images of different sizes that a detection batch starts with, if it does."""
-    parent = _follow(leaf.steps[:-1], batch) if len(leaf.steps) > 1 else None
-    if not isinstance(parent, (list, tuple)) or hasattr(parent, "_fields"):
-        return None
-    if not all(isinstance(item, Tensor) and item.ndim == 3 and item.shape[0] in (1, 3, 4) for item in parent):
-        return None
-    return list(parent)
-
-
-def _per_sample(tokens: int, samples: _Reading) -> _Reading:
-    def read(batch: Any) -> tuple[Amount | None, Amount | None]:
-        amount = samples.read(batch)[0]
-        return amount, None if amount is None else amount * tokens
-
-    def positions(batch: Any) -> int | None:
-        amount = samples.positions(batch)
-        return None if amount is None else amount * tokens
-
-    if not samples.known:
-        return samples
-    sentence = f"counting tokens: {tokens} per sample as given, {samples.sentence.removeprefix('counting samples: ')}"
-    return _Reading(read, positions, "tokens", sentence)
-
-
-def _by_callable(function: Callable[[Any], Any], samples: _Reading) -> _Reading:
-    def read(batch: Any) -> tuple[Amount | None, Amount | None]:
-        answer = function(batch)
-        if isinstance(answer, Mapping):
-            if not answer or not answer.keys() <= {"samples", "tokens"}:
-                raise ValueError(
-                    "The callable `count` may return a mapping with 'samples' and 'tokens' only, "
-                    f"but its keys are {list(answer)}."
-                )
-            amounts = {key: _checked(value) for key, value in answer.items()}
-            given = amounts.get("samples")
-            return given if given is not None else samples.read(batch)[0], amounts.get("tokens")
-        return samples.read(batch)[0], _checked(answer)
-
-    sentence = f"counting tokens: as returned by `count`, {samples.sentence.removeprefix('counting ')}"
-    return _Reading(read, lambda batch: None, "tokens", sentence)
-
-
-def _checked(answer: Any) -> Amount:
-    if type(answer) is int and answer >= 0:
-        return answer
-    wanted = "The callable `count` must return the tokens of a batch as an integer or a 0-d tensor"
-    if isinstance(answer, Tensor):
-        if answer.numel() != 1 or answer.dtype is torch.bool or answer.is_complex():
-            raise TypeError(f"{wanted}, but it returned a {answer.dtype} tensor of shape {tuple(answer.shape)}.")
-        return answer.detach()
-    if isinstance(answer, bool) or not isinstance(answer, Real):
-        raise TypeError(f"{wanted}, but it returned {answer!r}.")
-    number = float(answer)
-    if not math.isfinite(number) or number < 0 or number != int(number):
-        raise ValueError(f"{wanted} that is not negative, but it returned {answer!r}.")
-    return int(number)
+            return layout_by_callable(self._count, sample_layout(found, batch))
+        samples = sample_layout(found, batch)
+        return layout_per_sample(self._count, samples) if isinstance(self._count, int) else samples

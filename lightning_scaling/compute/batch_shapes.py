@@ -1,4 +1,4 @@
-"""What the shapes of a batch say: where its tensors are, a cheap key for its shape, and its size."""
+"""Shapes of a batch: paths to its tensors, a cheap key of its shape, and its size."""
 
 from __future__ import annotations
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, Literal
 
 from torch import nn
-from torch.optim import optimizer as optim
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_scaling.compute.batch_counter import BatchCounter
 from lightning_scaling.compute.batch_shapes import signature, structure
-from lightning_scaling.compute.opcount import OpCounter, leave_to_python, operation_seconds
+from lightning_scaling.compute.opcount import OpCounter
 from lightning_scaling.compute.params import ParamCounts, count_params
 from lightning_scaling.compute.shape_flops import ShapeFamily, ShapeFlops
 from lightning_scaling.compute.six_nd import judge, six_n_d
+from lightning_scaling.compute.watch import Watch, compiled_frames, is_compiled
 
 Provenance = Literal["user", "module", "counter", "6ND"]
 # Refused counts in a row after which none is tried any more; a step without a loss alone says nothing.
@@ -103,7 +101,7 @@ class FlopMeter:
         self._max_shapes = max_shapes
         self._compiled = False
         self._warning = ""
-        self._frames = _frames()
+        self._frames = compiled_frames()
         self._stored: Mapping[str, Any] | None = None
         self._params: ParamCounts | None = None
         self.reset()
@@ -162,7 +160,7 @@ class FlopMeter:
             self.wanting
             and self._counting
             and not self._failure
-            and not (_PLAIN_CODE_ONLY and (self._compiled or _frames()))
+            and not (_PLAIN_CODE_ONLY and (self._compiled or compiled_frames()))
         )
 
     def wants(self, module: nn.Module, batch: Any) -> bool:
@@ -184,7 +182,15 @@ class FlopMeter:
             module: The module that trains.
             batch: The batch of the step.
         """
-        return Watch(self, module, batch)
+        key = signature(batch)
+
+        def prepare() -> Iterable[nn.Parameter] | None:
+            if self._look_once(module) or not self.can_watch(module):
+                return None
+            # Which weights are used is asked only until a count is trusted.
+            return () if self._counted else module.parameters()
+
+        return Watch(prepare, lambda seen: self._take(module, batch, key, seen))
 
     def refresh(self, module: nn.Module) -> bool:
         """Forget what was measured if parameters were added, frozen or unfrozen since; cheap enough for every epoch."""
@@ -260,7 +266,7 @@ class FlopMeter:
         except Exception as error:
             self._give_up(error)
             return False
-        self._compiled = _compiled(module)
+        self._compiled = is_compiled(module)
         own = getattr(module, "flops_per_batch", None)
         if own is not None and self._counting:
             try:
@@ -286,7 +292,7 @@ class FlopMeter:
         """Keep what a step was seen to do; ``None`` if that is not trusted."""
         if not self._counted:
             assert self._params is not None
-            self._compiled = self._compiled or _frames() > self._frames
+            self._compiled = self._compiled or compiled_frames() > self._frames
             positions = self._counter.positions(batch)
             taken, sentence = judge(seen, self._params, positions, self._counter.unit, compiled=self._compiled)
             if not taken:
@@ -326,100 +332,6 @@ class FlopMeter:
     def _line(self, flops: float, positions: int | None, how: str) -> str:
         size = f"a micro-batch of {positions} {self._counter.unit}" if positions is not None else "a micro-batch"
         return f"FLOPs: {flops:.4g} for {size}, forward and backward, {how}"
-
-
-class Watch:
-    """Looks at one real training step; see :meth:`FlopMeter.watch`.
-
-    A context manager that may also be used as ``begin()`` and ``end()`` from two hooks. It never raises.
-
-    Attributes:
-        seconds: Time that the look has taken, estimated from the number of operations.
-    """
-
-    def __init__(self, meter: FlopMeter, module: nn.Module, batch: Any) -> None:
-        self.seconds = 0.0
-        self._meter, self._module, self._batch = meter, module, batch
-        self._key = signature(batch)
-        self._mode: OpCounter | None = None
-        self._hooks: list[Any] = []
-
-    def begin(self) -> bool:
-        """Start to count; ``False`` if this step cannot be looked at or need not be."""
-        meter = self._meter
-        try:
-            if self._mode is not None or meter._look_once(self._module) or not meter.can_watch(self._module):
-                return False
-            leave_to_python()
-            self._hooks = [
-                optim.register_optimizer_step_pre_hook(self._before_update),
-                optim.register_optimizer_step_post_hook(self._after_update),
-            ]
-            # Which weights are used is asked only until a count is trusted.
-            mode = OpCounter(() if meter._counted else self._module.parameters())
-            mode.__enter__()  # type: ignore[no-untyped-call]
-        except Exception:
-            self._unhook()
-            return False
-        self._mode = mode
-        return True
-
-    def updating(self) -> None:
-        """Note that an optimizer is about to update the parameters, as Lightning says after each closure."""
-        if self._mode is not None:
-            self._mode.updating = True
-
-    def _before_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if len(args) < 2 and kwargs.get("closure") is None:
-            self.updating()
-
-    def _after_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if self._mode is not None:
-            self._mode.updating = False
-
-    def _unhook(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-
-    def end(self, *, failed: bool = False) -> int | None:
-        """Stop counting and keep the result, unless the step failed. Call it in every case, once or more often.
-
-        Returns:
-            FLOPs of the step; ``None`` if they are not known.
-        """
-        mode, self._mode = self._mode, None
-        if mode is None:
-            return None
-        self._unhook()
-        with suppress(Exception):
-            mode.leave()
-            self.seconds = mode.operations * operation_seconds()
-            if not failed:
-                return self._meter._take(self._module, self._batch, self._key, mode)
-        return None
-
-    def __enter__(self) -> Watch:
-        self.begin()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
-        self.end(failed=kind is not None)
-
-
-def _compiled(module: nn.Module) -> bool:
-    """Whether parts of a module are compiled."""
-    for child in module.modules():
-        own = vars(child)
-        if "_orig_mod" in child._modules or own.get("_compiled_call_impl") or own.get("_compiler_ctx"):
-            return True
-    return False
-
-
-def _frames() -> int:
-    """Functions that have been compiled in this process."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    return 0 if dynamo is None else int(dynamo.counters.get("frames", {}).get("total", 0))
 
 
 def _checked(value: Any, what: str) -> int | float:

@@ -1,4 +1,4 @@
-"""What the figure of a fit shows, as numbers and words: the same for a picture and for a page."""
+"""Content of the figure of a fit, as numbers and words, shared by the picture and the page."""
 
 from __future__ import annotations
 
