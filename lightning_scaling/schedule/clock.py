@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Steps = NDArray[np.int64]
 
@@ -60,17 +60,19 @@ class EpochGrid:
         """Whether the anchor lies where full epochs from the beginning of the run would put it."""
         if self.batches is None:
             return self.epoch == 0 and self.epoch_start == 0
-        return int(self.from_start.ends(np.array([self.epoch - 1]))[0]) == self.epoch_start
+        return int(self.from_start.ends(self.epoch - 1)) == self.epoch_start
 
-    def ends(self, epochs: Steps) -> Steps:
+    def ends(self, epochs: ArrayLike) -> Steps:
         """The last optimizer step of each of the given epochs, from the one before the anchor's on."""
+        epochs = np.asarray(epochs, dtype=np.int64)
         ends = np.full(epochs.shape, self.epoch_start, dtype=np.int64)
         for first, last, _ in self._pieces():
             ends += (np.clip(epochs + 1, first, last) - first) * self.steps_in(first)
         return ends
 
-    def place(self, steps: Steps) -> tuple[Steps, Steps]:
+    def place(self, steps: ArrayLike) -> tuple[Steps, Steps]:
         """Epoch of each optimizer step after the anchor, and micro-batches of that epoch completed with it."""
+        steps = np.asarray(steps, dtype=np.int64)
         position = steps - self.epoch_start - 1
         if self.batches is None:
             return np.full(steps.shape, self.epoch, dtype=np.int64), (position + 1) * self.factor(self.epoch)
@@ -106,7 +108,7 @@ def ticks(interval: str, frequency: int, grid: EpochGrid, first: int, last: int)
         return steps if frequency == 1 else steps[grid.place(steps)[1] % frequency == 0]
     if grid.batches is None:
         return np.empty(0, dtype=np.int64)
-    (begin, end), _ = grid.place(np.array([first, last - 1], dtype=np.int64))
+    (begin, end), _ = grid.place([first, last - 1])
     epochs = np.arange(begin, end + 1, dtype=np.int64)
     epochs = epochs[(epochs + 1) % frequency == 0]
     ends = grid.ends(epochs)

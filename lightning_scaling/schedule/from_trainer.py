@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, inf, isfinite
+from operator import attrgetter
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_scaling.schedule.clock import EpochGrid
 from lightning_scaling.schedule.plan import Plan
 from lightning_scaling.schedule.scheduler_copy import parts
-from lightning_scaling.schedule.simulate import SchedulerSpec, plan_from_schedulers
+from lightning_scaling.schedule.simulate import SchedulerSpec, current_rate, plan_from_schedulers
 
 _LIGHTNING = ("lightning.", "pytorch_lightning.")
 
@@ -38,14 +39,12 @@ class Horizon:
     grid: EpochGrid
 
 
-def plan_from_trainer(
-    trainer: Any, *, step: int | None = None, optimizer: int = 0, group: int | None = None, budget: float = 2.0
-) -> Plan:
+def plan_from_trainer(trainer: Any, *, step: int | None = None) -> Plan:
     """The plan of the run that a Lightning Trainer is making, whichever package it comes from.
 
     Call it where the schedulers are up to date with the steps made: in ``on_train_start``, ``on_train_batch_end``,
     ``on_validation_end`` or ``on_train_epoch_end``. Nothing is touched, see
-    :func:`~lightning_scaling.schedule.simulate.plan_from_schedulers`.
+    :func:`~lightning_scaling.schedule.simulate.plan_from_schedulers`. Of several optimizers the first one is followed.
 
     With manual optimization the module steps its own schedulers. How often, only the run can show: until a step (for
     schedulers stepped by the epoch: an epoch) has been made the plan is unknown, so ask again after that.
@@ -54,9 +53,6 @@ def plan_from_trainer(
         trainer: The Trainer, with its training data set up (from ``on_train_start`` on).
         step: Steps completed by the caller's own count; ``None`` to take them from the Trainer. Where several
             optimizers step in one batch, or each in several batches, the caller's count is the better one.
-        optimizer: Index of the optimizer whose rate is followed: the main one.
-        group: Index of the parameter group; ``None`` for the one with the most parameters.
-        budget: Largest number of seconds to spend.
 
     Returns:
         The plan, in steps of the caller's count. ``total_steps`` is ``None`` where the run has no known end; ``why``
@@ -64,50 +60,47 @@ def plan_from_trainer(
     """
     horizon = read_horizon(trainer, step=step)
     optimizers = list(getattr(trainer, "optimizers", []) or [])
-    if len(optimizers) <= optimizer:
+    if not optimizers:
         why = "The Trainer has no optimizer to read the learning rate from."
         return Plan.constant(1.0, horizon.total_steps, known=False, why=why)
-    followed = optimizers[optimizer]
     configs = [
         config
         for config in getattr(trainer, "lr_scheduler_configs", None) or []
-        if len(optimizers) == 1 or getattr(config.scheduler, "optimizer", None) in (followed, _inner(followed))
+        if len(optimizers) == 1
+        or getattr(config.scheduler, "optimizer", None) in (optimizers[0], _inner(optimizers[0]))
     ]
-    torch_optimizer = _inner(followed, configs)
-    constant = _Constant(torch_optimizer, group, horizon)
+    optimizer = _inner(optimizers[0], configs)
+    unknown = partial(Plan.constant, current_rate(optimizer), horizon.total_steps, known=False)
     if _automatic(trainer):
-        specs = [_spec(trainer, config) for config in configs]
+        advance = _advance(_read(trainer, "lightning_module", None))
+        specs = [_spec(config, advance) for config in configs]
     else:
         cadences = [_cadence(config.scheduler, horizon) for config in configs]
+        specs = [SchedulerSpec(c.scheduler, cadence) for c, cadence in zip(configs, cadences, strict=True) if cadence]
         if None in cadences:
             name = type(configs[cadences.index(None)].scheduler).__name__
-            return constant(f"The module steps {name} itself, and how often does not show yet.")
-        specs = [
-            SchedulerSpec(c.scheduler, interval) for c, interval in zip(configs, cadences, strict=True) if interval
-        ]
+            return unknown(why=f"The module steps {name} itself, and how often does not show yet.")
     until, why = _takeover(trainer, horizon)
     try:
         return plan_from_schedulers(
-            torch_optimizer,
+            optimizer,
             specs,
             start_step=horizon.step,
             total_steps=horizon.total_steps,
             grid=horizon.grid,
-            group=group,
             known_until=until,
-            why=" ".join(sentence for sentence in (why, horizon.why) if sentence),
-            budget=budget,
+            why=" ".join(filter(None, (why, horizon.why))),
         )
     except Exception as error:
-        return constant(f"The schedulers could not be read ({type(error).__name__}: {error}).")
+        return unknown(why=f"The schedulers could not be read ({type(error).__name__}: {error}).")
 
 
 def read_horizon(trainer: Any, *, step: int | None = None) -> Horizon:
     """Where the run stands and how far it means to go, from ``max_steps``, ``max_epochs`` and the number of batches.
 
     ``trainer.global_step`` counts every step of every optimizer, so with manual optimization and ``k`` optimizers per
-    batch ``max_steps`` ends the run after ``max_steps / k`` steps of ours. Before the first batch, ``k`` is taken to be
-    the number of optimizers; after it, what the run has shown.
+    batch ``max_steps`` ends the run after ``max_steps / k`` steps of the caller's count. Before the first batch, ``k``
+    is taken to be the number of optimizers; after it, what the run has shown.
 
     Args:
         trainer: The Trainer.
@@ -126,38 +119,36 @@ def read_horizon(trainer: Any, *, step: int | None = None) -> Horizon:
         elif step:
             each = made / step if made else each
             factor = max(1.0, batches_done / step)
-    ours = round(made / each) if step is None else step
-    grid = _grid(trainer, ours, round(factor))
-    limits = [_step_limit(trainer, made, each, ours), _epoch_limit(trainer, grid)]
-    total = min(limits)
-    why = "" if isfinite(total) else _no_end(trainer)
+    own = round(made / each) if step is None else step
+    grid = _grid(trainer, own, round(factor))
+    by_steps, by_epochs = _limit(trainer, "max_steps"), _limit(trainer, "max_epochs")
+    total = own + max(0.0, ceil((by_steps - made) / each - 1e-9)) if isfinite(by_steps) else inf
+    if isfinite(by_epochs) and grid.batches is not None:
+        end = max(int(grid.ends(int(by_epochs) - 1)), grid.step) if by_epochs > grid.epoch else grid.step
+        total = min(total, end)
+    why = ""
     if _timed(trainer):
-        why = (
-            "The run ends by the clock (max_time), and how many steps that makes is unknown."
-            if not isfinite(total)
-            else "The clock (max_time) may end the run before its last step."
-        )
-    return Horizon(ours, int(total) if isfinite(total) and total >= 1 else None, why, grid)
-
-
-@dataclass(frozen=True)
-class _Constant:
-    optimizer: Any
-    group: int | None
-    horizon: Horizon
-
-    def __call__(self, why: str) -> Plan:
-        plan = plan_from_schedulers(self.optimizer, [], total_steps=self.horizon.total_steps, group=self.group)
-        return Plan.constant(float(plan.lr[0]), plan.total_steps, known=False, why=why)
+        why = "The clock (max_time) may end the run before its last step."
+        if not isfinite(total):
+            why = "The run ends by the clock (max_time), and how many steps that makes is unknown."
+    elif not isfinite(total):
+        no_end = "neither max_steps nor max_epochs is set"
+        if isfinite(by_epochs):
+            no_end = "the training data has no length, and max_steps is not set"
+        why = f"The run has no known end: {no_end}."
+    return Horizon(own, int(total) if isfinite(total) and total >= 1 else None, why, grid)
 
 
 def _read(thing: Any, path: str, default: Any) -> Any:
-    for name in path.split("."):
-        try:
-            thing = getattr(thing, name)
-        except Exception:
-            return default
-    return thing
+    try:
+        return attrgetter(path)(thing)
+    except Exception:
+        return default
+
+
+def _limit(trainer: Any, name: str) -> float:
+    limit = getattr(trainer, name, None)
+    return inf if limit is None or limit < 0 else float(limit)
 
 
 def _inner(optimizer: Any, configs: Sequence[Any] = ()) -> Any:
@@ -165,12 +156,10 @@ def _inner(optimizer: Any, configs: Sequence[Any] = ()) -> Any:
     bound = [getattr(config.scheduler, "optimizer", None) for config in configs]
     if bound and hasattr(bound[0], "param_groups") and all(found is bound[0] for found in bound):
         return bound[0]
-    if isinstance(optimizer, torch.optim.Optimizer):
-        return optimizer
-    for name in ("_optimizer", "optimizer"):
-        inner = getattr(optimizer, name, None)
-        if hasattr(inner, "param_groups"):
-            return inner
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        for name in ("_optimizer", "optimizer"):
+            if hasattr(inner := getattr(optimizer, name, None), "param_groups"):
+                return inner
     return optimizer
 
 
@@ -178,103 +167,76 @@ def _automatic(trainer: Any) -> bool:
     return bool(_read(trainer, "lightning_module.automatic_optimization", True))
 
 
-def _batches(trainer: Any) -> int | None:
-    count = getattr(trainer, "num_training_batches", inf)
-    return int(count) if isfinite(count) and count >= 1 else None
+def _callbacks(trainer: Any) -> list[Any]:
+    return getattr(trainer, "callbacks", None) or []
 
 
 def _grid(trainer: Any, step: int, factor: int) -> EpochGrid:
-    batches = _batches(trainer)
-    accumulate = ((0, factor),) if factor > 1 else _accumulation(trainer)
+    count = getattr(trainer, "num_training_batches", inf)
+    batches = int(count) if isfinite(count) and count >= 1 else None
+    grid = EpochGrid(batches, ((0, factor),) if factor > 1 else _accumulation(trainer), step)
     epoch = _read(trainer, "fit_loop.epoch_progress.current.completed", None)
     batch = _read(trainer, "fit_loop.epoch_loop.batch_progress.current.ready", None)
-    if epoch is None or batch is None:
-        grid = EpochGrid(batches, accumulate)
-        if step == 0:
-            return grid
-        epochs, done = grid.place(_one(step))
-        return replace(grid, step=step, epoch=int(epochs[0]), batch=int(done[0]))
-    return EpochGrid(batches, accumulate, step, int(epoch), int(batch) if _within(trainer, epoch, batch) else 0)
+    if epoch is not None and batch is not None:
+        return replace(grid, epoch=int(epoch), batch=int(batch) if _within(trainer, epoch, batch, batches) else 0)
+    if step == 0:
+        return grid
+    epoch, batch = grid.from_start.place(step)
+    return replace(grid, epoch=int(epoch), batch=int(batch))
 
 
-def _within(trainer: Any, epoch: int, batch: int) -> bool:
+def _within(trainer: Any, epoch: int, batch: int, batches: int | None) -> bool:
     """Whether the batches that Lightning holds are those of the present epoch, and not of the one before.
 
     Between two epochs they are still of the one before. That shows in the number of epochs begun, except after a resume
-    at the end of an epoch, from when on Lightning counts one too few; the batches of the whole run tell then.
+    at the end of an epoch, from when on Lightning counts one too few; the batches of the whole run decide then.
     """
     if _read(trainer, "fit_loop.epoch_progress.current.ready", 0) > epoch:
         return True
-    total = _read(trainer, "fit_loop.epoch_loop.batch_progress.total.ready", 0)
-    before = epoch * (_batches(trainer) or 0)
-    return bool(abs(total - before - batch) < abs(total - before))
+    rest = _read(trainer, "fit_loop.epoch_loop.batch_progress.total.ready", 0) - epoch * (batches or 0)
+    return bool(abs(rest - batch) < abs(rest))
 
 
 def _accumulation(trainer: Any) -> tuple[tuple[int, int], ...]:
-    for callback in getattr(trainer, "callbacks", None) or []:
+    for callback in _callbacks(trainer):
         scheduling = getattr(callback, "scheduling", None)
         if isinstance(scheduling, Mapping) and hasattr(callback, "get_accumulate_grad_batches"):
             return tuple(sorted({0: 1, **scheduling}.items()))
     return ((0, max(1, int(getattr(trainer, "accumulate_grad_batches", 1) or 1))),)
 
 
-def _step_limit(trainer: Any, made: int, each: float, ours: int) -> float:
-    limit = getattr(trainer, "max_steps", -1)
-    if limit is None or limit < 0:
-        return inf
-    return ours + max(0, ceil((limit - made) / each - 1e-9))
-
-
-def _epoch_limit(trainer: Any, grid: EpochGrid) -> float:
-    limit = getattr(trainer, "max_epochs", -1)
-    if limit is None or limit < 0 or grid.batches is None:
-        return inf
-    return max(int(grid.ends(_one(limit - 1))[0]), grid.step) if limit > grid.epoch else grid.step
-
-
-def _no_end(trainer: Any) -> str:
-    limit = getattr(trainer, "max_epochs", -1)
-    if limit is not None and limit >= 0:
-        return "The run has no known end: the training data has no length, and max_steps is not set."
-    return "The run has no known end: neither max_steps nor max_epochs is set."
-
-
 def _timed(trainer: Any) -> bool:
-    for callback in getattr(trainer, "callbacks", None) or []:
-        remaining = getattr(callback, "time_remaining", None)
-        try:
-            if remaining is not None and remaining() is not None:
+    """Whether a callback ends the run by the clock."""
+    for callback in _callbacks(trainer):
+        with suppress(Exception):
+            if callback.time_remaining() is not None:
                 return True
-        except Exception:
-            continue
     return False
 
 
 def _takeover(trainer: Any, horizon: Horizon) -> tuple[int | None, str]:
     """The last step before Lightning's weight averaging replaces the scheduler, when it is yet to do so."""
-    for callback in getattr(trainer, "callbacks", None) or []:
+    configs = getattr(trainer, "lr_scheduler_configs", None) or []
+    if any(type(config.scheduler).__name__ == "SWALR" for config in configs):
+        return None, ""
+    for callback in _callbacks(trainer):
         start = _read(callback, "swa_start", None)
-        if not isinstance(start, int):
-            continue
-        configs = getattr(trainer, "lr_scheduler_configs", None) or []
-        if any(type(config.scheduler).__name__ == "SWALR" for config in configs):
-            continue
-        epoch = max(start, horizon.grid.epoch)
-        if horizon.grid.batches is None:
-            return horizon.step, f"{type(callback).__name__} sets the learning rate from epoch {epoch} on."
-        until = max(horizon.step, int(horizon.grid.ends(_one(epoch - 1))[0]))
-        return until, f"{type(callback).__name__} sets the learning rate after step {until}."
+        if isinstance(start, int):
+            epoch = max(start, horizon.grid.epoch)
+            if horizon.grid.batches is None:
+                return horizon.step, f"{type(callback).__name__} sets the learning rate from epoch {epoch} on."
+            until = max(horizon.step, int(horizon.grid.ends(epoch - 1)))
+            return until, f"{type(callback).__name__} sets the learning rate after step {until}."
     return None, ""
 
 
-def _spec(trainer: Any, config: Any) -> SchedulerSpec:
-    monitor = getattr(config, "monitor", None) if getattr(config, "reduce_on_plateau", False) else None
+def _spec(config: Any, advance: Callable[[Any, int, int], None] | None) -> SchedulerSpec:
     return SchedulerSpec(
         config.scheduler,
         interval=getattr(config, "interval", "epoch"),
         frequency=max(1, int(getattr(config, "frequency", 1))),
-        monitor=monitor,
-        advance=_advance(_read(trainer, "lightning_module", None)),
+        monitor=getattr(config, "monitor", None) if getattr(config, "reduce_on_plateau", False) else None,
+        advance=advance,
     )
 
 
@@ -283,11 +245,7 @@ def _advance(module: Any) -> Callable[[Any, int, int], None] | None:
     method = getattr(type(module), "lr_scheduler_step", None)
     if method is None or method.__module__.startswith(_LIGHTNING):
         return None
-
-    def advance(scheduler: Any, epoch: int, step: int) -> None:
-        method(_View(module, epoch, step), scheduler, None)
-
-    return advance
+    return lambda scheduler, epoch, step: method(_View(module, epoch, step), scheduler, None)
 
 
 class _View:
@@ -304,7 +262,7 @@ class _View:
         value = getattr(self._module, name)
         if isinstance(value, Mapping):
             return copy(value)
-        if isinstance(value, (bool, int, float, str, type(None))):
+        if isinstance(value, bool | int | float | str | None):
             return value
         raise AttributeError(f"lr_scheduler_step asks for {name!r}, which only a real step has")
 
@@ -321,7 +279,3 @@ def _cadence(scheduler: Any, horizon: Horizon) -> str | None:
     if made == horizon.step:
         return "step"
     return "epoch" if made == horizon.grid.epoch and horizon.grid.batches is not None else None
-
-
-def _one(value: int) -> NDArray[np.int64]:
-    return np.array([value], dtype=np.int64)

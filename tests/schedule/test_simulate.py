@@ -7,6 +7,8 @@ import functools
 import itertools
 import math
 import random
+import re
+import time
 
 import numpy as np
 import pytest
@@ -16,9 +18,8 @@ from hypothesis import strategies as st
 from torch.optim import lr_scheduler as lrs
 from torch.optim.swa_utils import SWALR
 
-from lightning_scaling.schedule import runner
-from lightning_scaling.schedule.jump import rate_after
-from lightning_scaling.schedule.scheduler_copy import Replica, quietly
+from lightning_scaling.schedule import simulate
+from lightning_scaling.schedule.clock import EpochGrid
 from lightning_scaling.schedule.simulate import SchedulerSpec, largest_group, plan_from_schedulers
 
 pytestmark = [
@@ -95,77 +96,14 @@ def build(tree, optimizer):
     return LEAVES[tree[0]](optimizer, *tree[1:])
 
 
-def jumped(scheduler, optimizer, count):
-    with quietly():
-        replica = Replica(optimizer, [scheduler], 0, math.inf)
-        ask = rate_after(replica, 0, count)
-        if ask is None:
-            return None
-        rates = np.empty(count)
-        for tick in np.random.default_rng(0).permutation(count):
-            rates[tick] = ask(int(tick) + 1)
-        return rates
-
-
-ONLY_STEPPED = {"multiplicative"}
-
-
-@pytest.mark.parametrize("ahead", [0, 7, 40])
-@pytest.mark.parametrize("name", LEAVES)
-def test_each_scheduler_asked_out_of_order_is_what_stepping_gives(name, ahead):
-    for number, fraction in [(1, 0.3), (7, 0.5), (12, 0.9)]:
-        optimizer = make_optimizer()
-        scheduler = LEAVES[name](optimizer, number, fraction)
-        stepped(scheduler, optimizer, ahead)
-        rates = jumped(scheduler, optimizer, 60)
-        assert (rates is None) is (name in ONLY_STEPPED)
-        if rates is not None:
-            scheduler.step()
-            np.testing.assert_allclose(rates, stepped(scheduler, optimizer, 60), rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("ahead", [0, 4, 9])
-@pytest.mark.parametrize("name", LINKS)
-def test_a_sequence_asked_out_of_order_is_what_stepping_gives(name, ahead):
-    for tree in [
-        ("sequential", [("exponential", 1, 0.9), (name, 7, 0.4), ("linear", 6, 0.5)], [5, 30, 0, 0]),
-        ("sequential", [(name, 7, 0.4), (name, 7, 0.4)], [5, 0, 0, 0]),
-    ]:
-        optimizer = make_optimizer()
-        scheduler = build(tree, optimizer)
-        stepped(scheduler, optimizer, ahead)
-        rates = jumped(scheduler, optimizer, 60)
-        assert (rates is None) is (name in ONLY_STEPPED)
-        if rates is not None:
-            scheduler.step()
-            np.testing.assert_allclose(rates, stepped(scheduler, optimizer, 60), rtol=1e-8, atol=1e-12)
-
-
-def test_what_depends_on_the_present_rate_is_only_stepped():
-    optimizer = make_optimizer()
-    assert jumped(SWALR(optimizer, 0.02, 10), optimizer, 60) is None
-    assert jumped(Dwindling(optimizer), optimizer, 60) is None
-    assert jumped(build(("chained", [("linear", 6, 0.5), ("cosine", 90, 0.5)]), optimizer), optimizer, 60) is None
-
-
-@pytest.mark.parametrize("ahead", [0, 7])
-def test_a_chain_of_factors_asked_out_of_order_is_what_stepping_gives(ahead):
-    optimizer = make_optimizer()
-    scheduler = build(("chained", [("linear", 6, 0.5), ("step", 9, 0.5), ("exponential", 1, 0.97)]), optimizer)
-    stepped(scheduler, optimizer, ahead)
-    rates = jumped(scheduler, optimizer, 60)
-    scheduler.step()
-    np.testing.assert_allclose(rates, stepped(scheduler, optimizer, 60), rtol=1e-9)
-
-
 def test_short_cycles_over_a_long_run_are_followed_and_then_averaged():
     optimizer = make_optimizer()
     scheduler = lrs.CosineAnnealingWarmRestarts(optimizer, 100)
-    plan = plan_from_schedulers(optimizer, [SchedulerSpec(scheduler)], total_steps=500_000, budget=60)
+    plan = plan_from_schedulers(optimizer, [SchedulerSpec(scheduler)], total_steps=200_000)
     assert plan.known
     assert "swings too often" in plan.why
     np.testing.assert_allclose(plan.at(np.arange(1, 2000)), stepped(scheduler, optimizer, 1999), atol=5e-4)
-    assert plan.at(np.arange(100_000, 500_000)).mean() == pytest.approx(0.05, rel=0.02)
+    assert plan.at(np.arange(50_000, 200_000)).mean() == pytest.approx(0.05, rel=0.02)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -239,7 +177,7 @@ LONG_RUNS = {
 def test_a_long_run_is_followed_within_a_fifth_of_a_percent(name):
     optimizer = make_optimizer()
     scheduler = LONG_RUNS[name](optimizer)
-    plan = plan_from_schedulers(optimizer, [SchedulerSpec(scheduler)], total_steps=LONG, budget=60)
+    plan = plan_from_schedulers(optimizer, [SchedulerSpec(scheduler)], total_steps=LONG)
     used = stepped(scheduler, optimizer, LONG)
     assert plan.known
     assert len(plan.steps) <= 1000
@@ -250,9 +188,7 @@ def test_a_long_run_is_followed_within_a_fifth_of_a_percent(name):
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "restarts", "cyclic_scaled", "lambda", "sequential"])
 def test_long_runs_are_computed_in_pieces_without_a_seam(name, monkeypatch):
-    monkeypatch.setattr(runner, "_WINDOW", 777)
-    monkeypatch.setattr(runner, "_STEPPED", 50)
-    monkeypatch.setattr(runner, "_CHECKED", 200)
+    monkeypatch.setattr(simulate, "_WINDOW", 777)
     optimizer = make_optimizer()
     if name == "sequential":
         tree = ("sequential", [("linear", 300, 0.1), ("cosine", 900, 0.1), ("exponential", 1, 0.999)], [777, 800, 0, 0])
@@ -261,7 +197,7 @@ def test_long_runs_are_computed_in_pieces_without_a_seam(name, monkeypatch):
         slow = lambda o, n, f: lrs.LambdaLR(o, lambda e: smooth(e / n * 100))  # noqa: E731
         scheduler = {**LEAVES, "lambda": slow}[name](optimizer, 700, 0.1)
     specs = [SchedulerSpec(scheduler), SchedulerSpec(lrs.StepLR(optimizer, 2, 0.8), "epoch")]
-    plan = plan_from_schedulers(optimizer, specs, total_steps=3000, steps_per_epoch=333)
+    plan = plan_from_schedulers(optimizer, specs, total_steps=3000, grid=EpochGrid(333))
     used = []
     for step in range(1, 3001):
         used.append(optimizer.param_groups[0]["lr"])
@@ -272,40 +208,24 @@ def test_long_runs_are_computed_in_pieces_without_a_seam(name, monkeypatch):
     np.testing.assert_allclose(plan.at(np.arange(1, 3001)), used, atol=0.002 * max(used))
 
 
-def test_ten_million_steps_of_a_lambda():
-    n = 10_000_000
-    optimizer = make_optimizer()
-
-    def rate(epoch):
-        if epoch < 20_000:
-            return (epoch + 1) / 20_000
-        return 1.0 if epoch < 8_000_000 else 0.5 + 0.5 * math.cos(math.pi * (epoch - 8_000_000) / 2_000_000)
-
-    plan = plan_from_schedulers(optimizer, [SchedulerSpec(lrs.LambdaLR(optimizer, rate))], total_steps=n, budget=60)
-    assert plan.known
-    assert plan.total_steps == n
-    assert len(plan.steps) <= 1000
-    steps = np.unique(np.concatenate([np.geomspace(1, n, 500), np.linspace(1, n, 501)]).astype(int))
-    np.testing.assert_allclose(plan.at(steps), [0.1 * rate(int(s) - 1) for s in steps], atol=2e-5)
-
-
-def test_ten_million_steps_of_a_sequence():
-    n = 10_000_000
+def test_a_million_steps_of_a_sequence():
+    n = 1_000_000
     optimizer = make_optimizer()
     parts = [lrs.LinearLR(optimizer, 0.01, 1.0, 5000), lrs.CosineAnnealingLR(optimizer, n - 5000, 0.01)]
     scheduler = lrs.SequentialLR(optimizer, parts, [5000])
-    plan = plan_from_schedulers(optimizer, [SchedulerSpec(scheduler)], total_steps=n, budget=60)
+    plan = plan_from_schedulers(optimizer, [SchedulerSpec(scheduler)], total_steps=n)
     assert plan.known
+    assert len(plan.steps) <= 1000
     steps = np.linspace(5001, n, 301).astype(int)
     cosine = 0.01 + 0.09 * (1 + np.cos(np.pi * (steps - 5001) / (n - 5000))) / 2
-    np.testing.assert_allclose(plan.at(steps), cosine, atol=2e-5)
+    np.testing.assert_allclose(plan.at(steps), cosine, atol=2e-6)
     assert plan.at(2501) == pytest.approx(0.1 * (0.01 + 0.99 * 0.5))
 
 
 def test_a_schedule_that_swings_too_often_is_followed_and_then_averaged():
     optimizer = make_optimizer()
     scheduler = lrs.CyclicLR(optimizer, 0.02, 0.1, 500)
-    plan = plan_from_schedulers(optimizer, [SchedulerSpec(scheduler)], total_steps=2_000_000, budget=60)
+    plan = plan_from_schedulers(optimizer, [SchedulerSpec(scheduler)], total_steps=600_000)
     assert plan.known
     assert "swings too often" in plan.why
     assert len(plan.steps) <= 1000
@@ -313,16 +233,58 @@ def test_a_schedule_that_swings_too_often_is_followed_and_then_averaged():
     phase = (early - 1) % 1000
     expected = 0.02 + 0.08 * np.minimum(phase, 1000 - phase) / 500
     np.testing.assert_allclose(plan.at(early), expected, atol=1e-9)
-    assert plan.at(np.arange(500_000, 2_000_000)).mean() == pytest.approx(0.06, rel=0.01)
+    assert plan.at(np.arange(400_000, 600_000)).mean() == pytest.approx(0.06, rel=0.01)
 
 
-def test_what_can_only_be_stepped_is_known_as_far_as_time_lasts():
+def test_more_steps_than_are_simulated_are_known_in_part(monkeypatch):
+    monkeypatch.setattr(simulate, "_WINDOW", 100)
+    monkeypatch.setattr(simulate, "MAX_TICKS", 500)
     optimizer = make_optimizer()
-    plan = plan_from_schedulers(optimizer, [SchedulerSpec(Dwindling(optimizer))], total_steps=10**6, budget=0.0)
+    plan = plan_from_schedulers(optimizer, [SchedulerSpec(Dwindling(optimizer))], total_steps=10**6)
     assert not plan.known
-    assert "known up to step 256" in plan.why
-    assert plan.at(256) == pytest.approx(0.1 * 0.9999**255)
+    assert plan.total_steps == 10**6
+    assert "known up to step 501" in plan.why
+    assert plan.at(501) == pytest.approx(0.1 * 0.9999**500)
     assert plan.at(10**6) == plan.lr[-1]
+
+
+def test_a_slow_function_is_known_as_far_as_time_lasts(monkeypatch):
+    monkeypatch.setattr(simulate, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(simulate, "SECONDS_PER_TICK", 0.0)
+    optimizer = make_optimizer()
+
+    def slow(epoch):
+        time.sleep(0.01)
+        return 0.9**epoch
+
+    plan = plan_from_schedulers(optimizer, [SchedulerSpec(lrs.LambdaLR(optimizer, slow))], total_steps=1000)
+    assert not plan.known
+    known = int(re.search(r"known up to step (\d+)\.", plan.why)[1])
+    assert 1 <= known < 25
+    assert plan.at(known) == pytest.approx(0.1 * 0.9 ** (known - 1))
+
+
+@pytest.mark.parametrize("make", [lambda o: lrs.LambdaLR(o, [smooth, lambda e: 0.9**e, smooth]), Inverse])
+def test_the_largest_of_several_groups_is_followed(make):
+    optimizer = make_optimizer(sizes=(3, 50, 4))
+    scheduler = make(optimizer)
+    plan = plan_from_schedulers(optimizer, [SchedulerSpec(scheduler)], total_steps=40)
+    for step in range(1, 41):
+        assert plan.at(step) == pytest.approx(optimizer.param_groups[1]["lr"])
+        scheduler.step()
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_several_groups_do_not_disturb_each_other(name):
+    optimizer = make_optimizer(sizes=(3, 50, 4))
+    scheduler = LEAVES[name](optimizer, 7, 0.5)
+    plan = plan_from_schedulers(optimizer, [SchedulerSpec(scheduler)], total_steps=60)
+    used = []
+    for _ in range(60):
+        used.append(optimizer.param_groups[1]["lr"])
+        scheduler.step()
+    assert plan.known
+    np.testing.assert_allclose(plan.at(np.arange(1, 61)), used, rtol=1e-9, atol=1e-12)
 
 
 def test_two_schedulers_at_different_intervals():
@@ -331,7 +293,7 @@ def test_two_schedulers_at_different_intervals():
         SchedulerSpec(lrs.StepLR(optimizer, 2, 0.5), "epoch"),
         SchedulerSpec(lrs.CosineAnnealingLR(optimizer, 40, 0.01), "step"),
     ]
-    plan = plan_from_schedulers(optimizer, specs, total_steps=40, steps_per_epoch=7)
+    plan = plan_from_schedulers(optimizer, specs, total_steps=40, grid=EpochGrid(7))
     used = []
     for step in range(1, 41):
         used.append(optimizer.param_groups[0]["lr"])
@@ -347,7 +309,7 @@ def test_two_schedulers_at_different_intervals_in_a_long_run():
         SchedulerSpec(lrs.StepLR(optimizer, 3, 0.5), "epoch"),
         SchedulerSpec(lrs.LinearLR(optimizer, 0.1, 1.0, 900), "step"),
     ]
-    plan = plan_from_schedulers(optimizer, specs, total_steps=50_000, steps_per_epoch=4001, budget=60)
+    plan = plan_from_schedulers(optimizer, specs, total_steps=50_000, grid=EpochGrid(4001))
     steps = np.arange(1, 50_001)
     expected = 0.1 * np.minimum(1, 0.1 + 0.9 * (steps - 1) / 900) * 0.5 ** ((steps - 1) // 4001 // 3)
     np.testing.assert_allclose(plan.at(steps), expected, atol=1e-9)
@@ -398,7 +360,6 @@ def test_the_group_with_most_parameters_counts():
     scheduler = lrs.ExponentialLR(optimizer, 0.9)
     assert largest_group(optimizer) == 1
     assert plan_from_schedulers(optimizer, [SchedulerSpec(scheduler)], total_steps=5).at(1) == 0.05
-    assert plan_from_schedulers(optimizer, [SchedulerSpec(scheduler)], total_steps=5, group=0).at(1) == 0.1
 
 
 def test_a_rate_kept_in_a_tensor():
@@ -570,16 +531,16 @@ def test_a_function_that_fails_late_in_a_long_run():
     optimizer = make_optimizer()
 
     def function(epoch):
-        if epoch > 700_123:
+        if epoch > 70_123:
             raise IndexError("out of rates")
         return 1.0 - 1e-6 * epoch
 
     plan = plan_from_schedulers(
-        optimizer, [SchedulerSpec(lrs.LambdaLR(optimizer, function))], total_steps=10**6, budget=60
+        optimizer, [SchedulerSpec(lrs.LambdaLR(optimizer, function))], total_steps=10**5
     )
     assert not plan.known
-    assert "no rate after step 700124" in plan.why
-    assert plan.at(700_124) == pytest.approx(0.1 * (1 - 0.700123))
+    assert "LambdaLR fails after step 70124 (IndexError" in plan.why
+    assert plan.at(70_124) == pytest.approx(0.1 * (1 - 0.070123))
 
 
 def test_no_scheduler_is_a_constant_rate():
@@ -603,29 +564,3 @@ def test_epochs_of_unknown_length_leave_the_rate_unknown():
     plan = plan_from_schedulers(optimizer, [SchedulerSpec(lrs.StepLR(optimizer, 2), "epoch")], total_steps=100)
     assert not plan.known
     assert "StepLR is stepped by the epoch" in plan.why
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"start_step": -1}, "`start_step` should be at least 0, but got -1"),
-        ({"total_steps": 0}, "`total_steps` should be at least 1 or None, but got 0"),
-        ({"steps_per_epoch": 0}, "`steps_per_epoch` should be at least 1 or None, but got 0"),
-        ({"max_knots": 3}, "`max_knots` should be at least 16, but got 3"),
-    ],
-)
-def test_bad_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        plan_from_schedulers(make_optimizer(), [], **arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"interval": "batch"}, "`interval` should be 'step' or 'epoch', but got 'batch'"),
-        ({"frequency": 0}, "at least 1"),
-    ],
-)
-def test_bad_specs(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        SchedulerSpec(None, **arguments)
