@@ -86,8 +86,9 @@ def plan_from_schedulers(
 
     Neither is touched, nor is any random state: copies of the schedulers, bound to an optimizer of one number per
     parameter group, are stepped instead, as often as the run will. Beyond two million of their steps
-    (:data:`MAX_TICKS`) the plan says up to which step it is known. The rate followed is that of the parameter group with the most
-    parameters: forecasts use rates relative to the peak, so groups that share a schedule at different rates are alike.
+    (:data:`MAX_TICKS`) the plan says up to which step it is known. The rate followed is that of the parameter group
+    with the most parameters: forecasts use rates relative to the peak, so groups that share a schedule at different
+    rates are alike.
 
     The rates of the plan are exact where 256 knots suffice for them, within 0.01 % of the peak rate where 512 do, else
     within 0.2 %; jumps stay sharp. A schedule that swings too often for that is followed within 2 %, or at first alone
