@@ -19,6 +19,7 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "name", [module_name(path) for path in MODULES if ">>>" in path.read_text(encoding="utf-8")], ids=str
 )

@@ -48,6 +48,11 @@ def name_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def is_import_of_a_literal(call):
+    name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+    return name == "import_module" and bool(call.args) and isinstance(call.args[0], ast.Constant)
+
+
 def imported(path):
     """Names of everything a module imports, by statement or through ``import_module`` with a literal name."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -59,9 +64,8 @@ def imported(path):
             yield node.module
             for alias in node.names:
                 yield f"{node.module}.{alias.name}"
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module":
-            if node.args and isinstance(node.args[0], ast.Constant):
-                yield node.args[0].value
+        elif isinstance(node, ast.Call) and is_import_of_a_literal(node):
+            yield node.args[0].value
 
 
 def upward(path, names):

@@ -54,12 +54,16 @@ class ResizeAdvisor(GuardedCallback):
         TypeError: If an argument has the wrong type.
         ValueError: If an argument has a value that it cannot have.
 
-    Example::
-
-        >>> from lightning.pytorch import Trainer  # doctest: +SKIP
-        >>> advisor = ResizeAdvisor(inference_tokens=1e12)  # doctest: +SKIP
-        >>> Trainer(max_steps=20_000, callbacks=[ScalingLawMonitor(), advisor]).fit(model)  # doctest: +SKIP
-        >>> advisor.advice.reason, advisor.when_data_grows(2).reason  # doctest: +SKIP
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> advisor = ResizeAdvisor(inference_tokens=1e12)
+        >>> callbacks = [ScalingLawMonitor(journal=False), advisor]
+        >>> quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        >>> trainer = Trainer(max_steps=32, callbacks=callbacks, enable_model_summary=False, **quiet)
+        >>> trainer.fit(BoringModel())
+        >>> advisor.advice.action
+        'continue'
     """
 
     def __init__(

@@ -60,12 +60,16 @@ class ScalingEarlyStopping(GuardedCallback):
         TypeError: If an argument has the wrong type.
         ValueError: If an argument has a value that it cannot have, or there is no monitor to act on.
 
-    Example::
-
-        >>> from lightning.pytorch import Trainer  # doctest: +SKIP
-        >>> stopping = ScalingEarlyStopping(target=2.9)  # doctest: +SKIP
-        >>> Trainer(max_steps=20_000, callbacks=[ScalingLawMonitor(), stopping]).fit(model)  # doctest: +SKIP
-        >>> stopping.stopped_at, stopping.decision.reason  # doctest: +SKIP
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> stopping = ScalingEarlyStopping(target=2.9)
+        >>> callbacks = [ScalingLawMonitor(journal=False), stopping]
+        >>> quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        >>> trainer = Trainer(max_steps=32, callbacks=callbacks, enable_model_summary=False, **quiet)
+        >>> trainer.fit(BoringModel())
+        >>> stopping.stopped_at is None
+        True
     """
 
     def __init__(

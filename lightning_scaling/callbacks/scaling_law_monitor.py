@@ -174,13 +174,15 @@ class ScalingLawMonitor(MonitorResults):
         TypeError: If an argument has the wrong type.
         ValueError: If an argument has a value that it cannot have.
 
-    Example::
-
-        >>> from lightning.pytorch import Trainer  # doctest: +SKIP
-        >>> trainer = Trainer(max_steps=20_000, callbacks=ScalingLawMonitor())  # doctest: +SKIP
-        >>> trainer.fit(model)  # doctest: +SKIP
-        >>> monitor = trainer.callbacks[0]  # doctest: +SKIP
-        >>> monitor.forecast.final, monitor.forecast.interval(0.9), monitor.advice.action  # doctest: +SKIP
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> monitor = ScalingLawMonitor(journal=False)
+        >>> quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        >>> trainer = Trainer(max_steps=32, callbacks=monitor, enable_model_summary=False, **quiet)
+        >>> trainer.fit(BoringModel())
+        >>> monitor.run.total_steps, monitor.advice.action
+        (32, 'continue')
     """
 
     def __init__(

@@ -6,8 +6,8 @@ from lightning_scaling.tracking.delivery import TargetReport, TrackerReport
 from lightning_scaling.tracking.detect import Target, find_targets
 from lightning_scaling.tracking.journal import EventKind, Journal, new_journal_path
 from lightning_scaling.tracking.journal_reader import JournalContents, Segment, read_journal
+from lightning_scaling.tracking.journal_sync import JournalSync, PendingJournal, SyncReport, pending_journals, sync
 from lightning_scaling.tracking.sink import Breaker, Sink
-from lightning_scaling.tracking.sync import JournalSync, PendingJournal, SyncReport, pending_journals, sync
 from lightning_scaling.tracking.tracker import Tracker
 
 __all__ = [
