@@ -157,7 +157,7 @@ def runs_learned_from(history: RunHistory, learned: PriorLearned) -> tuple[RunHi
     """
     known = {str(run.meta.get("run_id") or run.name): run for run in history}
     complete = bool(learned.runs) and all(one in known for one in learned.runs)
-    found = RunHistory([known[one] for one in learned.runs] if complete else history, source=history.source)
+    found = history.with_runs([known[one] for one in learned.runs] if complete else history)
     found.calibration = None if learned.calibration is None else Calibration.from_dict(learned.calibration)
     return found, complete
 

@@ -212,9 +212,7 @@ def past_runs_of(runs: Sequence[Run]) -> tuple[HistorySource, list[RunHistory]]:
 
 def without(history: RunHistory, run: Run) -> RunHistory:
     """A history without one run, should it be in there."""
-    kept = RunHistory([one for one in history if not same(one, run)], source=history.source)
-    kept.calibration = history.calibration
-    return kept
+    return history.with_runs(one for one in history if not same(one, run))
 
 
 def same(one: Run, other: Run) -> bool:

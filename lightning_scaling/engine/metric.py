@@ -81,7 +81,7 @@ class FollowedMetric:
         """Past runs with their values on the scale of the law."""
         if self.plain or runs is None:
             return runs
-        return RunHistory([self._on_law(run) for run in runs], source=runs.source)
+        return runs.with_runs(map(self._on_law, runs))
 
     def _on_law(self, run: Run) -> Run:
         fields = {name: value for name, value in vars(run).items() if name not in ("step", "loss", "lr")}

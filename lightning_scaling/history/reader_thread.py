@@ -14,6 +14,7 @@ from lightning_scaling._utils.formatting import plural
 from lightning_scaling.history import aliases
 from lightning_scaling.history.backends import tracking_uri_or_default
 from lightning_scaling.history.calibration_store import calibration_of
+from lightning_scaling.history.folder import history_from_folder
 from lightning_scaling.history.read import find_run, read_experiment
 from lightning_scaling.runs.history import RunHistory
 
@@ -133,7 +134,7 @@ def past_runs(
     """
     named = source.removeprefix(MLFLOW) if isinstance(source, str) and source.startswith(MLFLOW) else None
     if named is None and source != AUTO:
-        return RunHistory.from_csv(source), f"the folder {source}", ""
+        return history_from_folder(source), f"the folder {source}", ""
     uri = tracking_uri_or_default(tracking_uri)
     family, experiment = None, named
     if run_id is not None:

@@ -137,13 +137,7 @@ class RecordedRun(Run):
         **known: Any,
     ) -> None:
         super().__init__(*curve, **known)
-        for name, value in (
-            ("events", tuple(events)),
-            ("settings", dict(settings)),
-            ("said", tuple(said)),
-            ("gaps", tuple(gaps)),
-        ):
-            object.__setattr__(self, name, value)
+        self.__dict__.update(events=tuple(events), settings=dict(settings), said=tuple(said), gaps=tuple(gaps))
 
     @property
     def plan(self) -> Plan:

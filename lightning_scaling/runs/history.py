@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib import import_module
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -114,13 +113,8 @@ class RunHistory(Sequence[Run]):
         Raises:
             ValueError: If the folder holds no CSV file, or one of them is not a curve.
         """
-        files = sorted(Path(folder).glob("*.csv"))
-        if not files:
-            raise ValueError(f"{folder} holds no *.csv file; expected one file `step,loss[,lr]` per finished run.")
-        history = cls((Run.from_csv(file, **known) for file in files), source=f"the folder {folder}")
-        if (Path(folder) / "calibration.json").is_file():
-            # an import upward, made when it is asked for: what a calibration is stands on a higher floor
-            history.calibration = import_module("lightning_scaling.history.calibration_store").of_folder(folder)
+        # an import upward, made when it is asked for: the reader stands on a higher floor
+        history: RunHistory = import_module("lightning_scaling.history").history_from_folder(folder, **known)
         return history
 
     @classmethod

@@ -78,14 +78,12 @@ class Run:
         name: str | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
-        steps = _column("step", step)
-        losses = _column("loss", loss)
+        steps, losses = _column("step", step), _column("loss", loss)
         rates = None if lr is None else _rates("lr", lr)
         for label, column in (("loss", losses), ("lr", rates)):
             if column is not None and column.shape != steps.shape:
-                raise ValueError(
-                    f"`{label}` has {column.size} values but `step` has {steps.size}; give one value per step."
-                )
+                counts = f"has {column.size} values but `step` has {steps.size}"
+                raise ValueError(f"`{label}` {counts}; give one value per step.")
         if steps.size == 0:
             raise ValueError("A run needs at least one recorded step, but `step` is empty.")
         if not np.all(np.isfinite(steps)) or np.any(steps != np.floor(steps)) or np.any(steps < 0):
@@ -99,31 +97,25 @@ class Run:
             )
         if isinstance(total_steps, bool) or not isinstance(total_steps, int | np.integer) or total_steps < 1:
             raise ValueError(f"`total_steps` must be a whole number of at least 1, but got {total_steps!r}.")
-        for label, value in (
-            ("params", params),
-            ("tokens_per_step", tokens_per_step),
-            ("flops_per_step", flops_per_step),
-        ):
+        sizes = {"params": params, "tokens_per_step": tokens_per_step, "flops_per_step": flops_per_step}
+        for label, value in sizes.items():
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"`{label}` must be a positive number or None, but got {value!r}.")
-        set_ = object.__setattr__
-        set_(self, "step", steps.astype(np.int64))
-        set_(self, "loss", losses if rates is not None else np.where(np.isnan(losses), np.inf, losses))
-        set_(self, "lr", rates)
-        set_(self, "total_steps", int(total_steps))
-        set_(
-            self,
-            "planned_lr",
-            None
-            if planned_lr is None
-            else (_column("planned_lr[0]", planned_lr[0]), _rates("planned_lr[1]", planned_lr[1])),
+        if planned_lr is not None:
+            planned_lr = (_column("planned_lr[0]", planned_lr[0]), _rates("planned_lr[1]", planned_lr[1]))
+        self.__dict__.update(
+            step=steps.astype(np.int64),
+            loss=losses if rates is not None else np.where(np.isnan(losses), np.inf, losses),
+            lr=rates,
+            total_steps=int(total_steps),
+            planned_lr=planned_lr,
+            params=None if params is None else int(params),
+            tokens_per_step=tokens_per_step,
+            flops_per_step=flops_per_step,
+            family=family,
+            name=name,
+            meta=dict(meta or {}),
         )
-        set_(self, "params", None if params is None else int(params))
-        set_(self, "tokens_per_step", tokens_per_step)
-        set_(self, "flops_per_step", flops_per_step)
-        set_(self, "family", family)
-        set_(self, "name", name)
-        set_(self, "meta", dict(meta or {}))
 
     def __len__(self) -> int:
         return int(self.step.size)
@@ -151,9 +143,8 @@ class Run:
                 last = int(self.step[known][-1])
                 lasting = last >= 0.95 * self.total_steps or np.ptp(self.lr[known]) == 0
                 why = "" if lasting else f"the learning rate is recorded up to step {last} only"
-                return Plan(
-                    self.step[known], self.lr[known], total_steps=self.total_steps, known=bool(lasting), why=why
-                )
+                knots = self.step[known], self.lr[known]
+                return Plan(*knots, total_steps=self.total_steps, known=bool(lasting), why=why)
         return Plan.constant(total_steps=self.total_steps, known=False, why="no learning rate is recorded")
 
     @property
@@ -309,14 +300,9 @@ class Run:
         """
         file = Path(path)
         header = ["step", "loss"] + ([] if self.lr is None else ["lr"])
+        columns = [map(int, self.step), map(_cell, self.loss), *([] if self.lr is None else [map(_cell, self.lr)])]
         with file.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.writer(handle)
-            writer.writerow(header)
-            for index in range(len(self)):
-                row: list[Any] = [int(self.step[index]), _cell(self.loss[index])]
-                if self.lr is not None:
-                    row.append(_cell(self.lr[index]))
-                writer.writerow(row)
+            csv.writer(handle).writerows([header, *zip(*columns, strict=True)])
         return file
 
 

@@ -1,4 +1,4 @@
-"""When a scheduler ticks: optimizer steps laid out on epochs and micro-batches, as Lightning counts them."""
+"""Optimizer steps after which a scheduler is stepped, laid out on epochs and micro-batches as Lightning counts them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the plan contributes to the loss: progress made by the rate, and what its fall gains."""
+"""Contributions of the plan to the loss: progress made by the rate, and the gain of its fall."""
 
 from __future__ import annotations
 
