@@ -21,6 +21,7 @@ import pandas as pd
 from _cli import Report, main
 from scipy.stats import t as student
 
+from lightning_scaling.laws.options import Settings
 from lightning_scaling.laws.problem import Problem
 from lightning_scaling.laws.solvers.objectives import Objective
 
@@ -49,7 +50,7 @@ def profiled(case: Case, draws: int, seed: int) -> np.ndarray:
     clean = law.evaluate(case.truth, **case.inputs)
     e = case.noise * np.random.default_rng([7, seed]).standard_normal((draws, len(clean)))
     y = clean * np.exp(e) if law.space == "log" else clean + e * np.std(clean)
-    problem = Problem(law, case.inputs, y, np.ones(len(clean)), Objective("least_squares"), law.space, {}, {})
+    problem = Problem(law, case.inputs, y, np.ones(len(clean)), Settings(Objective("least_squares"), law.space))
     truth = problem.to_coordinates(np.array([case.truth[p.name] for p in problem.free]))
     ends = problem.descend(np.tile(truth, (draws, 1)))
     dof = problem.size - len(truth)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from lightning_scaling.laws.curve_fits import Fits, fit_curves
+from lightning_scaling.laws.estimator import estimate
 from lightning_scaling.laws.form import UNITS, FunctionalForm, Parameter, Published, Source, Tag, Verified
 from lightning_scaling.laws.options import FitOptions
-from lightning_scaling.laws.results import Fit, fit_form
+from lightning_scaling.laws.results import Fit
 from lightning_scaling.laws.solvers.objectives import Kind
 
 __all__ = ["UNITS", "Law", "Parameter", "Published", "Source", "Tag", "Verified"]
@@ -95,23 +96,9 @@ class Law(FunctionalForm):
             TypeError: `data` has no columns.
             ValueError: A column is missing, no or too few usable points are left, or an argument is out of its range.
         """
-        options = FitOptions(
-            loss=loss,
-            objective=objective,
-            delta=delta,
-            weights=weights,
-            bootstrap=bootstrap,
-            seed=seed,
-            columns=columns,
-            groups=groups,
-            space=space,
-            quantile=quantile,
-            fixed=fixed,
-            bounds=bounds,
-            priors=priors,
-            training=training,
-        )
-        return fit_form(self, data, options, progress)
+        how = (loss, objective, delta, weights, bootstrap, seed, columns, groups, space, quantile)
+        options = FitOptions(*how, fixed, bounds, priors, training)
+        return Fit.of(estimate(self, data, options, progress))
 
     def fit_many(
         self,
@@ -147,13 +134,6 @@ class Law(FunctionalForm):
             ValueError: A key is missing, shapes do not go together, or an argument is out of its range.
         """
         options = FitOptions(
-            loss=loss,
-            objective=objective,
-            delta=delta,
-            weights=weights,
-            space=space,
-            quantile=quantile,
-            fixed=fixed,
-            bounds=bounds,
+            loss, objective, delta, weights, space=space, quantile=quantile, fixed=fixed, bounds=bounds
         )
         return fit_curves(self, data, options)

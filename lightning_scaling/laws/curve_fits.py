@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.laws.estimate import FitStatus
+from lightning_scaling.laws.estimator import estimate
 from lightning_scaling.laws.form import FunctionalForm
 from lightning_scaling.laws.initialization import starts_of_many
 from lightning_scaling.laws.options import FitOptions, Settings
 from lightning_scaling.laws.problem import Problem
-from lightning_scaling.laws.results import Fit, fit_form
+from lightning_scaling.laws.results import Fit
 
 Array = NDArray[np.float64]
 
@@ -32,7 +34,7 @@ class Fits:
         weights: Weights, likewise; zero for points that could not be used.
         params: Estimates by name, each of shape ``(curves,)``; nan where a curve has too few points.
         objective: Value of the objective, shape ``(curves,)``.
-        status: ``"ok"``, ``"not converged"`` or ``"too few points"``, shape ``(curves,)``.
+        status: ``"ok"``, ``"not_converged"`` or ``"too_few_points"``, shape ``(curves,)``.
     """
 
     law: FunctionalForm
@@ -76,48 +78,37 @@ class Fits:
             raise IndexError(f"there are {len(self)} curves, but curve {curve} was asked for.")
         used = self.weights[curve] > 0
         data = {name: (v[curve] if v.ndim == 2 else v)[used] for name, v in self.inputs.items()}
-        settings = self.settings
-        options = FitOptions(
-            settings.loss,
-            settings.objective.kind,
-            settings.objective.delta,
-            self.weights[curve][used],
-            space=settings.space,
-            quantile=settings.objective.quantile,
-            fixed=settings.fixed,
-            bounds=settings.bounds,
-        )
-        return fit_form(self.law, data | {settings.loss: self.y[curve][used]}, options)
+        options = self.settings.again(self.settings.loss, self.weights[curve][used])
+        options = replace(options, fixed=self.settings.fixed, bounds=self.settings.bounds)
+        return Fit.of(estimate(self.law, data | {options.loss: self.y[curve][used]}, options))
 
 
 def fit_curves(form: FunctionalForm, data: Mapping[str, Any], options: FitOptions) -> Fits:
     """Estimate a law on many curves at once: :meth:`~lightning_scaling.laws.Law.fit_many`."""
+    if options.delta == "auto":
+        raise ValueError("`delta` must be a number when many curves are fitted at once, but got 'auto'.")
     settings = options.settings(form)
     inputs, y, w = _curves(form, data, options.loss, options.weights, settings.space)
     curves, n = y.shape
-    names = [p.name for p in form.parameters]
-    values = np.full((curves, len(names)), np.nan)
-    objectives = np.full(curves, np.nan)
-    converged = np.zeros(curves, dtype=bool)
+    params = {p.name: np.full(curves, settings.fixed.get(p.name, np.nan)) for p in form.parameters}
+    objective = np.full(curves, np.nan)
     used = (w > 0).sum(axis=1)
-    free = len(names) - len(settings.fixed)
+    free = len(params) - len(settings.fixed)
     enough = np.flatnonzero(used >= free)
+    status = np.where(used < free, FitStatus.TOO_FEW_POINTS, FitStatus.NOT_CONVERGED)
     size = max(1, _CELLS // (n * max(1, free)))
     for first in range(0, len(enough), size):
         rows = enough[first : first + size]
         part = {k: v[rows] if v.ndim == 2 else v for k, v in inputs.items()}
-        problem = Problem(
-            form, part, y[rows], w[rows], settings.objective, settings.space, settings.fixed, settings.bounds
-        )
+        problem = Problem(form, part, y[rows], w[rows], settings)
         ends = problem.descend(starts_of_many(problem))
-        found = problem.to_parameters(ends.u)
-        for j, p in enumerate(problem.free):
-            values[rows, names.index(p.name)] = found[:, j]
-        for name, value in settings.fixed.items():
-            values[rows, names.index(name)] = value
-        objectives[rows], converged[rows] = ends.value, ends.converged & np.isfinite(ends.value)
-    status = np.where(used < free, "too few points", np.where(converged, "ok", "not converged"))
-    return Fits(form, settings, inputs, y, w, {name: values[:, j] for j, name in enumerate(names)}, objectives, status)
+        for name, values in zip(problem.names, problem.to_parameters(ends.u).T, strict=True):
+            params[name][rows] = values
+        objective[rows] = ends.value
+        status[rows[ends.converged & np.isfinite(ends.value)]] = FitStatus.OK
+    for values in params.values():
+        values[used < free] = np.nan
+    return Fits(form, settings, inputs, y, w, params, objective, status)
 
 
 def _curves(
@@ -136,14 +127,10 @@ def _curves(
     for name, values in inputs.items():
         if values.shape not in (y.shape, y.shape[1:]):
             raise ValueError(f"{name!r} has shape {values.shape}, which does not go with {loss!r} of shape {y.shape}.")
-    w = np.ones_like(y) if weights is None else np.broadcast_to(np.asarray(weights, dtype=np.float64), y.shape).copy()
-    good = np.isfinite(y) & np.isfinite(w) & (w > 0)
-    if space == "log":
-        good &= y > 0
+    w = np.broadcast_to(np.asarray(1.0 if weights is None else weights, dtype=np.float64), y.shape)
+    good = np.isfinite(y) & np.isfinite(w) & (w > 0) & ((y > 0) | (space != "log"))
     for name, values in inputs.items():
-        good &= np.isfinite(values) & ((values >= 0) if name in form.zero_allowed else (values > 0))
-    clean = {}
-    for name, values in inputs.items():
-        bad = ~(np.isfinite(values) & ((values >= 0) if name in form.zero_allowed else (values > 0)))
-        clean[name] = np.where(bad, 1.0, values) if bad.any() else values
-    return clean, np.where(good, y, 1.0), np.where(good, w, 0.0)
+        usable = np.isfinite(values) & ((values >= 0) if name in form.zero_allowed else (values > 0))
+        good &= usable
+        inputs[name] = np.where(usable, values, 1.0)
+    return inputs, np.where(good, y, 1.0), np.where(good, w, 0.0)

@@ -65,15 +65,11 @@ def _raw(data: Any, name: str, purpose: str) -> Any:
     try:
         return data[name]
     except (KeyError, IndexError):
-        known = ", ".join(map(str, _names(data))) or "none"
+        names = data.keys() if hasattr(data, "keys") else getattr(data, "columns", [])
+        known = ", ".join(map(str, names)) or "none"
         raise ValueError(
             f"`data` has no column {name!r} for the {purpose}; it has {known}. Rename it or name it in `columns`."
         ) from None
-
-
-def _names(data: Any) -> list[Any]:
-    keys = data.keys() if hasattr(data, "keys") else getattr(data, "columns", [])
-    return list(keys)
 
 
 def _numbers(values: Any, what: str) -> Array:
@@ -81,19 +77,14 @@ def _numbers(values: Any, what: str) -> Array:
         values = values.detach().cpu()
         values = values.double().numpy() if hasattr(values, "double") else values
     try:
-        array = np.asarray(values, dtype=np.float64)
+        array = np.atleast_1d(np.asarray(values, dtype=np.float64))
     except (TypeError, ValueError):
-        raise ValueError(f"The {what} must hold numbers, but got {_excerpt(values)}.") from None
-    if array.ndim == 0:
-        array = array[None]
+        text = repr(np.asarray(values).ravel()[:3].tolist())
+        excerpt = text if len(text) < 80 else text[:77] + "..."
+        raise ValueError(f"The {what} must hold numbers, but got {excerpt}.") from None
     if array.ndim != 1:
         raise ValueError(f"The {what} must be one-dimensional, but has shape {array.shape}.")
     return array
-
-
-def _excerpt(values: Any) -> str:
-    text = repr(np.asarray(values).ravel()[:3].tolist())
-    return text if len(text) < 80 else text[:77] + "..."
 
 
 def read(
@@ -143,18 +134,10 @@ def read(
     if not good.any():
         reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
         raise ValueError(f"`data` has no usable point for {law.name}: {reasons or 'it is empty'}.")
-    w = _frontier(law, arrays, y, good) if frontier else w[good]
-    labels = _labels(data, groups, len(y))
-    inputs = {name: np.ascontiguousarray(values[good]) for name, values in arrays.items()}
-    return Points(
-        inputs,
-        np.ascontiguousarray(y[good]),
-        w / w.max(),
-        None if labels is None else np.unique(labels[good], return_inverse=True)[1],
-        len(y),
-        dropped,
-        _unit_warnings(inputs),
-    )
+    inputs = {name: values[good] for name, values in arrays.items()}
+    w = _frontier(law, inputs, y[good]) if frontier else w[good]
+    labels = _labels(data, groups, good)
+    return Points(inputs, y[good], w / w.max(), labels, len(y), dropped, _unit_warnings(inputs))
 
 
 def _weights(data: Any, weights: Any, count: int) -> Array:
@@ -168,54 +151,49 @@ def _weights(data: Any, weights: Any, count: int) -> Array:
     return values
 
 
-def _frontier(law: FunctionalForm, arrays: Mapping[str, Array], y: Array, good: NDArray[np.bool_]) -> Array:
+def _frontier(law: FunctionalForm, inputs: Mapping[str, Array], y: Array) -> Array:
     if not {"params", "tokens"} <= set(law.inputs):
         raise ValueError(
             f"weights='frontier' needs a law of params and tokens, but {law.name} has {', '.join(law.inputs)}."
         )
-    return frontier_weights(arrays["params"][good], arrays["tokens"][good], y[good])
+    return frontier_weights(inputs["params"], inputs["tokens"], y)
 
 
-def _labels(data: Any, groups: Any, count: int) -> NDArray[Any] | None:
+def _labels(data: Any, groups: Any, good: NDArray[np.bool_]) -> NDArray[np.intp] | None:
+    """Numbers of the groups of the usable points."""
     if groups is None:
         return None
     values = np.asarray(_raw(data, groups, "groups") if isinstance(groups, str) else groups)
-    if values.shape != (count,):
-        raise ValueError(f"`groups` must have one label per point ({count}), but has shape {values.shape}.")
-    return values.astype(str) if values.dtype == object else values
+    if values.shape != good.shape:
+        raise ValueError(f"`groups` must have one label per point ({len(good)}), but has shape {values.shape}.")
+    values = values[good]
+    return np.unique(values.astype(str) if values.dtype == object else values, return_inverse=True)[1]
 
 
 def _usable(
     law: FunctionalForm, arrays: Mapping[str, Array], y: Array, w: Array, space: str
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    checks = [(~np.isfinite(y), f"{law.output} not finite")]
+    if space == "log":
+        checks.append((y <= 0, f"{law.output} not positive"))
+    for name, values in arrays.items():
+        zero = name in law.zero_allowed
+        checks.append((~np.isfinite(values), f"{name} not finite"))
+        checks.append((values < 0, f"{name} negative") if zero else (values <= 0, f"{name} not positive"))
+    checks.append((~(np.isfinite(w) & (w > 0)), "no weight"))
     good = np.ones(len(y), dtype=bool)
     dropped: dict[str, int] = {}
-
-    def drop(bad: NDArray[np.bool_], reason: str) -> None:
-        count = int(np.sum(good & bad))
-        if count:
+    for bad, reason in checks:
+        if count := int(np.sum(good & bad)):
             dropped[reason] = count
-            good[bad] = False
-
-    drop(~np.isfinite(y), f"{law.output} not finite")
-    if space == "log":
-        drop(y <= 0, f"{law.output} not positive")
-    for name, values in arrays.items():
-        drop(~np.isfinite(values), f"{name} not finite")
-        if name in law.zero_allowed:
-            drop(values < 0, f"{name} negative")
-        else:
-            drop(values <= 0, f"{name} not positive")
-    drop(~(np.isfinite(w) & (w > 0)), "no weight")
+            good &= ~bad
     return good, dropped
 
 
 def _unit_warnings(inputs: Mapping[str, Array]) -> tuple[str, ...]:
     found = []
     for name, least in _LIKELY_LEAST.items():
-        if name not in inputs:
-            continue
-        largest = float(inputs[name].max())
+        largest = float(inputs[name].max()) if name in inputs else math.inf
         if largest < least:
             unit = "billions" if largest < 1e3 else "millions" if largest < 1e5 else "other units"
             found.append(
@@ -225,9 +203,13 @@ def _unit_warnings(inputs: Mapping[str, Array]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def typical(values: Array) -> float:
-    """Geometric mean of the positive values; 1 when there are none."""
-    positive = values[values > 0]
+def unit_of(quantity: str | None, inputs: Mapping[str, Array], y: Array) -> float:
+    """In what a parameter is counted (:attr:`Parameter.of`): the least loss, an input's geometric mean, or 1."""
+    if quantity is None:
+        return 1.0
+    if quantity == "loss":
+        return float(np.min(np.abs(y))) or 1.0
+    positive = inputs[quantity][inputs[quantity] > 0]
     return math.exp(float(np.mean(np.log(positive)))) if len(positive) else 1.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,11 +23,11 @@ class FitStatus(StrEnum):
     """What is known against an estimate."""
 
     OK = "ok"
-    AT_BOUNDS = "at bounds"
+    AT_BOUNDS = "at_bounds"
     UNIDENTIFIED = "unidentified"
-    NOT_CONVERGED = "not converged"
+    NOT_CONVERGED = "not_converged"
     PUBLISHED = "published"
-    TOO_FEW_POINTS = "too few points"
+    TOO_FEW_POINTS = "too_few_points"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +37,8 @@ class Estimate:
     Attributes:
         law: The law.
         params: Estimates by name, in the law's order; given ones included.
-        status: ``"ok"``; ``"at bounds"``: a parameter sits at the edge of its range; ``"unidentified"``: the points do
-            not determine all parameters; ``"not converged"``; ``"published"``: constants from the literature.
+        status: ``"ok"``; ``"at_bounds"``: a parameter sits at the edge of its range; ``"unidentified"``: the points do
+            not determine all parameters; ``"not_converged"``; ``"published"``: constants from the literature.
         message: What the status means here, in sentences; empty when there is nothing to say.
         diagnostics: Numbers behind the status: points used and dropped, objective, condition number, and so on.
         points: The points used, or None for published constants.
@@ -54,7 +54,7 @@ class Estimate:
 
     law: FunctionalForm
     params: Mapping[str, float]
-    status: str
+    status: FitStatus
     message: str = ""
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     points: Points | None = None
@@ -70,7 +70,7 @@ class Estimate:
     @property
     def ok(self) -> bool:
         """Whether nothing speaks against the estimates: status ``"ok"`` or ``"published"``."""
-        return self.status in ("ok", "published")
+        return self.status in (FitStatus.OK, FitStatus.PUBLISHED)
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -84,9 +84,7 @@ class Estimate:
         """The minimisation behind this fit."""
         if self.points is None:
             raise ValueError(f"The constants of {self.law.name} were published, not fitted here: there are no points.")
-        problem = problem_of(self.law, self.points, self.settings)
-        problem.scale = self.diagnostics.get("scale", 0.0)
-        return problem
+        return replace(problem_of(self.law, self.points, self.settings), scale=self.diagnostics.get("scale", 0.0))
 
     @property
     def standard_errors(self) -> dict[str, float]:
@@ -130,8 +128,7 @@ class Estimate:
 
     def residuals(self) -> Array:
         """Observation minus law in the space of the fit (differences of logarithms in ``"log"``), shape ``(n,)``."""
-        rows = np.array([0])
-        return np.asarray(-self.problem.model(self.u[None], rows)[0][0])
+        return -self.problem.residuals(self.u)
 
     def draws(self, count: int = 400, seed: int = 0) -> dict[str, Array]:
         """Plausible parameter sets: the bootstrap's refits, else draws from the estimated covariance.
@@ -148,19 +145,14 @@ class Estimate:
         if self.points is None:
             return result
         if self.replicates is not None:
-            rows = self.replicates
-            picked = (
-                rows[rng.permutation(len(rows))[:count]]
-                if count <= len(rows)
-                else rows[rng.integers(0, len(rows), count)]
-            )
-            return result | {name: picked[:, j].copy() for j, name in enumerate(self.names)}
+            size = len(self.replicates)
+            rows = rng.permutation(size)[:count] if count <= size else rng.integers(0, size, count)
+            return result | dict(zip(self.names, self.replicates[rows].T.copy(), strict=True))
         if not len(self.names) or not np.any(self.cov):
             return result
         values, vectors = np.linalg.eigh(self.cov)
         normal = rng.standard_normal((count, len(self.u)))
         chi = rng.chisquare(max(self.dof_resid, 1), count) / max(self.dof_resid, 1)
         u = self.u + (normal * np.sqrt(np.maximum(values, 0.0) / np.maximum(chi, 1e-9)[:, None])) @ vectors.T
-        u = np.clip(u, self.problem.lower, self.problem.upper)
-        drawn = np.where(self.is_log, np.exp(np.where(self.is_log, u, 0.0)), u)
-        return result | {name: drawn[:, j] for j, name in enumerate(self.names)}
+        drawn = self.problem.to_parameters(np.clip(u, self.problem.lower, self.problem.upper))
+        return result | dict(zip(self.names, drawn.T, strict=True))

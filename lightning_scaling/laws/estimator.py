@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling._utils.stats import MAD_TO_STD
 from lightning_scaling.laws.data import Points, read
 from lightning_scaling.laws.estimate import Estimate
 from lightning_scaling.laws.form import FunctionalForm
 from lightning_scaling.laws.initialization import starts
-from lightning_scaling.laws.options import FitOptions, Settings
+from lightning_scaling.laws.options import FitOptions
 from lightning_scaling.laws.problem import Problem, problem_of
 from lightning_scaling.laws.quality import assess
 from lightning_scaling.laws.solvers.levenberg import Minimum
-from lightning_scaling.laws.solvers.objectives import Objective
+from lightning_scaling.laws.solvers.objectives import Objective, robust_scale
 from lightning_scaling.laws.solvers.resample import draw_weights
 
 Array = NDArray[np.float64]
@@ -27,7 +26,6 @@ Progress = Callable[[int], Any]
 _CHUNK = 3_000_000
 _ROUNDS = 3
 _CLIP = 1.5
-_FIRST_DELTA = 1e6
 _LEAST_DELTA = 5e-4
 _STEPS_AGAIN = 600
 
@@ -48,7 +46,7 @@ def estimate(form: FunctionalForm, data: Any, options: FitOptions, progress: Pro
         TypeError: `data` has no columns.
         ValueError: A column is missing, no or too few usable points are left, or an option is out of its range.
     """
-    settings = options.settings(form, _FIRST_DELTA)
+    settings = options.settings(form)
     points = read(
         form,
         data,
@@ -64,57 +62,51 @@ def estimate(form: FunctionalForm, data: Any, options: FitOptions, progress: Pro
     if len(points) < free:
         raise ValueError(
             f"{len(points)} usable points cannot determine the {free} free parameters of {form.name} "
-            f"({', '.join(p.name for p in problem.free)}); add points, or give some of them in `fixed`."
+            f"({', '.join(problem.names)}); add points, or give some of them in `fixed`."
         )
     ends = problem.descend(starts(problem))
     if not np.isfinite(ends.value).any():
         raise ValueError(
             f"{form.name} has no admissible value at these points: it falls to zero or below; use space='linear'."
         )
-    if options.adaptive or settings.priors:
-        settings, problem, ends = _with_scale(form, points, settings, ends, options.adaptive)
+    if options.delta == "auto" or settings.priors:
+        problem, ends = _with_scale(problem, ends, adaptive=options.delta == "auto")
     best = int(np.argmin(ends.value))
     if not ends.converged[best]:
         ends = _descend_again(problem, ends.u)
         best = int(np.argmin(ends.value))
-    found = assess(points, settings, problem, ends, best)
+    found = assess(points, problem.settings, problem, ends, best)
     if options.bootstrap:
         found = replace(found, replicates=_refits(problem, found, points, options, progress))
     return found
 
 
-def _with_scale(
-    form: FunctionalForm, points: Points, settings: Settings, ends: Minimum, adaptive: bool
-) -> tuple[Settings, Problem, Minimum]:
+def _with_scale(problem: Problem, ends: Minimum, *, adaptive: bool) -> tuple[Problem, Minimum]:
     """Repeat the descent with the threshold and the weight of the priors that the residuals' scale asks for."""
+    free = len(problem.free)
     for _ in range(_ROUNDS):
-        problem = problem_of(form, points, settings)
         best = ends.u[[int(np.argmin(ends.value))]]
-        r = problem.model(best, np.array([0]))[0][0]
-        free = len(problem.free)
+        r = problem.residuals(best[0])
         if adaptive:
-            delta = max(_CLIP * _scale(r, points.weights, free), _LEAST_DELTA)
-            settings = replace(settings, objective=replace(settings.objective, delta=delta))
-            problem = problem_of(form, points, settings)
-        problem.scale = settings.objective.unit(r, points.weights, free)
+            delta = max(_CLIP * robust_scale(r, problem.weights, free), _LEAST_DELTA)
+            problem = _with_objective(problem, replace(problem.settings.objective, delta=delta))
+        problem = replace(problem, scale=problem.settings.objective.unit(r, problem.weights, free))
         ends = problem.descend(np.concatenate([best, problem.within_prior(np.concatenate([best, ends.u]))]))
         if not np.isfinite(ends.value).any():
             raise ValueError(
-                f"{form.name} is not positive at these points where its priors would have it; leave them out."
+                f"{problem.law.name} is not positive at these points where its priors would have it; leave them out."
             )
-    return settings, problem, ends
+    return problem, ends
 
 
 def _descend_again(problem: Problem, u: Array) -> Minimum:
     """Once more by way of least squares: far from the optimum a robust objective has hardly any curvature."""
-    smooth = replace(problem, objective=Objective("least_squares"))
+    smooth = _with_objective(problem, Objective("least_squares"))
     return problem.descend(np.concatenate([smooth.descend(u, steps=_STEPS_AGAIN).u, u]), steps=_STEPS_AGAIN)
 
 
-def _scale(r: Array, weights: Array, free: int) -> float:
-    """Standard deviation of a residual of unit weight, from the median."""
-    dof = max(len(r) - free, 1)
-    return MAD_TO_STD * float(np.median(np.sqrt(weights) * np.abs(r))) * float(np.sqrt(len(r) / dof))
+def _with_objective(problem: Problem, objective: Objective) -> Problem:
+    return replace(problem, settings=replace(problem.settings, objective=objective))
 
 
 def _refits(problem: Problem, found: Estimate, points: Points, options: FitOptions, progress: Progress | None) -> Array:
@@ -122,12 +114,11 @@ def _refits(problem: Problem, found: Estimate, points: Points, options: FitOptio
     count = int(options.bootstrap)
     per_chunk = max(1, _CHUNK // (problem.size * max(1, len(problem.free))))
     done: list[Array] = []
-    while count > 0:
-        part = min(per_chunk, count)
+    for first in range(0, count, per_chunk):
+        part = min(per_chunk, count - first)
         weights = draw_weights(rng, part, points.weights, points.groups, found.block)
         ends = problem.descend(np.tile(found.u, (part, 1)), weights=weights)
         done.append(problem.to_parameters(ends.u[np.isfinite(ends.value)]))
-        count -= part
         if progress is not None:
             progress(part)
     return np.concatenate(done)

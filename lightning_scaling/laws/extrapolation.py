@@ -15,7 +15,7 @@ from lightning_scaling.laws.options import Settings
 from lightning_scaling.laws.problem import Problem, problem_of
 from lightning_scaling.laws.quality import assess
 from lightning_scaling.laws.results import Fit
-from lightning_scaling.laws.solvers.levenberg import Minimum, minimize
+from lightning_scaling.laws.solvers.levenberg import minimize
 from lightning_scaling.laws.solvers.objectives import Objective
 
 Array = NDArray[np.float64]
@@ -55,12 +55,11 @@ def fit_extrapolation(law: FunctionalForm, points: Points, settings: Settings) -
     initial = starts(problem)
     plain = problem.descend(initial, steps=_STEPS, tolerance=_TOLERANCE)
     for _ in range(_ROUNDS):
-        first = plain.u[[int(np.argmin(plain.value))]]
-        r = problem.model(first, np.array([0]))[0][0]
-        with_prior = _SlopePrior(problem, _NOISE_FACTOR * _noise(r, points.weights, first.shape[1]))
-        settings = replace(settings, objective=Objective("huber", with_prior.scale))
-        problem = problem_of(law, points, settings)
+        first = plain.u[int(np.argmin(plain.value))]
+        scale = _NOISE_FACTOR * _noise(problem.residuals(first), points.weights, len(first))
+        problem = replace(problem, settings=replace(settings, objective=Objective("huber", scale)))
         plain = problem.descend(plain.u, steps=_STEPS, tolerance=_TOLERANCE)
+    with_prior = _SlopePrior(problem, scale)
     weights = np.concatenate([points.weights, np.ones(len(_DOUBLINGS) - 2)])
     ends = minimize(
         with_prior.model,
@@ -75,9 +74,9 @@ def fit_extrapolation(law: FunctionalForm, points: Points, settings: Settings) -
     best = int(np.argmin(ends.value))
     if not np.isfinite(ends.value[best]):
         raise ValueError(f"{law.name} has no finite value beyond these points.")
-    own = problem.model(ends.u, np.arange(len(ends.u)))[0]
-    data_value = np.sum(points.weights * settings.objective.rho(own), axis=1)
-    found = assess(points, settings, problem, Minimum(ends.u, data_value, ends.converged, ends.iterations), best)
+    own = problem.model(ends.u)[0]
+    data_value = np.sum(points.weights * problem.settings.objective.rho(own), axis=1)
+    found = assess(points, problem.settings, problem, replace(ends, value=data_value), best)
     return Fit.of(replace(found, cov=with_prior.covariance(ends.u[best], weights)))
 
 
@@ -95,27 +94,22 @@ class _SlopePrior:
     """Residuals of a law in units of their scale, with the prior on its slope as three more residuals."""
 
     def __init__(self, problem: Problem, scale: float) -> None:
-        (name,) = problem.law.inputs
-        x = problem.inputs[name]
-        self.count = len(x)
-        self.scale = scale
+        ((name, x),) = problem.inputs.items()
+        beyond = x.max() * 2.0**_DOUBLINGS
         self.problem = problem
-        self.wide = Problem(
-            problem.law,
-            {name: np.concatenate([x, x.max() * 2.0**_DOUBLINGS])},
-            np.concatenate([problem.y, np.full(len(_DOUBLINGS), problem.y[-1])]),
-            np.concatenate([problem.weights, np.zeros(len(_DOUBLINGS))]),
-            problem.objective,
-            problem.space,
-            problem.fixed,
-            problem.bounds,
+        self.scale = scale
+        self.wide = replace(
+            problem,
+            inputs={name: np.concatenate([x, beyond])},
+            y=np.concatenate([problem.y, np.full(len(beyond), problem.y[-1])]),
+            weights=np.concatenate([problem.weights, np.zeros(len(beyond))]),
         )
         self.target = 2.0**-_SLOPE_DECAY
-        self.tolerance = _SLOPE_DECAY_SD * np.sqrt(len(_DOUBLINGS) - 2)
+        self.tolerance = _SLOPE_DECAY_SD * np.sqrt(len(beyond) - 2)
 
-    def model(self, u: Array, rows: Ints) -> tuple[Array, Array]:
-        r, jac = self.wide.model(u, rows)
-        n = self.count
+    def model(self, u: Array, _rows: Ints | None = None) -> tuple[Array, Array]:
+        r, jac = self.wide.model(u)
+        n = self.problem.size
         fall, d_fall = -np.diff(r[:, n:], axis=1), -np.diff(jac[:, :, n:], axis=2)
         last, following = fall[:, :-1], fall[:, 1:]
         size = last**2 + _FLAT**2
@@ -128,9 +122,8 @@ class _SlopePrior:
         )
 
     def covariance(self, u: Array, weights: Array) -> Array:
-        jac = self.model(u[None], np.array([0]))[1][0] * np.sqrt(weights)
         free = (u > self.problem.lower) & (u < self.problem.upper)
+        inner = self.model(u[None])[1][0][free] * np.sqrt(weights)
         cov = np.zeros((len(u), len(u)))
-        inner = jac[free]
         cov[np.ix_(free, free)] = np.linalg.pinv(inner @ inner.T, rcond=1e-12, hermitian=True)
         return cov

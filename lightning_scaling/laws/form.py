@@ -68,12 +68,8 @@ class Source:
     where: str = ""
 
     def __str__(self) -> str:
-        parts = [f"{self.authors} {self.year}"]
-        if self.arxiv:
-            parts.append(f"arXiv {self.arxiv}")
-        if self.where:
-            parts.append(self.where)
-        return ", ".join(parts)
+        arxiv = f"arXiv {self.arxiv}" if self.arxiv else ""
+        return ", ".join(filter(None, (f"{self.authors} {self.year}", arxiv, self.where)))
 
 
 @dataclass(frozen=True)
@@ -193,17 +189,8 @@ class FunctionalForm(ABC):
         """Published constants by name."""
         return {constants.name: constants for constants in self.published_constants}
 
-    @property
-    def shape(self) -> tuple[Parameter, ...]:
-        """The parameters that are not linear."""
-        return tuple(p for p in self.parameters if p.name not in self.linear)
-
     lookup: ClassVar[Callable[..., FunctionalForm]]
     """Finds a law of the catalogue by name; set by the registry, which depends on this module."""
-
-    def related(self) -> list[FunctionalForm]:
-        """The laws named in `siblings`."""
-        return [FunctionalForm.lookup(name) for name in self.siblings]
 
     def unit(self, name: str) -> str:
         """What an input counts, in words."""
@@ -222,21 +209,18 @@ class FunctionalForm(ABC):
         Raises:
             TypeError: An input or a parameter is missing, or one is not of this law.
         """
-        self._check_names("input", inputs, self.inputs)
-        self._check_names("parameter", params, tuple(p.name for p in self.parameters))
-        arrays = {name: np.asarray(value, dtype=np.float64) for name, value in inputs.items()}
-        values = {name: np.asarray(value, dtype=np.float64) for name, value in params.items()}
-        with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
-            result = self.value(SimpleNamespace(**values), SimpleNamespace(**self.features(arrays)))
+        x = self._arrays("input", inputs, self.inputs)
+        p = self._arrays("parameter", params, tuple(p.name for p in self.parameters))
+        with np.errstate(all="ignore"):
+            result = self.value(SimpleNamespace(**p), SimpleNamespace(**self.features(x)))
         return np.asarray(result, dtype=np.float64)
 
-    def _check_names(self, what: str, given: Mapping[str, Any], wanted: tuple[str, ...]) -> None:
-        missing = [name for name in wanted if name not in given]
-        unknown = [name for name in given if name not in wanted]
-        if missing or unknown:
-            wrong = [f"{what} {name!r} is missing" for name in missing]
-            wrong += [f"{what} {name!r} is not of this law" for name in unknown]
+    def _arrays(self, what: str, given: Mapping[str, Any], wanted: tuple[str, ...]) -> dict[str, Array]:
+        wrong = [f"{what} {name!r} is missing" for name in wanted if name not in given]
+        wrong += [f"{what} {name!r} is not of this law" for name in given if name not in wanted]
+        if wrong:
             raise TypeError(f"{self.name}: {'; '.join(wrong)}; it takes {', '.join(wanted)}.")
+        return {name: np.asarray(value, dtype=np.float64) for name, value in given.items()}
 
     def constants(self, name: str | None = None) -> Published:
         """Published constants by name; left out, the first.
@@ -244,14 +228,13 @@ class FunctionalForm(ABC):
         Raises:
             KeyError: There are none, or none of that name.
         """
-        known = self.published
-        if not known:
+        if not self.published_constants:
             raise KeyError(f"{self.name} has no published constants that could be relied on; fit it to points.")
         if name is None:
-            return next(iter(known.values()))
-        if name not in known:
-            raise KeyError(f"{self.name} has no constants named {name!r}; there are {', '.join(known)}.")
-        return known[name]
+            return self.published_constants[0]
+        if name not in self.published:
+            raise KeyError(f"{self.name} has no constants named {name!r}; there are {', '.join(self.published)}.")
+        return self.published[name]
 
     def __repr__(self) -> str:
         return f"<law {self.name}: {self.formula}>"

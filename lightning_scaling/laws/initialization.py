@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.laws.form import Parameter
 from lightning_scaling.laws.problem import Problem
 from lightning_scaling.laws.solvers.starts import cover, solve_linear
 
@@ -26,33 +25,31 @@ _PER_AXIS_OF_MANY = {1: 24, 2: 10}
 """Cover of the shape parameters, per axis, where many curves are fitted at once."""
 
 
-def starts(problem: Problem, count: int = _STARTS) -> Array:
+def starts(problem: Problem) -> Array:
     """Coordinates to start one fit from.
 
     Args:
         problem: The fit, with observations of shape ``(n,)``.
-        count: Most starts.
 
     Returns:
-        The coordinates, best first, shape ``(count, p)``.
+        The coordinates, best first, shape ``(s, p)`` with at most four starts.
 
     Raises:
         ValueError: The law has no finite value at the points for any of the parameters covered.
     """
-    linear, shape = _split(problem)
-    points = cover([problem.ranges[p.name][0] for p in shape])
+    solved, covered = _split(problem)
+    points = cover([problem.ranges[problem.names[j]][0] for j in covered])
     thin = _thinned(problem)
     score = np.full(len(points), np.inf)
-    values = _table(problem, shape, points)
+    values = np.zeros((len(points), len(problem.free)))
+    values[:, covered] = points
     x = {k: (v[thin] if np.ndim(v) and np.shape(v)[0] == problem.size else v) for k, v in problem.x.items()}
     wide = max([1, *(int(np.size(v)) for v in x.values())])
     chunk = max(1, _CELLS // wide)
     for first in range(0, len(points), chunk):
         part = slice(first, first + chunk)
-        given = {p.name: points[part, j : j + 1] for j, p in enumerate(shape)}
-        coefficients, score[part] = _project(problem, linear, given, x, problem.y[thin], problem.weights[thin])
-        for j, name in enumerate(linear):
-            values[part, _position(problem, name)] = coefficients[:, j]
+        given = {problem.names[j]: values[part, j : j + 1] for j in covered}
+        values[part, solved], score[part] = _project(problem, solved, given, x, problem.y[thin], problem.weights[thin])
     order = np.argsort(score, kind="stable")
     order = order[np.isfinite(score[order])]
     if not len(order):
@@ -60,46 +57,34 @@ def starts(problem: Problem, count: int = _STARTS) -> Array:
             f"{problem.law.name} has no finite value at these points for any plausible parameters; check the units of "
             f"{', '.join(problem.law.inputs)}."
         )
-    return problem.to_coordinates(values[_distinct(order, points, count)])
+    return problem.to_coordinates(values[_distinct(order, points)])
 
 
 def starts_of_many(problem: Problem) -> Array:
     """One start for each of many curves, shape ``(b, p)``; the observations have shape ``(b, n)``."""
-    linear, shape = _split(problem)
-    points = cover([problem.ranges[p.name][0] for p in shape], size=_PER_AXIS_OF_MANY.get(len(shape)))
+    solved, covered = _split(problem)
+    ranges = [problem.ranges[problem.names[j]][0] for j in covered]
     thin = np.linspace(0, problem.size - 1, min(problem.size, _POINTS_PER_CURVE)).astype(int)
     y, w = problem.y[:, thin], problem.weights[:, thin]
     x = {k: v[..., thin] if np.shape(v)[-1:] == (problem.size,) else v for k, v in problem.x.items()}
     best = np.full(len(y), np.inf)
     result = np.zeros((len(y), len(problem.free)))
-    for point, row in zip(points, _table(problem, shape, points), strict=True):
-        given = {p.name: float(v) for p, v in zip(shape, point, strict=True)}
-        coefficients, score = _project(problem, linear, given, x, y, w)
+    for point in cover(ranges, size=_PER_AXIS_OF_MANY.get(len(covered))):
+        given = {problem.names[j]: float(v) for j, v in zip(covered, point, strict=True)}
+        coefficients, score = _project(problem, solved, given, x, y, w)
         better = score < best
         best = np.where(better, score, best)
-        result[better] = row
-        for j, name in enumerate(linear):
-            result[better, _position(problem, name)] = coefficients[better, j]
+        result[np.ix_(better, covered)] = point
+        result[np.ix_(better, solved)] = coefficients[better]
     return problem.to_coordinates(result)
 
 
-def _split(problem: Problem) -> tuple[list[str], list[Parameter]]:
-    """Names of the free parameters that are solved exactly, and the free parameters that are covered."""
-    names = [p.name for p in problem.free]
-    solved = problem.space != "linear" or problem.law.link != "log"
-    linear = [name for name in problem.law.linear if name in names] if solved else []
-    return linear, [p for p in problem.free if p.name not in linear]
-
-
-def _position(problem: Problem, name: str) -> int:
-    return [p.name for p in problem.free].index(name)
-
-
-def _table(problem: Problem, shape: Sequence[Parameter], points: Array) -> Array:
-    values = np.zeros((len(points), len(problem.free)))
-    for j, p in enumerate(shape):
-        values[:, _position(problem, p.name)] = points[:, j]
-    return values
+def _split(problem: Problem) -> tuple[Ints, Ints]:
+    """Which of the free parameters are solved exactly, and which are covered."""
+    exact = problem.settings.space != "linear" or problem.law.link != "log"
+    solved = [problem.names.index(name) for name in problem.law.linear if exact and name in problem.names]
+    covered = [j for j in range(len(problem.free)) if j not in solved]
+    return np.array(solved, dtype=np.intp), np.array(covered, dtype=np.intp)
 
 
 def _thinned(problem: Problem) -> Ints:
@@ -110,13 +95,13 @@ def _thinned(problem: Problem) -> Ints:
 
 
 def _project(
-    problem: Problem, linear: list[str], given: Mapping[str, Any], x: Mapping[str, Any], y: Array, w: Array
+    problem: Problem, solved: Ints, given: Mapping[str, Any], x: Mapping[str, Any], y: Array, w: Array
 ) -> tuple[Array, Array]:
     """Linear parameters of ``b`` fits with given shapes, and the squared error that remains.
 
     Args:
         problem: The fits.
-        linear: Names of the parameters to solve for.
+        solved: Indices of the free parameters to solve for.
         given: Values of the others, numbers or of shape ``(b, 1)``.
         x: Inputs and features of the points used.
         y: Observations, shape ``(n,)`` or ``(b, n)``.
@@ -125,10 +110,11 @@ def _project(
     Returns:
         The linear parameters, shape ``(b, k)``, and the errors, shape ``(b,)``; infinite where the law is not finite.
     """
-    law = problem.law
-    p: dict[str, Any] = {**problem.fixed, **given}
+    law, space, fixed = problem.law, problem.settings.space, problem.settings.fixed
+    linear = [problem.names[j] for j in solved]
+    p: dict[str, Any] = {**fixed, **given}
     rows = max([len(y) if y.ndim > 1 else 1, *(len(v) for v in given.values() if np.ndim(v))])
-    log = law.link == "log" or (problem.space == "log" and not linear)
+    log = law.link == "log" or (space == "log" and not linear)
     inputs = SimpleNamespace(**x)
 
     def seen(values: Mapping[str, Any]) -> Array:
@@ -137,11 +123,11 @@ def _project(
 
     with np.errstate(all="ignore"):
         target = np.log(y) if log else y
-        scale = w if log or problem.space == "linear" or not linear else w / y**2
+        scale = w if log or space == "linear" or not linear else w / y**2
         if not linear:
             total = np.broadcast_to(np.sum(scale * (seen(p) - target) ** 2, axis=-1), rows)
             return np.zeros((rows, 0)), np.where(np.isfinite(total), total, np.inf)
-        held = any(name in problem.fixed for name in law.linear)
+        held = any(name in fixed for name in law.linear)
         offset: Any = seen(p | dict.fromkeys(linear, 0.0)) if held else 0.0
         zero = dict.fromkeys(law.linear, 0.0)
         wide = (rows, y.shape[-1])
@@ -149,13 +135,12 @@ def _project(
         target = np.broadcast_to(target - offset, wide)
         finite = np.asarray(np.isfinite(columns).all(axis=(1, 2)) & np.isfinite(target).all(axis=1))
         columns = np.where(finite[:, None, None], columns, 0.0)
-        target_or_zero = np.where(finite[:, None], target, 0.0)
         weighted = columns * (scale if scale.ndim == 1 else scale[:, None, :])
         gram = np.matmul(weighted, columns.transpose(0, 2, 1))
-        cross = np.einsum("skn,sn->sk", weighted, target_or_zero)
+        cross = np.einsum("skn,sn->sk", weighted, np.where(finite[:, None], target, 0.0))
         free = np.array([problem.ranges[name][1][0] < 0 for name in linear])
         coefficients, fall = solve_linear(gram, cross, free)
-        if problem.space == "log" and not log and free.any():
+        if space == "log" and not log and free.any():
             finite &= _keep_positive(coefficients, fall, columns, offset, gram, cross)
         total = np.sum(scale * target**2, axis=-1) - fall
     return coefficients, np.where(finite, np.maximum(total, 0.0), np.inf)
@@ -179,16 +164,15 @@ def _keep_positive(
     return good
 
 
-def _distinct(order: Ints, points: Array, count: int) -> list[int]:
+def _distinct(order: Ints, points: Array) -> list[int]:
     """The best candidates that are not close neighbours of a better one."""
     if points.shape[1] == 0:
         return [int(order[0])]
     spread = np.maximum(points.max(axis=0) - points.min(axis=0), 1e-300)
     chosen: list[int] = []
-    for i in order[: 40 * count]:
-        near = [np.max(np.abs(points[i] - points[j]) / spread) < _DISTINCT for j in chosen]
-        if not any(near):
-            chosen.append(int(i))
-        if len(chosen) == count:
+    for i in map(int, order[: 40 * _STARTS]):
+        if all(np.max(np.abs(points[i] - points[j]) / spread) >= _DISTINCT for j in chosen):
+            chosen.append(i)
+        if len(chosen) == _STARTS:
             break
     return chosen

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
-from lightning_scaling._utils.stats import MAD_TO_STD
+from lightning_scaling._utils.stats import t_quantile
 from lightning_scaling.laws.estimate import Estimate, FitStatus
 from lightning_scaling.laws.estimator import estimate
-from lightning_scaling.laws.options import FitOptions
-from lightning_scaling.laws.solvers.dual import Dual, plain
+from lightning_scaling.laws.problem import differentiate
+from lightning_scaling.laws.solvers.objectives import robust_scale
 
 Array = NDArray[np.float64]
 
@@ -55,10 +54,9 @@ class PredictionSpread:
             return 0.0
         if fit.dof_resid <= 0:
             return float("nan")
-        r = np.sqrt(fit.points.weights) * np.abs(fit.residuals())
-        dof = max(len(r) - len(fit.names), 1)
-        rms = float(np.sqrt(np.sum(r**2) / dof))
-        core = MAD_TO_STD * float(np.median(r)) * float(np.sqrt(len(r) / dof))
+        r, weights, free = fit.residuals(), fit.points.weights, len(fit.names)
+        rms = float(np.sqrt(np.sum((np.sqrt(weights) * np.abs(r)) ** 2) / max(len(r) - free, 1)))
+        core = robust_scale(r, weights, free)
         return min(rms, 2.0 * core) if core > 0 else rms
 
     @cached_property
@@ -67,33 +65,28 @@ class PredictionSpread:
         fit = self.fit
         if fit.points is None:
             return []
-        objective = fit.settings.objective
-        options = FitOptions(
-            "y",
-            objective.kind,
-            objective.delta,
-            fit.points.weights,
-            space=fit.settings.space,
-            quantile=objective.quantile,
-            priors="default" if fit.settings.priors else None,
-        )
+        options = fit.settings.again("y", fit.points.weights)
+        options = replace(options, priors="default" if fit.settings.priors else None)
         found = []
-        for form in fit.law.related():
+        for name in fit.law.siblings:
             with suppress(ValueError):
-                found.append(estimate(form, {**fit.points.inputs, "y": fit.points.y}, options))
+                found.append(estimate(fit.law.lookup(name), {**fit.points.inputs, "y": fit.points.y}, options))
         return [other for other in found if other.status != FitStatus.NOT_CONVERGED]
 
     def law(self, inputs: Mapping[str, Any]) -> Array:
         """Standard deviation from the estimated parameters: of the refits, else by the delta method."""
         fit = self.fit
+        flat, shape = _flat(inputs)
         if fit.replicates is not None:
             rows = {name: fit.replicates[:, [j]] for j, name in enumerate(fit.names)}
-            given = {name: value for name, value in fit.params.items() if name not in rows}
-            flat, shape = _flat(inputs)
-            values = fit.law.evaluate(rows | given, **flat)
+            values = fit.law.evaluate({**fit.params} | rows, **flat)
             values = np.log(values) if self.log else values
             return np.asarray(fit.small_sample_factor * np.std(values, axis=0, ddof=1)).reshape(shape)
-        jac = self._derivatives(inputs)
+        size = next(iter(flat.values())).size
+        free = [p for p in fit.law.parameters if p.name in fit.names]
+        params = {name: np.array([[value]]) for name, value in fit.params.items()}
+        jac = differentiate(fit.law, params, free, fit.law.features(flat), (1, size), fit.settings.space)[1]
+        jac = jac.reshape(len(free), *shape)
         variance = np.einsum("i...,ij,j...->...", jac, fit.cov, jac)
         return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
@@ -149,10 +142,9 @@ class PredictionSpread:
             raise ValueError(f"`of` must be 'observation' or 'law', but got {of!r}.")
         middle = self.fit.predict(**inputs)
         if self.fit.points is None or self.fit.dof_resid <= 0:
-            nothing = np.full(middle.shape, np.nan)
-            return nothing, nothing.copy()
+            return np.full(middle.shape, np.nan), np.full(middle.shape, np.nan)
         tails = self.fit.dof_resid if of == "law" else min(self.fit.dof_resid, _TAILS)
-        half = float(stdtrit(tails, (1 + level) / 2)) * (self.law(inputs) if of == "law" else self.scale(inputs))
+        half = t_quantile((1 + level) / 2, tails) * (self.law(inputs) if of == "law" else self.scale(inputs))
         if self.log:
             return middle * np.exp(-half), middle * np.exp(half)
         return middle - half, middle + half
@@ -169,23 +161,6 @@ class PredictionSpread:
         with np.errstate(divide="ignore", invalid="ignore"):
             value = fit.predict(**inputs)
             return np.asarray(np.log(value)) if self.log else value
-
-    def _derivatives(self, inputs: Mapping[str, Any]) -> Array:
-        fit = self.fit
-        flat, shape = _flat(inputs)
-        log = {p.name: p.log for p in fit.law.parameters}
-        p: dict[str, Any] = {name: np.array([[value]]) for name, value in fit.params.items()}
-        for j, name in enumerate(fit.names):
-            p[name] = Dual(p[name], {j: p[name] if log[name] else np.ones((1, 1))})
-        size = flat[next(iter(flat))].size
-        jac = np.zeros((len(fit.names), size))
-        with np.errstate(all="ignore"):
-            out = fit.law.value(SimpleNamespace(**p), SimpleNamespace(**fit.law.features(flat)))
-            slope = 1.0 / plain(out) if self.log else 1.0
-            if isinstance(out, Dual):
-                for j, d in out.der.items():
-                    jac[j] = np.broadcast_to(d * slope, (1, size))[0]
-        return np.where(np.isfinite(jac), jac, 0.0).reshape(len(fit.names), *shape)
 
 
 def _flat(inputs: Mapping[str, Any]) -> tuple[dict[str, Array], tuple[int, ...]]:

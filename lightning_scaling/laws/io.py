@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_scaling._utils.serialization import to_builtins
 from lightning_scaling.laws.data import Points
-from lightning_scaling.laws.estimate import Estimate
+from lightning_scaling.laws.estimate import Estimate, FitStatus
 from lightning_scaling.laws.form import FunctionalForm
 from lightning_scaling.laws.options import Settings
 from lightning_scaling.laws.solvers.objectives import Objective
@@ -19,6 +19,7 @@ from lightning_scaling.laws.summary import checklist, estimates
 
 _FORMAT = "lightning-scaling fit"
 _VERSION = 1
+_STATE = ("names", "u", "cov", "residual_variance", "dof_resid", "block", "replicates")
 
 
 def dumps(fit: Estimate) -> str:
@@ -51,42 +52,19 @@ def parse(text: str, path: str) -> dict[str, Any]:
 
 def to_dict(fit: Estimate) -> dict[str, Any]:
     """A fit as builtins."""
-    points = fit.points
+    law = fit.law
     content = {
         "format": _FORMAT,
         "version": _VERSION,
-        "law": {
-            "name": fit.law.name,
-            "options": fit.law.options(),
-            "formula": fit.law.formula,
-            "source": str(fit.law.source),
-        },
-        "params": dict(fit.params),
+        "law": {"name": law.name, "options": law.options(), "formula": law.formula, "source": str(law.source)},
+        "params": fit.params,
         "estimates": estimates(fit),
-        "status": fit.status,
+        "status": fit.status.value,
         "message": fit.message,
-        "diagnostics": dict(fit.diagnostics),
+        "diagnostics": fit.diagnostics,
         "settings": asdict(fit.settings),
-        "state": {
-            "names": list(fit.names),
-            "u": fit.u,
-            "cov": fit.cov,
-            "residual_variance": fit.residual_variance,
-            "dof_resid": fit.dof_resid,
-            "block": fit.block,
-            "replicates": fit.replicates,
-        },
-        "points": None
-        if points is None
-        else {
-            "inputs": dict(points.inputs),
-            "y": points.y,
-            "weights": points.weights,
-            "groups": points.groups,
-            "given": points.given,
-            "dropped": dict(points.dropped),
-            "warnings": list(points.warnings),
-        },
+        "state": {name: getattr(fit, name) for name in _STATE},
+        "points": None if fit.points is None else asdict(fit.points),
         "report": checklist(fit),
     }
     safe: dict[str, Any] = to_builtins(content, nonfinite="text")
@@ -95,46 +73,47 @@ def to_dict(fit: Estimate) -> dict[str, Any]:
 
 def estimate_from_dict(found: dict[str, Any]) -> Estimate:
     """The estimate that :func:`to_dict` described."""
-    settings = dict(found["settings"])
-    objective = Objective(**settings.pop("objective"))
-    bounds = {name: (_number(low), _number(high)) for name, (low, high) in settings.pop("bounds").items()}
-    state, points = found["state"], found["points"]
-    free = len(state["names"])
-    priors = {name: (_number(centre), _number(spread)) for name, (centre, spread) in settings.pop("priors").items()}
+    found = _numbers(found)
+    settings, state, points = found["settings"], found["state"], found["points"]
+    size = len(state["names"])
+    if points is not None:
+        groups = points["groups"]
+        arrays = {
+            "inputs": {name: _array(values) for name, values in points["inputs"].items()},
+            "y": _array(points["y"]),
+            "weights": _array(points["weights"]),
+            "groups": None if groups is None else np.array(groups, dtype=np.intp),
+            "warnings": tuple(points["warnings"]),
+        }
+        points = Points(**points | arrays)
+    pairs = {name: {key: tuple(ends) for key, ends in settings[name].items()} for name in ("bounds", "priors")}
+    replicates = state["replicates"]
+    arrays = {
+        "names": tuple(state["names"]),
+        "u": _array(state["u"]),
+        "cov": _array(state["cov"]).reshape(size, size),
+        "replicates": None if replicates is None else _array(replicates).reshape(-1, size),
+    }
     return Estimate(
         law=FunctionalForm.lookup(found["law"]["name"], **found["law"]["options"]),
-        params={name: _number(value) for name, value in found["params"].items()},
-        status=found["status"],
+        params=found["params"],
+        status=FitStatus(found["status"]),
         message=found["message"],
-        diagnostics=found["diagnostics"]
-        | {
-            key: _number(value)
-            for key, value in found["diagnostics"].items()
-            if value is None or isinstance(value, str)
-        },
-        points=None
-        if points is None
-        else Points(
-            {name: np.array(values, dtype=np.float64) for name, values in points["inputs"].items()},
-            np.array(points["y"], dtype=np.float64),
-            np.array(points["weights"], dtype=np.float64),
-            None if points["groups"] is None else np.array(points["groups"], dtype=np.intp),
-            points["given"],
-            points["dropped"],
-            tuple(points["warnings"]),
-        ),
-        settings=Settings(objective=objective, bounds=bounds, priors=priors, **settings),
-        replicates=None
-        if state["replicates"] is None
-        else np.array(state["replicates"], dtype=np.float64).reshape(-1, free),
-        names=tuple(state["names"]),
-        u=np.array(state["u"], dtype=np.float64),
-        cov=np.array(state["cov"], dtype=np.float64).reshape(free, free),
-        residual_variance=_number(state["residual_variance"]),
-        dof_resid=int(state["dof_resid"]),
-        block=int(state["block"]),
+        diagnostics=found["diagnostics"],
+        points=points,
+        settings=Settings(**settings | pairs | {"objective": Objective(**settings["objective"])}),
+        **state | arrays,
     )
 
 
-def _number(value: Any) -> Any:
-    return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}.get(value, value) if isinstance(value, str) else value
+def _array(values: Any) -> NDArray[np.float64]:
+    return np.array(values, dtype=np.float64)
+
+
+def _numbers(value: Any) -> Any:
+    """The value with the words for numbers that are not finite as numbers, everywhere in it."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return float(value) if value in ("nan", "inf", "-inf") else value

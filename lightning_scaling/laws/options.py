@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lightning_scaling.laws.data import Points, typical
+from lightning_scaling.laws.data import Points, unit_of
 from lightning_scaling.laws.form import FunctionalForm
 from lightning_scaling.laws.solvers.objectives import Kind, Objective
 
-Array = NDArray[np.float64]
+FIRST_DELTA = 1e6
+"""Huber threshold to start from where it follows the residuals: beyond all of them."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,15 @@ class Settings:
     seed: int = 0
     training: Mapping[str, Any] = field(default_factory=dict)
 
+    def again(self, loss: str, weights: Any) -> FitOptions:
+        """Options of a fit to the same or other points with the same objective in the same space."""
+        objective = self.objective
+        return FitOptions(loss, objective.kind, objective.delta, weights, space=self.space, quantile=objective.quantile)
+
 
 @dataclass(frozen=True, eq=False)
 class FitOptions:
-    """Arguments of :meth:`~lightning_scaling.laws.Law.fit`, which describes them."""
+    """Arguments of :meth:`~lightning_scaling.laws.Law.fit`, which describes them, in its order."""
 
     loss: str = "loss"
     objective: Kind = "huber"
@@ -66,28 +69,28 @@ class FitOptions:
     priors: Mapping[str, tuple[float, float]] | Literal["default"] | None = None
     training: Mapping[str, Any] | None = None
 
-    @property
-    def adaptive(self) -> bool:
-        """Whether the Huber threshold follows the scale of the residuals."""
-        return self.delta == "auto"
-
-    def settings(self, form: FunctionalForm, first_delta: float = 1.0) -> Settings:
+    def settings(self, form: FunctionalForm) -> Settings:
         """The options validated for a law, without the priors, which need its points.
-
-        Args:
-            form: The law.
-            first_delta: Huber threshold to start from where it is adaptive.
 
         Raises:
             ValueError: An option is out of its range, or names something that the law does not have.
         """
         if self.bootstrap < 0:
             raise ValueError(f"`bootstrap` must be a number of refits, 0 for none, but got {self.bootstrap}.")
+        if self.space not in (None, "log", "linear"):
+            raise ValueError(f"`space` must be 'log' or 'linear', but got {self.space!r}.")
+        bounds = {}
+        for name, (low, high) in _known(form, self.bounds, "bounds").items():
+            if not low < high:
+                raise ValueError(
+                    f"`bounds` of {name!r} must be (lower, upper) with lower < upper, but got ({low}, {high})."
+                )
+            bounds[name] = (float(low), float(high))
         return Settings(
-            Objective(self.objective, first_delta if self.delta == "auto" else float(self.delta), self.quantile),
-            _space(form, self.space),
+            Objective(self.objective, FIRST_DELTA if self.delta == "auto" else float(self.delta), self.quantile),
+            self.space or form.space,
             {name: float(value) for name, value in _known(form, self.fixed, "fixed").items()},
-            _bounds(form, self.bounds),
+            bounds,
             loss=self.loss,
             weights=_named(self.weights),
             columns=dict(self.columns or {}),
@@ -102,12 +105,11 @@ class FitOptions:
         Raises:
             ValueError: A prior is not of positive numbers, or of no parameter of the law.
         """
-        if self.priors is None:
-            return {}
         if isinstance(self.priors, str):
             if self.priors != "default":
                 raise ValueError(f"`priors` must be a mapping, 'default' or None, but got {self.priors!r}.")
-            return _default_priors(form, points)
+            own = [(p, p.prior) for p in form.parameters if p.prior is not None]
+            return {p.name: (centre * unit_of(p.of, points.inputs, points.y), sd) for p, (centre, sd) in own}
         result = {}
         for name, (centre, spread) in _known(form, self.priors, "priors").items():
             if not (centre > 0 and spread > 0):
@@ -120,35 +122,6 @@ class FitOptions:
 
 def _named(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else "given"
-
-
-def _default_priors(form: FunctionalForm, points: Points) -> dict[str, tuple[float, float]]:
-    least = float(np.min(np.abs(points.y)))
-    found = {}
-    for p in form.parameters:
-        if p.prior is not None:
-            unit = least if p.of == "loss" else typical(points.inputs[p.of]) if p.of else 1.0
-            found[p.name] = (p.prior[0] * unit, p.prior[1])
-    return found
-
-
-def _space(form: FunctionalForm, space: str | None) -> str:
-    if space is None:
-        return form.space
-    if space not in ("log", "linear"):
-        raise ValueError(f"`space` must be 'log' or 'linear', but got {space!r}.")
-    return space
-
-
-def _bounds(form: FunctionalForm, bounds: Mapping[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]]:
-    result = {}
-    for name, (low, high) in _known(form, bounds, "bounds").items():
-        if not low < high:
-            raise ValueError(
-                f"`bounds` of {name!r} must be (lower, upper) with lower < upper, but got ({low}, {high})."
-            )
-        result[name] = (float(low), float(high))
-    return result
 
 
 def _known(form: FunctionalForm, given: Mapping[str, Any] | None, argument: str) -> Mapping[str, Any]:

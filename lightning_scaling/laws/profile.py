@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri
 
+from lightning_scaling._utils.stats import t_quantile
 from lightning_scaling.laws.estimate import Estimate
 
 Array = NDArray[np.float64]
@@ -15,7 +18,7 @@ _ROUNDS = 3
 _STEPS = 80
 _TOLERANCE = 1e-9
 _METHODS = ("auto", "profile", "bootstrap", "wald")
-_NAN = float("nan")
+_UNKNOWN = (math.nan, math.nan)
 
 
 @np.errstate(all="ignore")
@@ -25,46 +28,35 @@ def confidence(fit: Estimate, level: float, method: str) -> dict[str, tuple[floa
         raise ValueError(f"`method` must be one of {', '.join(_METHODS)}, but got {method!r}.")
     if method == "bootstrap" and fit.replicates is None:
         raise ValueError("This fit has no refits; fit with `bootstrap=1000`, or use method='profile'.")
-    result = {name: (value, value) for name, value in fit.params.items()}
     if method == "auto":
         method = "bootstrap" if fit.replicates is not None else "wald" if fit.points is None else "profile"
+    result = {name: (value, value) for name, value in fit.params.items()}
     if method == "bootstrap":
-        assert fit.replicates is not None
         return result | _expanded(fit, level)
     if fit.dof_resid <= 0 or (fit.points is None and not np.any(fit.cov)):
-        return result | dict.fromkeys(fit.names, (_NAN, _NAN))
-    lost = set(fit.diagnostics.get("unidentified", ()))
-    t = float(stdtrit(fit.dof_resid, (1 + level) / 2))
-    ends_u = _profile(fit, t) if method == "profile" else _wald(fit, t)
-    for j, name in enumerate(fit.names):
-        low, high = ends_u[j]
-        if fit.is_log[j]:
-            low, high = float(np.exp(low)), float(np.exp(min(high, 700.0)))
-        result[name] = (_NAN, _NAN) if name in lost else (float(low), float(high))
-    return result
+        return result | dict.fromkeys(fit.names, _UNKNOWN)
+    t = t_quantile((1 + level) / 2, fit.dof_resid)
+    half = t * np.sqrt(np.diag(fit.cov))
+    ends = _profile(fit, t) if method == "profile" else np.stack([fit.u - half, fit.u + half], axis=1)
+    for name, is_log, (low, high) in zip(fit.names, fit.is_log, ends.tolist(), strict=True):
+        result[name] = (float(np.exp(low)), float(np.exp(min(high, 700.0)))) if is_log else (low, high)
+    return result | dict.fromkeys(fit.diagnostics.get("unidentified", ()), _UNKNOWN)
 
 
 def _expanded(fit: Estimate, level: float) -> dict[str, tuple[float, float]]:
     """Quantiles of the refits, moved out as far as few points ask for (expanded percentiles; Hesterberg 2015)."""
     assert fit.replicates is not None
-    ends = np.quantile(fit.replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    z = float(ndtri((1 + level) / 2))
-    factor = fit.small_sample_factor * (
-        float(stdtrit(fit.dof_resid, (1 + level) / 2)) / z if fit.dof_resid > 0 else 1.0
-    )
+    ends = np.quantile(fit.replicates, [(1 - level) / 2, (1 + level) / 2], axis=0).T
+    tails = t_quantile((1 + level) / 2, fit.dof_resid) / float(ndtri((1 + level) / 2)) if fit.dof_resid > 0 else 1.0
+    factor = fit.small_sample_factor * tails
     result = {}
-    for j, name in enumerate(fit.names):
-        middle, low, high = fit.params[name], float(ends[0, j]), float(ends[1, j])
-        if fit.is_log[j]:
+    for name, is_log, (low, high) in zip(fit.names, fit.is_log, ends.tolist(), strict=True):
+        middle = fit.params[name]
+        if is_log:
             result[name] = (middle * (low / middle) ** factor, middle * (high / middle) ** factor)
         else:
             result[name] = (middle + (low - middle) * factor, middle + (high - middle) * factor)
     return result
-
-
-def _wald(fit: Estimate, t: float) -> Array:
-    size = t * np.sqrt(np.diag(fit.cov))
-    return np.stack([fit.u - size, fit.u + size], axis=1)
 
 
 def _profile(fit: Estimate, t: float) -> Array:
@@ -74,54 +66,45 @@ def _profile(fit: Estimate, t: float) -> Array:
     (Schrader and Hettmansperger, Biometrika 67(1), 1980); where the standard errors are wider than independent
     residuals would make them (groups, autocorrelation), so are these intervals.
     """
-    problem = fit.problem
-    free = len(fit.u)
+    problem, objective, free = fit.problem, fit.settings.objective, len(fit.u)
     error = np.sqrt(np.diag(fit.cov))
     ends = np.stack([fit.u, fit.u], axis=1)
-    rows = np.array([0])
-    r, jac = problem.model(fit.u[None], rows)
-    assert fit.points is not None
-    weights = fit.points.weights
-    objective = fit.settings.objective
-    variance = objective.efficiency(r[0], weights, free)
-    plain = _plain_errors(jac[0], weights, variance, error)
-    widen = np.where((plain > 0) & (not problem.priors), error / np.maximum(plain, 1e-300), 1.0)
-    base = fit.diagnostics["objective"]
-    unit = max(objective.unit(r[0], weights, free), 1e-300)
-    which = [j for j in range(free) if error[j] > 0 and np.isfinite(error[j])]
-    if not which:
+    which = np.flatnonzero((error > 0) & np.isfinite(error))
+    if not len(which):
         return ends
-    sides = [(j, s) for j in which for s in (-1.0, 1.0)]
-    j_of = np.array([j for j, _ in sides])
-    s_of = np.array([s for _, s in sides])
-    far, high = np.zeros((len(sides), 1)), np.zeros((len(sides), 1))
-    paths = np.tile(fit.u, (len(sides), 1, 1))
+    r, jac = (array[0] for array in problem.model(fit.u[None]))
+    plain = _plain_errors(jac, problem.weights, objective.efficiency(r, problem.weights, free), error)
+    widen = np.where((plain > 0) & (not problem.priors), error / np.maximum(plain, 1e-300), 1.0)
+    unit = max(objective.unit(r, problem.weights, free), 1e-300)
+    j_of, sign = np.repeat(which, 2), np.tile([-1.0, 1.0], len(which))
+    start, low, high = (array[j_of][:, None] for array in (fit.u, problem.lower, problem.upper))
+    far, rise = np.zeros((len(j_of), 1)), np.zeros((len(j_of), 1))
+    paths = np.tile(fit.u, (len(j_of), 1, 1))
     offsets = np.array(_GRID)[None, :] * t * error[j_of][:, None]
     for _ in range(_ROUNDS):
-        wanted = fit.u[j_of][:, None] + s_of[:, None] * offsets
-        reached = np.clip(wanted, problem.lower[j_of][:, None], problem.upper[j_of][:, None])
-        away = np.abs(reached - fit.u[j_of][:, None])
+        reached = np.clip(start + sign[:, None] * offsets, low, high)
+        away = np.abs(reached - start)
         value, path = _constrained(fit, j_of, reached, far, away, paths)
-        root = np.sqrt(np.maximum(value - base, 0.0) * 2 / unit) / widen[j_of][:, None]
+        root = np.sqrt(np.maximum(value - fit.diagnostics["objective"], 0.0) * 2 / unit) / widen[j_of][:, None]
         far = np.concatenate([far, away], axis=1)
-        high = np.concatenate([high, root], axis=1)
+        rise = np.concatenate([rise, root], axis=1)
         paths = np.concatenate([paths, path], axis=1)
-        cross = np.array([_crossing(far[i], high[i], t) for i in range(len(sides))])
+        cross = np.array([_crossing(*side, t) for side in zip(far, rise, strict=True)])
         offsets = np.where(np.isfinite(cross), cross, 3.0 * far.max(axis=1))[:, None] * np.array([[0.97, 1.0, 1.03]])
-    for i, (j, s) in enumerate(sides):
-        cross_i = _crossing(far[i], high[i], t)
-        edge = problem.lower[j] if s < 0 else problem.upper[j]
-        end = fit.u[j] + s * cross_i if np.isfinite(cross_i) else edge
-        ends[j, 0 if s < 0 else 1] = np.clip(end, problem.lower[j], problem.upper[j])
+    edge = np.where(sign < 0, low[:, 0], high[:, 0])
+    end = np.where(np.isfinite(cross), start[:, 0] + sign * cross, edge)
+    ends[j_of, np.where(sign < 0, 0, 1)] = np.clip(end, low[:, 0], high[:, 0])
     return ends
 
 
 def _plain_errors(jac: Array, weights: Array, variance: float, error: Array) -> Array:
+    """Standard errors if residuals were independent."""
     inner = error > 0
     plain = np.zeros_like(error)
     j = jac[inner] * np.sqrt(weights)
     size = np.sqrt(np.sum(j**2, axis=1))
-    inverse = np.linalg.pinv((j / size[:, None]) @ (j / size[:, None]).T, rcond=1e-12, hermitian=True)
+    unit = j / size[:, None]
+    inverse = np.linalg.pinv(unit @ unit.T, rcond=1e-12, hermitian=True)
     plain[inner] = np.sqrt(variance * np.maximum(np.diag(inverse), 0.0)) / size
     return plain
 
@@ -165,10 +148,9 @@ def _constrained(
 def _crossing(distance: Array, height: Array, t: float) -> float:
     order = np.argsort(distance, kind="stable")
     d, h = distance[order], np.maximum.accumulate(height[order])
-    above = np.flatnonzero(h >= t)
-    if not len(above):
-        return float("inf")
-    i = int(above[0])
+    i = int(np.searchsorted(h, t))
+    if i == len(h):
+        return math.inf
     if i == 0 or h[i] == h[i - 1]:
         return float(d[i])
     if not np.isfinite(h[i]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
 from functools import cached_property
 from html import escape
@@ -15,11 +14,9 @@ from numpy.typing import NDArray
 from lightning_scaling._utils.serialization import atomic_write
 from lightning_scaling._utils.validation import probability
 from lightning_scaling.laws.estimate import Estimate, FitStatus
-from lightning_scaling.laws.estimator import estimate
 from lightning_scaling.laws.form import FunctionalForm
 from lightning_scaling.laws.intervals import PredictionSpread
 from lightning_scaling.laws.io import dumps, estimate_from_dict, parse, to_dict
-from lightning_scaling.laws.options import FitOptions
 from lightning_scaling.laws.profile import confidence
 from lightning_scaling.laws.summary import checklist, fit_summary
 
@@ -32,8 +29,8 @@ class Fit(Estimate):
     Attributes:
         law: The law.
         params: Estimates by name, in the law's order; given ones included.
-        status: ``"ok"``; ``"at bounds"``: a parameter sits at the edge of its range; ``"unidentified"``: the points do
-            not determine all parameters; ``"not converged"``; ``"published"``: constants from the literature.
+        status: ``"ok"``; ``"at_bounds"``: a parameter sits at the edge of its range; ``"unidentified"``: the points do
+            not determine all parameters; ``"not_converged"``; ``"published"``: constants from the literature.
         message: What the status means here, in sentences; empty when there is nothing to say.
         diagnostics: Numbers behind the status: points used and dropped, objective, condition number, and so on.
         points: The points used, or None for published constants.
@@ -51,18 +48,12 @@ class Fit(Estimate):
     def from_published(cls, law: FunctionalForm, name: str | None = None) -> Fit:
         """Published constants as a fit; see :meth:`Law.known`."""
         constants = law.constants(name)
-        names = tuple(p.name for p in law.parameters)
-        values = {n: float(constants.values[n]) for n in names}
-        log = [p.log for p in law.parameters]
-        u = np.array([np.log(values[n]) if is_log else values[n] for n, is_log in zip(names, log, strict=True)])
-        errors = np.array(
-            [
-                constants.errors.get(n, 0.0) / (values[n] if is_log else 1.0)
-                for n, is_log in zip(names, log, strict=True)
-            ]
-        )
+        values = {p.name: float(constants.values[p.name]) for p in law.parameters}
+        u = np.array([np.log(values[p.name]) if p.log else values[p.name] for p in law.parameters])
+        errors = [constants.errors.get(p.name, 0.0) / (values[p.name] if p.log else 1.0) for p in law.parameters]
+        cov = np.diag(np.square(errors))
         message = f"Constants {constants.name!r} of {constants.source} ({constants.verified}). {constants.note}".strip()
-        return cls(law, values, FitStatus.PUBLISHED, message, names=names, u=u, cov=np.diag(errors**2), dof_resid=10**6)
+        return cls(law, values, FitStatus.PUBLISHED, message, names=tuple(values), u=u, cov=cov, dof_resid=10**6)
 
     @classmethod
     def of(cls, estimate: Estimate) -> Fit:
@@ -169,11 +160,6 @@ class Fit(Estimate):
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.summary())}</pre>"
-
-
-def fit_form(form: FunctionalForm, data: Any, options: FitOptions, progress: Callable[[int], Any] | None = None) -> Fit:
-    """Estimate a law's parameters: :meth:`~lightning_scaling.laws.Law.fit`, which describes the options."""
-    return Fit.of(estimate(form, data, options, progress))
 
 
 def load(path: str | Path) -> Fit:

@@ -5,6 +5,7 @@ import pytest
 from planted import CASES
 from scipy.stats import t as student
 
+from lightning_scaling.laws.options import Settings
 from lightning_scaling.laws.problem import Problem
 from lightning_scaling.laws.solvers.objectives import Objective
 
@@ -17,7 +18,7 @@ def simulated(case, objective, draws):
     clean = law.evaluate(case.truth, **case.inputs)
     e = case.noise * np.random.default_rng(7).standard_normal((draws, len(clean)))
     y = clean * np.exp(e) if law.space == "log" else clean + e * np.std(clean)
-    return Problem(law, case.inputs, y, np.ones(len(clean)), objective, law.space, {}, {})
+    return Problem(law, case.inputs, y, np.ones(len(clean)), Settings(objective, law.space))
 
 
 @pytest.mark.parametrize("name", CASES)

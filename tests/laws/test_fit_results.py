@@ -120,7 +120,7 @@ def test_many_curves_at_once_agree_with_one_by_one():
     y[5, 2:] = np.nan
     fits = law.fit_many({"flops": x, "loss": y})
     assert list(np.flatnonzero(fits.status != "ok")) == [5]
-    assert fits.status[5] == "too few points"
+    assert fits.status[5] == "too_few_points"
     assert np.isnan(fits.params["E"][5])
     for i in (0, 3, 17):
         one = law.fit({"flops": x, "loss": y[i]}, objective="least_squares")

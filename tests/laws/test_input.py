@@ -166,7 +166,7 @@ def test_given_parameters_stay_and_are_marked(table):
 
 def test_a_bound_that_is_reached_is_reported(table):
     fit = LAW.fit(table, bounds={"alpha": (0.4, 0.6)})
-    assert fit.status == "at bounds"
+    assert fit.status == "at_bounds"
     assert "alpha = 0.4" in fit.message
 
 

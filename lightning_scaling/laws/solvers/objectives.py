@@ -8,11 +8,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling._utils.stats import MAD_TO_STD
+
 Array = NDArray[np.float64]
 Kind = Literal["huber", "least_squares", "quantile"]
 KINDS: tuple[Kind, ...] = ("huber", "least_squares", "quantile")
 
 _CORE = 0.35
+
+
+def robust_scale(r: Array, weights: Array, free: int) -> float:
+    """Standard deviation of a residual of unit weight, from the median, corrected for `free` parameters."""
+    dof = max(len(r) - free, 1)
+    return MAD_TO_STD * float(np.median(np.sqrt(weights) * np.abs(r))) * float(np.sqrt(len(r) / dof))
 
 
 @dataclass(frozen=True)

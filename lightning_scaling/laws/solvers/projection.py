@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling._utils.stats import MAD_TO_STD
+
 _HUBER = 3.0
 _ROUNDS = 2
 
@@ -81,7 +83,7 @@ def fit_grid(
         best = int(np.argmin(sse))
         i, j, k = np.unravel_index(best, sse.shape)
         residual = centred - slope[i, j, k] * (b[i] - share[i, k] * e[j])
-        scale = 1.4826 * float(np.median(np.abs(residual))) + 1e-12 * abs(level) + 1e-300
+        scale = MAD_TO_STD * float(np.median(np.abs(residual))) + 1e-12 * abs(level) + 1e-300
         robust = np.minimum(1.0, _HUBER * scale / np.maximum(np.abs(residual), 1e-300))
     offset = mean_y - slope * (mean_base[:, None, None] - share_ * mean_extra[None, :, None])
     return GridFit(offset, slope, sse, best, residual, w)
