@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lightning_scaling._utils.stats import t_quantile
 from lightning_scaling.laws.estimate import Estimate, FitStatus
 from lightning_scaling.laws.estimator import estimate
+from lightning_scaling.laws.form import FunctionalForm
 from lightning_scaling.laws.problem import differentiate
 from lightning_scaling.laws.solvers.objectives import robust_scale
 
@@ -70,7 +71,7 @@ class PredictionSpread:
         found = []
         for name in fit.law.siblings:
             with suppress(ValueError):
-                found.append(estimate(fit.law.lookup(name), {**fit.points.inputs, "y": fit.points.y}, options))
+                found.append(estimate(FunctionalForm.lookup(name), {**fit.points.inputs, "y": fit.points.y}, options))
         return [other for other in found if other.status != FitStatus.NOT_CONVERGED]
 
     def law(self, inputs: Mapping[str, Any]) -> Array:
