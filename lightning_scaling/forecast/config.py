@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.laws.run_fit import BURN_IN_SHARE
+
 
 @dataclass(frozen=True)
 class GridConfig:
@@ -27,7 +29,7 @@ class GridConfig:
     kappa_count: int = 9
     """Annealing gains, evenly spaced in the logarithm."""
 
-    burn_in_share: float = 0.04
+    burn_in_share: float = BURN_IN_SHARE
     """Share of the plan left out at the start, besides the warm-up. Choshen et al. 2024 (arXiv 2410.11840) drop a
     tenth."""
 

@@ -65,14 +65,13 @@ class Chain:
         """
         probability("level", level)
         rng = np.random.default_rng(0)
-        middle = self.first.predict(**inputs)
         between = self.first.prediction_spread.sample(_DRAWS, rng, inputs)
         rows = {name: values[:, None] for name, values in self.second.draws(_DRAWS, seed=1).items()}
         after = self.second.law.evaluate(rows, **{self.second.law.inputs[0]: between.reshape(_DRAWS, -1)})
         noise = self.second.prediction_spread.noise * rng.standard_normal(after.shape)
         after = after * np.exp(noise) if self.second.settings.space == "log" else after + noise
-        low, high = np.quantile(after, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return low.reshape(middle.shape), high.reshape(middle.shape)
+        low, high = np.quantile(after.reshape(between.shape), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return low, high
 
     def to_dict(self) -> dict[str, Any]:
         """The two fits as builtins: keys ``first`` and ``second``, each as in :meth:`Fit.to_dict`."""

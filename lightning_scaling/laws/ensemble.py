@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
+from lightning_scaling._utils.stats import t_quantile
 from lightning_scaling._utils.validation import probability
 from lightning_scaling.laws.base import Law
 from lightning_scaling.laws.data import Points, read
@@ -27,7 +28,6 @@ DEFAULT = ("m2", "m3", "m4", "bnsl")
 _LEAST_POINTS = 3
 
 # Scale of a Student t, calibrated on the two collections of lightning_scaling.laws.extrapolation.
-_FORMS_FACTOR = 1.0
 _LAW_FACTOR = 0.6
 _NOISE_FACTOR = 2.5
 _TAILS = 4.0
@@ -68,10 +68,11 @@ class Combination:
     def __init__(self, names: Iterable[str | Law] = DEFAULT, over: str | None = None) -> None:
         if isinstance(names, str):
             raise ValueError(f"`names` must hold several laws, such as {DEFAULT}, but got the one name {names!r}.")
-        found = [_law(name, over) for name in names]
+        found = [law_over(name, over) for name in names]
+        repeated = Counter(law.name for law in found)
         self.laws: dict[str, Law] = {}
         for law in found:
-            label = law.name if sum(law.name == other.name for other in found) == 1 else _full_name(law)
+            label = law.name if repeated[law.name] == 1 else _full_name(law)
             if label in self.laws:
                 raise ValueError(f"`names` holds the law {label} twice.")
             self.laws[label] = law
@@ -111,21 +112,18 @@ class Combination:
             TypeError: `data` has no columns.
             ValueError: A column is missing, there are too few usable points, or fewer than two laws could be fitted.
         """
-        first = next(iter(self.laws.values()))
+        first, single = next(iter(self.laws.values())), len(self.inputs) == 1
         seen = read(first, data, loss, weights=weights, columns=columns, space="log")
-        single = len(self.inputs) == 1
         points = merged(first, seen) if single else seen
         if len(points) < _LEAST_POINTS:
             raise ValueError(
                 f"{len(points)} distinct usable points are too few to see where a curve is heading; give at least "
                 f"{_LEAST_POINTS}."
             )
+        settings = Settings(Objective("least_squares"), "log", loss=loss, weights="recent", columns=dict(columns or {}))
         members: dict[str, Fit] = {}
         failed: dict[str, str] = {}
         for label, law in self.laws.items():
-            settings = Settings(
-                Objective("least_squares"), "log", loss=loss, weights="recent", columns=dict(columns or {})
-            )
             try:
                 if single:
                     members[label] = fit_extrapolation(law, points, settings)
@@ -206,12 +204,8 @@ class CombinedFit:
         """
         probability("level", level)
         middle, parts = self.predict(**inputs), self.parts(**inputs)
-        scale = np.sqrt(
-            (_FORMS_FACTOR * parts["forms"]) ** 2
-            + (_LAW_FACTOR * parts["law"]) ** 2
-            + (_NOISE_FACTOR * parts["noise"]) ** 2
-        )
-        half = stdtrit(_TAILS, (1 + level) / 2) * scale
+        scale = np.sqrt(parts["forms"] ** 2 + (_LAW_FACTOR * parts["law"]) ** 2 + (_NOISE_FACTOR * parts["noise"]) ** 2)
+        half = t_quantile((1 + level) / 2, _TAILS) * scale
         return middle * np.exp(-half), middle * np.exp(half)
 
     def parts(self, **inputs: Any) -> dict[str, Array]:
@@ -250,15 +244,12 @@ class CombinedFit:
         last = {name: high for name, (_, high) in self.ranges.items()}
         factors = (1, 2, 4, 8)
         beyond = {name: value * np.array(factors, dtype=np.float64) for name, value in last.items()}
-        predicted = self.predict(**beyond)
         lower, upper = self.interval(0.9, **beyond)
+        shown = [(label, fit.predict(**beyond), fit.status.value) for label, fit in self.members.items()]
+        shown += [("median", self.predict(**beyond), ""), ("90 % from", lower, ""), ("90 % to", upper, "")]
         at = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
         rows = [("law", *(f"x{k}" for k in factors), "status")]
-        for label, fit in self.members.items():
-            rows.append((label, *(f"{v:.5g}" for v in fit.predict(**beyond)), fit.status))
-        rows.append(("median", *(f"{v:.5g}" for v in predicted), ""))
-        rows.append(("90 % from", *(f"{v:.5g}" for v in lower), ""))
-        rows.append(("90 % to", *(f"{v:.5g}" for v in upper), ""))
+        rows += [(label, *(f"{v:.5g}" for v in values), status) for label, values, status in shown]
         lines = [
             self.combination.name,
             f"  {len(self.points)} points up to {at}; noise {100 * self.noise:.2g} %",
@@ -290,11 +281,11 @@ def combine(names: Iterable[str | Law] = DEFAULT, over: str | None = None) -> Co
     return Combination(names, over)
 
 
-def _law(name: str | Law, over: str | None) -> Law:
-    if isinstance(name, Law):
-        return name
-    law = get(name)
-    return get(name, over=over) if over is not None and "over" in law.options() else law
+def law_over(name: str | Law, over: str | None) -> Law:
+    """A law by name, of the input `over` where it may be of any one quantity."""
+    law = get(name) if isinstance(name, str) else name
+    changed = isinstance(name, str) and over is not None and "over" in law.options()
+    return get(law.name, over=over) if changed else law
 
 
 def _full_name(law: Law) -> str:

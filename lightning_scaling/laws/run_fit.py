@@ -13,7 +13,10 @@ from lightning_scaling.laws.results import Fit
 from lightning_scaling.schedule.plan import Plan
 from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
 
-_BURN_IN = 0.04
+BURN_IN_SHARE = 0.04
+"""Share of a run left out at the start, in addition to the warm-up; forecasts leave out the same share of the plan.
+Choshen et al. 2024 (arXiv 2410.11840) drop a tenth."""
+
 _LEAST_DECAY = 0.05
 _KAPPA = next(p.prior[0] for p in RelativeMultiPower.parameters if p.name == "kappa" and p.prior)
 
@@ -24,22 +27,18 @@ class RecordedCurve(Protocol):
     @property
     def step(self) -> NDArray[np.int64]:
         """Optimizer steps of the losses, shape ``(n,)``."""
-        ...
 
     @property
     def loss(self) -> NDArray[np.float64]:
         """Losses, shape ``(n,)``."""
-        ...
 
     @property
     def name(self) -> str | None:
         """Name of the run."""
-        ...
 
     @property
     def plan(self) -> Plan:
         """The learning rate of every step."""
-        ...
 
 
 def fit_run(run: RecordedCurve) -> Fit:
@@ -61,7 +60,8 @@ def fit_run(run: RecordedCurve) -> Fit:
     plan = run.plan
     end = plan.total_steps or int(run.step[-1])
     progress = Progress(plan, float(end))
-    used = np.isfinite(run.loss) & (run.step > max(plan.warmup_end, _BURN_IN * float(run.step[-1]))) & (run.step <= end)
+    first = max(plan.warmup_end, BURN_IN_SHARE * float(run.step[-1]))
+    used = np.isfinite(run.loss) & (run.step > first) & (run.step <= end)
     table = {"steps": run.step[used].astype(np.float64), "loss": run.loss[used]}
     if not used.any():
         raise ValueError(f"Run {run.name or ''} has no losses after its warm-up.".replace("  ", " "))

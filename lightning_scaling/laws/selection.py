@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lightning_scaling.laws.base import UNITS, Law
 from lightning_scaling.laws.data import column
-from lightning_scaling.laws.ensemble import DEFAULT, Combination, CombinedFit
+from lightning_scaling.laws.ensemble import DEFAULT, Combination, CombinedFit, law_over
+from lightning_scaling.laws.estimate import FitStatus
 from lightning_scaling.laws.registry import get
 from lightning_scaling.laws.registry import names as known_names
 from lightning_scaling.laws.results import Fit
@@ -59,36 +60,24 @@ class Comparison:
 
     def summary(self) -> str:
         """The ranking as text, with what was left out and why."""
-        lines = [
-            f"Held-out error of laws fitted on the lower part of {self.by}, ranked by {self.metric}",
-            *(
-                f"  {seen} points up to {self.by} {edge:.4g}, scored on the {later} beyond"
-                for edge, seen, later in self.splits
-            ),
-            "",
-        ]
+        lines = [f"Held-out error of laws fitted on the lower part of {self.by}, ranked by {self.metric}"]
+        for edge, seen, later in self.splits:
+            lines.append(f"  {seen} points up to {self.by} {edge:.4g}, scored on the {later} beyond")
         rows = [("law", "rmsle", "median error", "in 90 %", "parameters", "status")]
-        rows += [
-            (
-                str(row["law"]),
-                f"{row['rmsle']:.4g}",
-                f"{100 * row['median_error']:.3g} %",
-                "" if row["coverage"] is None else f"{100 * row['coverage']:.0f} %",
-                str(row["parameters"]),
-                str(row["status"]),
-            )
-            for row in self.table
-        ]
-        lines += aligned(rows, right=(1, 2, 3, 4)) if self.table else ["no law could be ranked"]
+        for row in self.table:
+            error, covered = f"{100 * row['median_error']:.3g} %", row["coverage"]
+            inside = "" if covered is None else f"{100 * covered:.0f} %"
+            rows.append((row["law"], f"{row['rmsle']:.4g}", error, inside, str(row["parameters"]), row["status"]))
+        lines += ["", *(aligned(rows, right=(1, 2, 3, 4)) if self.table else ["no law could be ranked"])]
+        if not self.skipped:
+            return "\n".join(lines)
+        unfit = [f"{name}: {reason}" for name, reason in self.skipped.items() if _LACKS not in reason]
         lacking = [f"{n} ({reason.removeprefix(_LACKS)})" for n, reason in self.skipped.items() if _LACKS in reason]
-        if self.skipped:
-            lines += ["", "not ranked"]
-        for name, reason in self.skipped.items():
-            if _LACKS not in reason:
-                lines += textwrap.wrap(f"{name}: {reason}", 100, initial_indent="  ", subsequent_indent="    ")
         if lacking:
-            missing = f"for lack of inputs: {', '.join(lacking)}"
-            lines += textwrap.wrap(missing, 100, initial_indent="  ", subsequent_indent="    ")
+            unfit.append(f"for lack of inputs: {', '.join(lacking)}")
+        lines += ["", "not ranked"]
+        for text in unfit:
+            lines += textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="    ")
         return "\n".join(lines)
 
 
@@ -168,14 +157,24 @@ def _choose(
     """The candidates whose inputs the data have, and why the others are left out."""
     chosen: dict[str, Candidate] = {}
     skipped: dict[str, str] = {}
-    for label, candidate in _candidates(names, have, by):
-        missing = [] if candidate is None else [name for name in candidate.inputs if not have.has(name)]
-        if candidate is None:
+    for name in known_names() if names is None else [names] if isinstance(names, str) else names:
+        label = name if isinstance(name, str) else name.name
+        try:
+            candidate = law_over(name, have.quantity(by, get(name))) if isinstance(name, str) else name
+        except TypeError:
             skipped[label] = "it needs options: give it as an object"
-        elif missing:
+            continue
+        if names is None and candidate.output != "loss":
+            continue
+        if missing := [column for column in candidate.inputs if not have.has(column)]:
             skipped[label] = f"{_LACKS}{', '.join(missing)}"
         else:
             chosen[label] = candidate
+    if names is None and all(len(candidate.inputs) == 1 for candidate in chosen.values()):
+        over = have.quantity(by, get(DEFAULT[0]))
+        if over is not None:
+            median = Combination(DEFAULT, over)
+            chosen[median.name] = median
     return chosen, skipped
 
 
@@ -187,18 +186,15 @@ class _Table:
     """Columns by the names that laws use."""
 
     def __init__(self, data: Any, loss: str, columns: Mapping[str, str]) -> None:
-        self.data, self.names = data, columns
+        self.data, self.loss, self.names = data, loss, columns
         self.values = {loss: column(data, loss, "loss")}
-        self.loss = loss
 
     def has(self, name: str) -> bool:
-        if name == self.loss:
-            return False
         try:
             self.column(name)
         except ValueError:
             return False
-        return True
+        return name != self.loss
 
     def column(self, name: str) -> Array:
         if name not in self.values:
@@ -224,39 +220,8 @@ class _Table:
     def quantity(self, by: str | None, law: Law) -> str | None:
         """The input to use for a law that takes any single quantity."""
         usual = law.inputs[0]
-        candidates = [name for name in (usual, by, "flops", "steps", "tokens", *UNITS) if name is not None]
+        candidates = (usual, by or usual, "flops", "steps", "tokens", *UNITS)
         return next((name for name in candidates if (name in UNITS or name == usual) and self.has(name)), None)
-
-
-def _candidates(
-    names: Iterable[str | Law | Combination] | None, have: _Table, by: str | None
-) -> list[tuple[str, Candidate | None]]:
-    if isinstance(names, str):
-        names = [names]
-    every = names is None
-    found: list[tuple[str, Candidate | None]] = []
-    for name in known_names() if names is None else names:
-        if not isinstance(name, str):
-            found.append((name.name, name))
-            continue
-        try:
-            law = get(name)
-        except TypeError:
-            found.append((name, None))
-            continue
-        if every and law.output != "loss":
-            continue
-        if "over" in law.options():
-            over = have.quantity(by, law)
-            law = law if over is None else get(name, over=over)
-        found.append((name, law))
-    if every:
-        over = have.quantity(by, get(DEFAULT[0]))
-        surface = any(c is not None and len(c.inputs) > 1 and all(map(have.has, c.inputs)) for _, c in found)
-        if over is not None and not surface:
-            median = Combination(DEFAULT, over)
-            found.append((median.name, median))
-    return found
 
 
 def _edges(order: Array, origins: Sequence[float], by: str) -> list[float]:
@@ -295,30 +260,23 @@ def _evaluated(
         seen = {name: values[order <= edge] for name, values in rows.items()}
         later = {name: values[order > edge] for name, values in rows.items()}
         try:
-            fit = _fit(candidate, seen, loss, options)
+            fit = candidate.fit(seen, loss, **({} if isinstance(candidate, Combination) else options))
         except ValueError as error:
             if not parts and edge != edges[-1]:
                 continue
             raise ValueError(f"with {len(seen[loss])} points: {error}") from None
         parts.append({"edge": edge} | _scores(fit, {n: later[n] for n in candidate.inputs}, later[loss], metric))
     covered = [part["coverage"] for part in parts if part["coverage"] is not None]
-    means = {name: float(np.mean([part[name] for part in parts])) for name in ("score", "rmsle", "median_error")}
-    if isinstance(fit, CombinedFit):
-        parameters, status = sum(len(member.params) for member in fit.members.values()), "ok"
-    else:
-        parameters, status = len(fit.names), str(fit.status)
     return {
         "law": label,
-        **means,
+        **{name: float(np.mean([part[name] for part in parts])) for name in ("score", "rmsle", "median_error")},
         "coverage": float(np.mean(covered)) if covered else None,
-        "parameters": parameters,
-        "status": status,
+        "parameters": sum(len(member.params) for member in fit.members.values())
+        if isinstance(fit, CombinedFit)
+        else len(fit.names),
+        "status": FitStatus.OK.value if isinstance(fit, CombinedFit) else fit.status.value,
         "origins": parts,
     }
-
-
-def _fit(candidate: Candidate, seen: Mapping[str, Array], loss: str, options: Mapping[str, Any]) -> Fit | CombinedFit:
-    return candidate.fit(seen, loss) if isinstance(candidate, Combination) else candidate.fit(seen, loss, **options)
 
 
 def _scores(
