@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_scaling._utils.validation import probability
+from lightning_scaling.laws.arrays import Array
 from lightning_scaling.laws.results import Fit
-
-Array = NDArray[np.float64]
 
 _DRAWS = 4000
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.laws.arrays import Array
 from lightning_scaling.laws.estimate import FitStatus
 from lightning_scaling.laws.estimator import estimate
 from lightning_scaling.laws.form import FunctionalForm
@@ -16,8 +17,6 @@ from lightning_scaling.laws.initialization import starts_of_many
 from lightning_scaling.laws.options import FitOptions, Settings
 from lightning_scaling.laws.problem import Problem
 from lightning_scaling.laws.results import Fit
-
-Array = NDArray[np.float64]
 
 _CELLS = 3_000_000
 

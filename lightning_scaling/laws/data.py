@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lightning_scaling.laws.arrays import Array, Bools, Ints
 from lightning_scaling.laws.form import FunctionalForm
-
-Array = NDArray[np.float64]
 
 _LIKELY_LEAST = {"params": 1e3, "active_params": 1e3, "tokens": 1e4, "unique_tokens": 1e4, "flops": 1e8}
 
@@ -38,7 +36,7 @@ class Points:
     inputs: Mapping[str, Array]
     y: Array
     weights: Array
-    groups: NDArray[np.intp] | None = None
+    groups: Ints | None = None
     given: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -91,7 +89,6 @@ def read(
     law: FunctionalForm,
     data: Any,
     loss: str,
-    *,
     weights: Any = None,
     columns: Mapping[str, str] | None = None,
     groups: Any = None,
@@ -159,7 +156,7 @@ def _frontier(law: FunctionalForm, inputs: Mapping[str, Array], y: Array) -> Arr
     return frontier_weights(inputs["params"], inputs["tokens"], y)
 
 
-def _labels(data: Any, groups: Any, good: NDArray[np.bool_]) -> NDArray[np.intp] | None:
+def _labels(data: Any, groups: Any, good: Bools) -> Ints | None:
     """Numbers of the groups of the usable points."""
     if groups is None:
         return None
@@ -172,7 +169,7 @@ def _labels(data: Any, groups: Any, good: NDArray[np.bool_]) -> NDArray[np.intp]
 
 def _usable(
     law: FunctionalForm, arrays: Mapping[str, Array], y: Array, w: Array, space: str
-) -> tuple[NDArray[np.bool_], dict[str, int]]:
+) -> tuple[Bools, dict[str, int]]:
     checks = [(~np.isfinite(y), f"{law.output} not finite")]
     if space == "log":
         checks.append((y <= 0, f"{law.output} not positive"))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_scaling._utils.stats import t_quantile
 from lightning_scaling._utils.validation import probability
+from lightning_scaling.laws.arrays import Array
 from lightning_scaling.laws.base import Law
 from lightning_scaling.laws.data import Points, read
 from lightning_scaling.laws.extrapolation import RECENCY, fit_extrapolation, merged
@@ -20,8 +20,6 @@ from lightning_scaling.laws.registry import get
 from lightning_scaling.laws.results import Fit
 from lightning_scaling.laws.solvers.objectives import Objective
 from lightning_scaling.laws.summary import table
-
-Array = NDArray[np.float64]
 
 DEFAULT = ("m2", "m3", "m4", "bnsl")
 

@@ -8,15 +8,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_scaling._utils.enums import StrEnum
+from lightning_scaling.laws.arrays import Array, Bools
 from lightning_scaling.laws.data import Points
 from lightning_scaling.laws.form import FunctionalForm
 from lightning_scaling.laws.options import Settings
 from lightning_scaling.laws.problem import Problem, problem_of
-
-Array = NDArray[np.float64]
 
 
 class FitStatus(StrEnum):
@@ -107,7 +105,7 @@ class Estimate:
         return float(np.sqrt((self.dof_resid + len(self.names)) / self.dof_resid))
 
     @cached_property
-    def is_log(self) -> NDArray[np.bool_]:
+    def is_log(self) -> Bools:
         """Which coordinates are logarithms, shape ``(free,)``."""
         log = {p.name: p.log for p in self.law.parameters}
         return np.array([log[name] for name in self.names], dtype=bool)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lightning_scaling.laws.arrays import Array
 from lightning_scaling.laws.data import Points, read
 from lightning_scaling.laws.estimate import Estimate
 from lightning_scaling.laws.form import FunctionalForm
@@ -20,7 +20,6 @@ from lightning_scaling.laws.solvers.levenberg import Minimum
 from lightning_scaling.laws.solvers.objectives import Objective, robust_scale
 from lightning_scaling.laws.solvers.resample import draw_weights
 
-Array = NDArray[np.float64]
 Progress = Callable[[int], Any]
 
 _CHUNK = 3_000_000
@@ -47,15 +46,7 @@ def estimate(form: FunctionalForm, data: Any, options: FitOptions, progress: Pro
         ValueError: A column is missing, no or too few usable points are left, or an option is out of its range.
     """
     settings = options.settings(form)
-    points = read(
-        form,
-        data,
-        options.loss,
-        weights=options.weights,
-        columns=options.columns,
-        groups=options.groups,
-        space=settings.space,
-    )
+    points = read(form, data, options.loss, options.weights, options.columns, options.groups, settings.space)
     settings = replace(settings, priors=options.prior_values(form, points))
     problem = problem_of(form, points, settings)
     free = len(problem.free)

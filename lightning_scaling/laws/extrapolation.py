@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_scaling._utils.stats import MAD_TO_STD
+from lightning_scaling.laws.arrays import Array, Ints
 from lightning_scaling.laws.data import Points
 from lightning_scaling.laws.form import FunctionalForm
 from lightning_scaling.laws.initialization import starts
@@ -17,9 +17,6 @@ from lightning_scaling.laws.quality import assess
 from lightning_scaling.laws.results import Fit
 from lightning_scaling.laws.solvers.levenberg import minimize
 from lightning_scaling.laws.solvers.objectives import Objective
-
-Array = NDArray[np.float64]
-Ints = NDArray[np.intp]
 
 # Chosen on the curves of Alabdulmohsin et al. 2022, some tasks left out at a time (benchmarks/extrapolation.py), and
 # checked on language models trained at a constant rate. The optimum is flat.
@@ -61,16 +58,9 @@ def fit_extrapolation(law: FunctionalForm, points: Points, settings: Settings) -
         plain = problem.descend(plain.u, steps=_STEPS, tolerance=_TOLERANCE)
     with_prior = _SlopePrior(problem, scale)
     weights = np.concatenate([points.weights, np.ones(len(_DOUBLINGS) - 2)])
-    ends = minimize(
-        with_prior.model,
-        np.concatenate([plain.u, initial]),
-        problem.lower,
-        problem.upper,
-        Objective("huber", 1.0),
-        weights,
-        steps=5 * _STEPS,
-        tolerance=_TOLERANCE,
-    )
+    start, unit = np.concatenate([plain.u, initial]), Objective("huber", 1.0)
+    bounds = problem.lower, problem.upper
+    ends = minimize(with_prior.model, start, *bounds, unit, weights, steps=5 * _STEPS, tolerance=_TOLERANCE)
     best = int(np.argmin(ends.value))
     if not np.isfinite(ends.value[best]):
         raise ValueError(f"{law.name} has no finite value beyond these points.")

@@ -10,9 +10,9 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from lightning_scaling.laws.arrays import Array
+
 Verified = Literal["checked", "transcribed", "recalled"]
 Tag = Literal[
     "single run",

@@ -7,13 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lightning_scaling.laws.arrays import Array, Bools, Ints
 from lightning_scaling.laws.problem import Problem
 from lightning_scaling.laws.solvers.starts import cover, solve_linear
-
-Array = NDArray[np.float64]
-Ints = NDArray[np.intp]
 
 _STARTS = 4
 _POINTS = 160
@@ -146,9 +143,7 @@ def _project(
     return coefficients, np.where(finite, np.maximum(total, 0.0), np.inf)
 
 
-def _keep_positive(
-    coefficients: Array, fall: Array, columns: Array, offset: Any, gram: Array, cross: Array
-) -> NDArray[np.bool_]:
+def _keep_positive(coefficients: Array, fall: Array, columns: Array, offset: Any, gram: Array, cross: Array) -> Bools:
     """Replace negative coefficients, in place, where they make the law negative; returns where that helped."""
 
     def least(rows: Any) -> Array:

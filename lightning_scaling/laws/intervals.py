@@ -9,16 +9,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_scaling._utils.stats import t_quantile
+from lightning_scaling.laws.arrays import Array
 from lightning_scaling.laws.estimate import Estimate, FitStatus
 from lightning_scaling.laws.estimator import estimate
 from lightning_scaling.laws.form import FunctionalForm
 from lightning_scaling.laws.problem import differentiate
 from lightning_scaling.laws.solvers.objectives import robust_scale
-
-Array = NDArray[np.float64]
 
 # Chosen on 29 recorded ladders of 9 sources, fitted on the cheaper part and asked for the rest (benchmarks/laws.py).
 _NOISE_FACTOR = 2.0

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_scaling._utils.serialization import to_builtins
+from lightning_scaling.laws.arrays import Array
 from lightning_scaling.laws.data import Points
 from lightning_scaling.laws.estimate import Estimate, FitStatus
 from lightning_scaling.laws.form import FunctionalForm
@@ -106,7 +106,7 @@ def estimate_from_dict(found: dict[str, Any]) -> Estimate:
     )
 
 
-def _array(values: Any) -> NDArray[np.float64]:
+def _array(values: Any) -> Array:
     return np.array(values, dtype=np.float64)
 
 

@@ -8,16 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lightning_scaling.laws.arrays import Array, Ints
 from lightning_scaling.laws.data import Points, unit_of
 from lightning_scaling.laws.form import FunctionalForm, Parameter
 from lightning_scaling.laws.options import Settings
 from lightning_scaling.laws.solvers.dual import Dual, plain
 from lightning_scaling.laws.solvers.levenberg import Minimum, minimize
-
-Array = NDArray[np.float64]
-Ints = NDArray[np.intp]
 
 _LOG_LIMIT = 360.0
 _LOG_REACH = 4.0
@@ -75,6 +72,7 @@ class Problem:
         settings: Objective, space, fixed parameters, bounds and priors.
         scale: Weight of a squared standard deviation of a prior in the objective: the variance of a residual for
             least squares, its analogue for other objectives.
+        size: Number of points per fit.
         free: The parameters that are not fixed.
         names: Their names.
         log: Which of their coordinates are logarithms, shape ``(p,)``.
@@ -95,6 +93,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         settings = self.settings
+        self.size = int(self.y.shape[-1])
         self.x = self.law.features(self.inputs)
         self.free = [p for p in self.law.parameters if p.name not in settings.fixed]
         self.names = [p.name for p in self.free]
@@ -125,11 +124,6 @@ class Problem:
         if p.name in self.law.linear and self.law.link == "identity":
             return np.inf
         return 4.0 * max(1.0, *map(abs, self.ranges[p.name][0]))
-
-    @property
-    def size(self) -> int:
-        """Number of points per fit."""
-        return int(self.y.shape[-1])
 
     def to_parameters(self, u: Array) -> Array:
         """Parameters from coordinates."""
@@ -190,29 +184,17 @@ class Problem:
             curvature[:, j] = weight * slope**2
         return total, gradient, curvature
 
-    def descend(
-        self,
-        start: Array,
-        *,
-        steps: int = 200,
-        tolerance: float = 1e-13,
-        weights: Array | None = None,
-        lower: Array | None = None,
-        upper: Array | None = None,
-    ) -> Minimum:
-        """Minimise from given coordinates, shape ``(b, p)``."""
-        return minimize(
-            self.model,
-            start,
-            self.lower if lower is None else lower,
-            self.upper if upper is None else upper,
-            self.settings.objective,
-            self.weights if weights is None else weights,
-            penalty=self.penalty if self.priors and self.scale > 0 else None,
-            steps=steps,
-            tolerance=tolerance,
-            reach=self.reach,
-        )
+    def descend(self, start: Array, **options: Any) -> Minimum:
+        """Minimise from given coordinates.
+
+        Args:
+            start: Coordinates, shape ``(b, p)``.
+            **options: Arguments of :func:`minimize` that win over the problem's own, such as ``steps`` or ``weights``.
+        """
+        own: dict[str, Any] = {"objective": self.settings.objective, "weights": self.weights, "reach": self.reach}
+        bounds = {"lower": self.lower, "upper": self.upper}
+        penalty = self.penalty if self.priors and self.scale > 0 else None
+        return minimize(self.model, start, penalty=penalty, **(own | bounds | options))
 
 
 def problem_of(law: FunctionalForm, points: Points, settings: Settings) -> Problem:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from lightning_scaling._utils.stats import t_quantile
+from lightning_scaling.laws.arrays import Array, Ints
 from lightning_scaling.laws.estimate import Estimate
-
-Array = NDArray[np.float64]
 
 _GRID = (0.4, 0.8, 1.2, 1.8, 2.6, 4.0)
 _ROUNDS = 3
@@ -109,9 +107,7 @@ def _plain_errors(jac: Array, weights: Array, variance: float, error: Array) -> 
     return plain
 
 
-def _constrained(
-    fit: Estimate, j_of: NDArray[np.intp], at: Array, far: Array, away: Array, paths: Array
-) -> tuple[Array, Array]:
+def _constrained(fit: Estimate, j_of: Ints, at: Array, far: Array, away: Array, paths: Array) -> tuple[Array, Array]:
     """Objective with one coordinate held, minimised over the others, and where that is.
 
     Profiles are curved: the first round starts from the linear approximation and again from the neighbour's solution,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_scaling._utils.stats import robust_std
+from lightning_scaling.laws.arrays import Array, Ints
 from lightning_scaling.laws.data import Points
 from lightning_scaling.laws.estimate import Estimate, FitStatus
 from lightning_scaling.laws.form import FunctionalForm
@@ -13,9 +15,6 @@ from lightning_scaling.laws.options import Settings
 from lightning_scaling.laws.problem import Problem
 from lightning_scaling.laws.solvers.levenberg import Minimum
 from lightning_scaling.laws.solvers.resample import block_length
-
-Array = NDArray[np.float64]
-Ints = NDArray[np.intp]
 
 _SINGULAR = 1e-12
 _EXACT = 1e-12
@@ -35,11 +34,9 @@ def assess(points: Points, settings: Settings, problem: Problem, ends: Minimum, 
     correlation = _autocorrelation(law, points, r)
     cov, variance, condition, lost = _covariance(problem, points, u, r, jac, inner, correlation)
     estimated = dict(zip(names, map(float, problem.to_parameters(u)), strict=True)) | dict(settings.fixed)
-    values = {p.name: estimated[p.name] for p in law.parameters}
     dof = len(points) - len(inner)
     if points.groups is not None:
         dof = min(dof, int(points.groups.max()))
-    at_bounds, unidentified = ([names[j] for j in which] for which in (np.flatnonzero(held), lost))
     diagnostics = {
         "points": len(points),
         "given": points.given,
@@ -50,23 +47,21 @@ def assess(points: Points, settings: Settings, problem: Problem, ends: Minimum, 
         "rms_residual": float(np.sqrt(np.average(r**2, weights=points.weights))),
         "median_abs_residual": float(np.median(np.abs(r))),
         "condition": condition,
-        "at_bounds": at_bounds,
-        "unidentified": unidentified,
+        "at_bounds": [names[j] for j in np.flatnonzero(held)],
+        "unidentified": [names[j] for j in lost],
         "autocorrelation": correlation,
         "iterations": int(ends.iterations[best]),
         "starts": len(ends.value),
         "starts_agreeing": int(np.sum(ends.value <= ends.value[best] * (1 + 1e-6) + 1e-300)),
         "r2": _explained(problem.target, r, points.weights),
     }
-    status, message = _verdict(law, points, at_bounds, unidentified, bool(ends.converged[best]), dof, values)
-    return Estimate(
+    found = Estimate(
         law,
-        values,
-        status,
-        message,
-        diagnostics,
-        points,
-        settings,
+        {p.name: estimated[p.name] for p in law.parameters},
+        FitStatus.OK,
+        diagnostics=diagnostics,
+        points=points,
+        settings=settings,
         names=tuple(names),
         u=u,
         cov=cov,
@@ -74,6 +69,8 @@ def assess(points: Points, settings: Settings, problem: Problem, ends: Minimum, 
         dof_resid=dof,
         block=block_length(correlation, len(points)),
     )
+    status, message = _verdict(found, points, converged=bool(ends.converged[best]))
+    return replace(found, status=status, message=message)
 
 
 def _autocorrelation(law: FunctionalForm, points: Points, r: Array) -> float:
@@ -134,15 +131,8 @@ def _explained(target: Array, r: Array, w: Array) -> float:
     return 1.0 - float(np.average(r**2, weights=w)) / total if total > 0 else float("nan")
 
 
-def _verdict(
-    law: FunctionalForm,
-    points: Points,
-    at_bounds: list[str],
-    unidentified: list[str],
-    converged: bool,
-    dof: int,
-    values: dict[str, float],
-) -> tuple[FitStatus, str]:
+def _verdict(found: Estimate, points: Points, *, converged: bool) -> tuple[FitStatus, str]:
+    at_bounds, unidentified = found.diagnostics["at_bounds"], found.diagnostics["unidentified"]
     sentences: list[str] = []
     status = FitStatus.OK
     if not converged:
@@ -150,19 +140,20 @@ def _verdict(
         sentences.append("The minimisation had not come to rest when its steps ran out.")
     if at_bounds:
         status = FitStatus.AT_BOUNDS
+        edges = ", ".join(f"{name} = {found.params[name]:.4g}" for name in at_bounds)
         sentences.append(
-            f"At the edge of its admissible range: {', '.join(f'{name} = {values[name]:.4g}' for name in at_bounds)}; "
-            "the points do not ask for this term, or do not reach where it shows."
+            f"At the edge of its admissible range: {edges}; the points do not ask for this term, or do not reach where "
+            "it shows."
         )
     distinct = np.unique(np.stack(list(points.inputs.values())), axis=1).shape[1]
-    if unidentified or distinct < len(values) - len(at_bounds):
+    if unidentified or distinct < len(found.params) - len(at_bounds):
         status = FitStatus.UNIDENTIFIED
-        which = f"{distinct} distinct points" if distinct < len(values) else "These points"
+        which = f"{distinct} distinct points" if distinct < len(found.params) else "These points"
         sentences.append(
-            f"{which} do not determine {', '.join(unidentified or values)} separately; spread the "
-            f"{' and '.join(law.inputs)} wider, or give some parameters in `fixed`."
+            f"{which} do not determine {', '.join(unidentified or found.params)} separately; spread the "
+            f"{' and '.join(found.law.inputs)} wider, or give some parameters in `fixed`."
         )
-    if dof <= 0:
+    if found.dof_resid <= 0:
         sentences.append("There are no more points (or groups) than parameters, so errors cannot be estimated.")
     if points.dropped:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in points.dropped.items())

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_scaling._utils.serialization import atomic_write
 from lightning_scaling._utils.validation import probability
+from lightning_scaling.laws.arrays import Array
 from lightning_scaling.laws.estimate import Estimate, FitStatus
 from lightning_scaling.laws.form import FunctionalForm
 from lightning_scaling.laws.intervals import PredictionSpread
 from lightning_scaling.laws.io import dumps, estimate_from_dict, parse, to_dict
 from lightning_scaling.laws.profile import confidence
 from lightning_scaling.laws.summary import checklist, fit_summary
-
-Array = NDArray[np.float64]
 
 
 class Fit(Estimate):

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.laws.arrays import Array
 from lightning_scaling.laws.catalogue.schedules.relative_multi_power import RelativeMultiPower
 from lightning_scaling.laws.extrapolation import RECENCY
 from lightning_scaling.laws.results import Fit
@@ -29,7 +30,7 @@ class RecordedCurve(Protocol):
         """Optimizer steps of the losses, shape ``(n,)``."""
 
     @property
-    def loss(self) -> NDArray[np.float64]:
+    def loss(self) -> Array:
         """Losses, shape ``(n,)``."""
 
     @property

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lightning_scaling.laws.arrays import Array
 from lightning_scaling.laws.base import UNITS, Law
 from lightning_scaling.laws.data import column
 from lightning_scaling.laws.ensemble import DEFAULT, Combination, CombinedFit, law_over
@@ -20,11 +20,11 @@ from lightning_scaling.laws.registry import names as known_names
 from lightning_scaling.laws.results import Fit
 from lightning_scaling.laws.summary import table as aligned
 
-Array = NDArray[np.float64]
 Metric = Callable[[Array, Array], float]
 Candidate = Law | Combination
 
 ORIGINS = (0.4, 0.6, 0.8)
+_METRICS = ("rmsle", "median_error")
 _LEVEL = 0.9
 _LEAST_SEEN = 3
 _LACKS = "the data lack "
@@ -69,13 +69,11 @@ class Comparison:
             inside = "" if covered is None else f"{100 * covered:.0f} %"
             rows.append((row["law"], f"{row['rmsle']:.4g}", error, inside, str(row["parameters"]), row["status"]))
         lines += ["", *(aligned(rows, right=(1, 2, 3, 4)) if self.table else ["no law could be ranked"])]
-        if not self.skipped:
-            return "\n".join(lines)
         unfit = [f"{name}: {reason}" for name, reason in self.skipped.items() if _LACKS not in reason]
         lacking = [f"{n} ({reason.removeprefix(_LACKS)})" for n, reason in self.skipped.items() if _LACKS in reason]
         if lacking:
             unfit.append(f"for lack of inputs: {', '.join(lacking)}")
-        lines += ["", "not ranked"]
+        lines += ["", "not ranked"] if unfit else []
         for text in unfit:
             lines += textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="    ")
         return "\n".join(lines)
@@ -121,7 +119,10 @@ def compare(
         ValueError: A column is missing, an origin or the metric is not one of those, or too few points are left.
         KeyError: A name is not in the catalogue.
     """
-    _check_arguments(origins, metric)
+    if isinstance(metric, str) and metric not in _METRICS:
+        raise ValueError(f"`metric` must be 'rmsle', 'median_error' or a function, but got {metric!r}.")
+    if not len(origins) or not all(0 < q < 1 for q in origins):
+        raise ValueError(f"`origins` must hold shares of the points between 0 and 1, but got {tuple(origins)!r}.")
     have = _Table(data, loss, dict(columns or {}))
     chosen, skipped = _choose(names, have, by)
     used = list(dict.fromkeys(name for candidate in chosen.values() for name in candidate.inputs))
@@ -138,17 +139,11 @@ def compare(
             found.append(_evaluated(label, candidate, rows, loss, order, edges, metric, options))
         except (ValueError, np.linalg.LinAlgError) as error:
             skipped[label] = str(error)
-    found.sort(key=lambda row: (-len(row["origins"]), _finite_first(row["score"]), row["law"]))
+    best = {row["law"]: math.inf if math.isnan(row["score"]) else row["score"] for row in found}
+    found.sort(key=lambda row: (-len(row["origins"]), best[row["law"]], row["law"]))
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", "a function")
     splits = tuple((edge, int(np.sum(order <= edge)), int(np.sum(order > edge))) for edge in edges)
     return Comparison(found, skipped, {row["law"]: chosen[row["law"]] for row in found}, by, name, splits)
-
-
-def _check_arguments(origins: Sequence[float], metric: str | Metric) -> None:
-    if isinstance(metric, str) and metric not in ("rmsle", "median_error"):
-        raise ValueError(f"`metric` must be 'rmsle', 'median_error' or a function, but got {metric!r}.")
-    if not len(origins) or not all(0 < q < 1 for q in origins):
-        raise ValueError(f"`origins` must hold shares of the points between 0 and 1, but got {tuple(origins)!r}.")
 
 
 def _choose(
@@ -176,10 +171,6 @@ def _choose(
             median = Combination(DEFAULT, over)
             chosen[median.name] = median
     return chosen, skipped
-
-
-def _finite_first(score: float) -> float:
-    return math.inf if math.isnan(score) else score
 
 
 class _Table:
@@ -269,7 +260,7 @@ def _evaluated(
     covered = [part["coverage"] for part in parts if part["coverage"] is not None]
     return {
         "law": label,
-        **{name: float(np.mean([part[name] for part in parts])) for name in ("score", "rmsle", "median_error")},
+        **{name: float(np.mean([part[name] for part in parts])) for name in ("score", *_METRICS)},
         "coverage": float(np.mean(covered)) if covered else None,
         "parameters": sum(len(member.params) for member in fit.members.values())
         if isinstance(fit, CombinedFit)

@@ -15,20 +15,12 @@ from lightning_scaling.laws.profile import confidence
 
 _WIDTH = 100
 _USER_ANSWERS = {
-    "training": (
-        "models",
-        "data",
-        "parameter_counting",
-        "compute_counting",
-        "learning_rate",
-        "schedule",
-        "batch_size",
-        "architecture",
-        "optimizer",
-        "code",
-    ),
-    "collection": ("checkpoints", "metric", "evaluation_set", "smoothing", "collection_code"),
+    "training": "models data parameter_counting compute_counting learning_rate schedule batch_size architecture "
+    "optimizer code",
+    "collection": "checkpoints metric evaluation_set smoothing collection_code",
 }
+"""Questions by section that only the user can answer, separated by spaces."""
+
 _NOT_STATED = "not stated"
 
 
@@ -142,7 +134,7 @@ def checklist(fit: Estimate) -> dict[str, Any]:
         }
     }
     for section, questions in _USER_ANSWERS.items():
-        answers[section] = {question: said.pop(question, _NOT_STATED) for question in questions}
+        answers[section] = {question: said.pop(question, _NOT_STATED) for question in questions.split()}
     answers["training"] |= said
     answers["collection"]["points"] = found.get("given", 0)
     answers["fitting"] = {
@@ -172,9 +164,8 @@ def checklist(fit: Estimate) -> dict[str, Any]:
         "ranges": {name: list(ends) for name, ends in fit.ranges.items()},
         "extrapolation": "laws.compare scores held-out points; intervals widen beyond the ranges",
     }
-    answers["versions"] = {"python": platform.python_version()} | {
-        name: _version(name) for name in ("lightning-scaling", "numpy", "scipy")
-    }
+    packages = {name: _version(name) for name in ("lightning-scaling", "numpy", "scipy")}
+    answers["versions"] = {"python": platform.python_version()} | packages
     return answers
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from lightning_scaling.laws.arrays import Array
 
 
 def plain(value: Any) -> Array:

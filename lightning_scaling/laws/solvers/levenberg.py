@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.laws.arrays import Array, Bools, Ints
 from lightning_scaling.laws.solvers.objectives import Objective
 
-Array = NDArray[np.float64]
-Ints = NDArray[np.intp]
 Model = Callable[[Array, Ints], tuple[Array, Array]]
 Penalty = Callable[[Array], tuple[Array, Array, Array]]
 
@@ -34,7 +33,7 @@ class Minimum:
 
     u: Array
     value: Array
-    converged: NDArray[np.bool_]
+    converged: Bools
     iterations: NDArray[np.int64]
 
 
@@ -95,9 +94,8 @@ def minimize(
         step = _step(gradient, active.newton, active.steady, active.damping, held, active.eye)
         tried[active.rows] += 1
         active.take(np.clip(x + np.clip(step, -reach, reach), low, high), tolerance)
-        finished = (
-            (active.calm >= _PATIENCE) | (active.value <= _LEAST) | (active.damping > _LOOSEST) | held.all(axis=1)
-        )
+        still = (active.calm >= _PATIENCE) | held.all(axis=1)
+        finished = still | (active.value <= _LEAST) | (active.damping > _LOOSEST)
         if finished.any():
             left = active.rows[finished]
             u[left], best[left] = active.x[finished], active.value[finished]
@@ -131,12 +129,13 @@ class _Active:
 
     def _evaluate(self, x: Array) -> tuple[Array, Array, Array]:
         r, jac = self.model(x, self.rows)
-        value = _total(self.objective, r, self._weights(self.rows))
+        weights = self._weights(self.rows)
+        value = np.sum(np.where(weights > 0, weights * self.objective.rho(r), 0.0), axis=-1)
         if self.penalty is not None:
-            value = _finite(value + self.penalty(x)[0])
-        return r, jac, value
+            value = value + self.penalty(x)[0]
+        return r, jac, np.where(np.isfinite(value), value, np.inf)
 
-    def keep(self, stay: NDArray[np.bool_]) -> None:
+    def keep(self, stay: Bools) -> None:
         """Drop the other problems."""
         for name in self._ARRAYS:
             setattr(self, name, getattr(self, name)[stay])
@@ -145,10 +144,8 @@ class _Active:
         """Gradient and curvature of the problems whose last step was taken."""
         if not self.fresh.any():
             return
-        every = bool(self.fresh.all())
-        part: slice | NDArray[np.bool_] = slice(None) if every else self.fresh
-        w = self._weights(self.rows if every else self.rows[self.fresh])
-        found = _curvature(self.objective, self.r[part], self.jac[part], w)
+        part: slice | Bools = slice(None) if self.fresh.all() else self.fresh
+        found = _curvature(self.objective, self.r[part], self.jac[part], self._weights(self.rows[part]))
         self.gradient[part], self.newton[part], self.steady[part] = found
         if self.penalty is not None:
             _, slope, bend = self.penalty(self.x[part])
@@ -175,15 +172,6 @@ class _Active:
         self.fresh = better
 
 
-def _total(objective: Objective, r: Array, weights: Array) -> Array:
-    total = np.sum(np.where(weights > 0, weights * objective.rho(r), 0.0), axis=-1)
-    return _finite(total)
-
-
-def _finite(total: Array) -> Array:
-    return np.where(np.isfinite(total), total, np.inf)
-
-
 def _curvature(objective: Objective, r: Array, jac: Array, weights: Array) -> tuple[Array, Array, Array]:
     psi, steady, true = objective.slopes(r)
     turned = jac.transpose(0, 2, 1)
@@ -194,7 +182,7 @@ def _curvature(objective: Objective, r: Array, jac: Array, weights: Array) -> tu
     return gradient, np.matmul(jac * (weights * true)[:, None, :], turned), calm
 
 
-def _step(gradient: Array, newton: Array, steady: Array, damping: Array, held: NDArray[np.bool_], eye: Array) -> Array:
+def _step(gradient: Array, newton: Array, steady: Array, damping: Array, held: Bools, eye: Array) -> Array:
     diagonal = np.einsum("bpp->bp", steady)
     scale = 1.0 / np.sqrt(np.where(diagonal > _NOTHING, diagonal, 1.0))
     scale = np.where(held | (diagonal <= _NOTHING), 0.0, scale)

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_scaling._utils.stats import MAD_TO_STD
+from lightning_scaling.laws.arrays import Array
 
-Array = NDArray[np.float64]
 Kind = Literal["huber", "least_squares", "quantile"]
 KINDS: tuple[Kind, ...] = ("huber", "least_squares", "quantile")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_scaling._utils.stats import MAD_TO_STD
+from lightning_scaling.laws.arrays import Array
 
 _HUBER = 3.0
 _ROUNDS = 2
@@ -26,20 +26,20 @@ class GridFit:
         weights: Weights used at the last, sum 1, shape ``(n,)``.
     """
 
-    offset: NDArray[np.float64]
-    slope: NDArray[np.float64]
-    sse: NDArray[np.float64]
+    offset: Array
+    slope: Array
+    sse: Array
     best: int
-    residual: NDArray[np.float64]
-    weights: NDArray[np.float64]
+    residual: Array
+    weights: Array
 
 
 def fit_grid(
-    base: NDArray[np.float64],
-    extra: NDArray[np.float64],
-    share: NDArray[np.float64],
-    y: NDArray[np.float64],
-    weights: NDArray[np.float64],
+    base: Array,
+    extra: Array,
+    share: Array,
+    y: Array,
+    weights: Array,
 ) -> GridFit:
     """Fit ``y = offset + slope * (base[a] - share[a, k] * extra[c])`` for all ``a``, ``c``, ``k`` by moments.
 

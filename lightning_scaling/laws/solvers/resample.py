@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from lightning_scaling.laws.arrays import Array, Ints
 
 
-def draw_weights(
-    rng: np.random.Generator, count: int, weights: Array, groups: NDArray[np.intp] | None, block: int = 1
-) -> Array:
+def draw_weights(rng: np.random.Generator, count: int, weights: Array, groups: Ints | None, block: int = 1) -> Array:
     """Weights of `count` bootstrap samples.
 
     Points that share a run share its luck: with `groups` whole runs are drawn (cluster bootstrap; Cameron, Gelbach

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from lightning_scaling.laws.arrays import Array, Bools
 
 _PER_AXIS = {1: 40, 2: 14}
 _SPREAD = {3: 1500, 4: 3000}
@@ -40,18 +39,14 @@ def cover(ranges: Sequence[tuple[float, float]], *, size: int | None = None) -> 
         for _ in range(60):
             ratio = (1 + ratio) ** (1 / (d + 1))
         unit = (0.5 + np.outer(np.arange(1, k + 1), ratio ** -np.arange(1, d + 1))) % 1.0
-    columns = []
-    for j, (low, high) in enumerate(ranges):
-        if low > 0:
-            columns.append(np.exp(np.log(low) + unit[:, j] * (np.log(high) - np.log(low))))
-        elif high < 0:
-            columns.append(-np.exp(np.log(-high) + unit[:, j] * (np.log(-low) - np.log(-high))))
-        else:
-            columns.append(low + unit[:, j] * (high - low))
-    return np.stack(columns, axis=1)
+    low, high = np.array(ranges, dtype=np.float64).T
+    near, far = np.where(high < 0, (-high, -low), (low, high))  # positive where both ends are of one sign
+    with np.errstate(divide="ignore", invalid="ignore"):
+        curved = np.where(high < 0, -1.0, 1.0) * np.exp(np.log(near) + unit * (np.log(far) - np.log(near)))
+    return np.asarray(np.where(near > 0, curved, low + unit * (high - low)))
 
 
-def solve_linear(gram: Array, cross: Array, free: NDArray[np.bool_], ridge: float = 1e-13) -> tuple[Array, Array]:
+def solve_linear(gram: Array, cross: Array, free: Bools, ridge: float = 1e-13) -> tuple[Array, Array]:
     """Least squares with some coefficients bound to be non-negative, for many systems.
 
     With so few coefficients every set of them that may be zero is tried; the best admissible one is the exact solution
