@@ -11,9 +11,8 @@ from lightning_scaling import Monitor, Run, RunHistory, replay
 from lightning_scaling.backtest import leave_one_out as hindsight
 from lightning_scaling.backtest.leave_one_out import calibrate
 from lightning_scaling.forecast import Forecaster
-from lightning_scaling.forecast.calibrated import forecast_log_of
+from lightning_scaling.forecast.calibrated import forecast_log_of, updated_with_logs
 from lightning_scaling.forecast.calibration import FRACTIONS, Calibration, ErrorSpread
-from lightning_scaling.forecast.live_calibration import updated_with_logs
 
 
 def family_of(make_run, totals=(1000, 1400, 2000, 2800), **known):
