@@ -172,6 +172,6 @@ number of steps was found on runs of 1,400 to 72,000 steps at 25 million to 1.3 
 ``benchmarks/forecast.py`` shows the errors of the forecasts."""
 
 
-def log_density(value: float, median: float, spread: float) -> float:
-    """Logarithm of the log-normal density at ``value``, up to a constant."""
-    return -0.5 * ((math.log(value) - math.log(median)) / spread) ** 2
+def log_density(value: NDArray[np.float64], median: float, spread: float) -> NDArray[np.float64]:
+    """Logarithms of a log-normal density, of the shape of ``value``, up to a constant."""
+    return np.asarray(-0.5 * ((np.log(value) - math.log(median)) / spread) ** 2)
