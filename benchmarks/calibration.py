@@ -1,10 +1,11 @@
-"""Do intervals hold better once a family's finished runs have been looked back on?
+"""Coverage of intervals before and after their calibration on a family's finished runs.
 
-Each family of recorded runs is halved at random, runs of one size, length and schedule together. One half teaches and
-is calibrated on, each of its runs left out in turn; the other half is forecast by it, and says how many outcomes lie
-inside the 90 % interval before and after the correction. Then the halves change places. Next to it the same correction
-not drawn towards 1. The outcome is the mean loss over the last 1 % of the plan, as in the ledger of a run; the summary
-is given also for `final_loss` of the recorded runs, the mean of their last 2 %, by which benchmarks/forecast.py judges.
+Each family of recorded runs is halved at random, runs of one size, length and schedule together. One half is the past
+runs and is calibrated on, each of its runs left out in turn; the other half is forecast from it, and shows how many
+outcomes lie inside the 90 % interval before and after the correction. Then the halves change places. Next to it the
+same correction not drawn towards 1. The outcome is the mean loss over the last 1 % of the plan, as in the forecast log
+of a run; the summary is given also for `final_loss` of the recorded runs, the mean of their last 2 %, by which
+benchmarks/forecast.py judges.
 
     python benchmarks/calibration.py [--family NAME] [--splits 3] [--json] [--quick]
 """
@@ -28,12 +29,11 @@ from scipy import stats
 from lightning_scaling import RunHistory
 from lightning_scaling.backtest.leave_one_out import calibrate
 from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, PastRun
-from lightning_scaling.forecast.calibrated import log_outcome
+from lightning_scaling.forecast.calibrated import kinds_of, log_outcome
 from lightning_scaling.forecast.calibration import FRACTIONS, MODES, Calibration
 from lightning_scaling.forecast.forecaster import PriorSource
 from lightning_scaling.forecast.law_grid import before
 from lightning_scaling.forecast.priors.family import nearest_in_size
-from lightning_scaling.forecast.priors.gaussian_process import replicates
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM
 
 FEWEST = 12
@@ -41,36 +41,34 @@ HALF = {level: stats.t.ppf((1 + level) / 2, DEGREES_OF_FREEDOM) for level in (0.
 HOW = ("before", "after", "not drawn")
 
 
-def halves(relatives: list[PastRun], seed: int) -> tuple[list[int], list[int]]:
-    """The runs in two parts; twins stay together."""
-    alike = replicates([relative.features for relative in relatives])
-    np.fill_diagonal(alike, True)
-    kind = alike.argmax(axis=1)
+def halves(items: list[Recorded], seed: int) -> tuple[list[int], list[int]]:
+    """The runs in two parts; replicates stay together."""
+    kind = np.array(kinds_of([item.run for item in items]))
     order = np.random.default_rng(seed).permutation(np.unique(kind))
     first = np.isin(kind, order[: order.size // 2])
     return [int(i) for i in np.flatnonzero(first)], [int(i) for i in np.flatnonzero(~first)]
 
 
-def teachers(item: Recorded, relatives: list[PastRun], families: dict) -> dict[str, PriorSource]:
-    """What teaches a new run in each mode."""
-    used = nearest_in_size([relative for relative in relatives if relative.is_usable], item.run.params)
+def priors(item: Recorded, past_runs: list[PastRun], families: dict) -> dict[str, PriorSource]:
+    """The prior of a new run in each mode."""
+    used = nearest_in_size([past_run for past_run in past_runs if past_run.is_usable], item.run.params)
     key = (item.run.params, item.run.tokens_per_step, tuple(map(id, used)))
     if key not in families:
         families[key] = Family(used, item.run.params, item.run.tokens_per_step)
     return {"family": families[key], "alone": PUBLISHED}
 
 
-def rows_of(item: Recorded, relative: PastRun, taught: dict[str, PriorSource], found: Calibration) -> list[dict]:
+def rows_of(item: Recorded, run: PastRun, prior: dict[str, PriorSource], found: Calibration) -> list[dict]:
     """The forecasts of one run of the other half, and what was corrected."""
     rows = []
-    came = math.exp(log_outcome(relative))
+    outcome = math.exp(log_outcome(run))
     for mode in MODES:
-        forecaster = Forecaster(relative.plan, taught[mode])
+        forecaster = Forecaster(run.plan, prior[mode])
         for place, fraction in enumerate(FRACTIONS):
             now = int(fraction * item.run.total_steps)
             if now < 1:
                 continue
-            forecast = forecaster.fit(before(relative.points, now), now)
+            forecast = forecaster.fit(before(run.points, now), now)
             if forecast.path is None or forecast.trust == "none":
                 continue
             spread = found.spreads.get(mode)
@@ -79,10 +77,10 @@ def rows_of(item: Recorded, relative: PastRun, taught: dict[str, PriorSource], f
                     "family": item.family,
                     "mode": mode,
                     "fraction": fraction,
-                    "off": float(forecast.final) - came,
+                    "off": float(forecast.final) - outcome,
                     "recorded": float(forecast.final) - item.final_loss,
                     "scale": forecast.final_distribution.scale,
-                    "final": came,
+                    "final": outcome,
                     "factor": found.factor(mode, fraction),
                     "not drawn": spread.found[place] if spread and spread.enough else 1.0,
                 }
@@ -92,18 +90,18 @@ def rows_of(item: Recorded, relative: PastRun, taught: dict[str, PriorSource], f
 
 def task(items: list[Recorded], splits: int) -> tuple[list[dict], float]:
     """All rows of one family, and the seconds that the calibration of a half took at most."""
-    relatives = [PastRun(item.run) for item in items]
+    past_runs = [PastRun(item.run) for item in items]
     rows, longest = [], 0.0
     for seed in range(splits):
-        parts = halves(relatives, seed)
-        for teaching, judged in (parts, parts[::-1]):
+        parts = halves(items, seed)
+        for calibrated, judged in (parts, parts[::-1]):
             began = time.perf_counter()
-            found = calibrate(RunHistory(items[i].run for i in teaching)).calibration
+            found = calibrate(RunHistory(items[i].run for i in calibrated)).calibration
             longest = max(longest, time.perf_counter() - began)
             families: dict = {}
             for i in judged:
-                taught = teachers(items[i], [relatives[j] for j in teaching], families)
-                rows += rows_of(items[i], relatives[i], taught, found)
+                prior = priors(items[i], [past_runs[j] for j in calibrated], families)
+                rows += rows_of(items[i], past_runs[i], prior, found)
     return rows, longest
 
 
@@ -199,7 +197,7 @@ def report(args: argparse.Namespace) -> Report:
         "density: gain of the mean log density; score: length of the 90 % interval with its misses, of before"
     )
     out.add(table=mean, digits=3)
-    out.add(f"the same held against `final_loss`\n\n{recorded.round(3).to_string()}")
+    out.add(f"the same compared with `final_loss`\n\n{recorded.round(3).to_string()}")
     out.add("seconds to calibrate on one half: " + ", ".join(f"{name} {took:.1f}" for name, took in seconds.items()))
     return out
 

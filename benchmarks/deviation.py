@@ -26,6 +26,7 @@ from scipy import stats
 from lightning_scaling import Run, RunHistory
 from lightning_scaling.engine.monitor import Monitor, Update
 from lightning_scaling.forecast import Family
+from lightning_scaling.forecast.config import DEFAULT
 
 ALPHAS = (0.01, 0.05)
 FOUND_WITHIN = 0.1
@@ -53,7 +54,7 @@ def healthy_rows(items: list[Recorded], histories: Histories) -> pd.DataFrame:
     """Alarms on healthy runs, for every mode and alpha, and those of the baselines."""
     rows = []
     for item in items:
-        family = histories.of(item).family
+        family = histories.family_of(item)
         for mode, source in (("alone", None), ("family", family)):
             for alpha in ALPHAS:
                 said = updates_of(item.run, alpha, source)
@@ -86,7 +87,7 @@ def fault_rows(items: list[Recorded], alpha: float, histories: Histories | None 
     """Advice on planted faults, and when, next to the least delay and the baselines; with past runs or without."""
     rows = []
     for item in items:
-        family = None if histories is None else histories.of(item).family
+        family = None if histories is None else histories.family_of(item)
         if histories is not None and family is None:
             continue
         smooth, at = smooth_curve(item.run), item.run.step / item.run.total_steps
@@ -197,7 +198,7 @@ def report(args: argparse.Namespace) -> Report:
     """Run the task and print its tables."""
     every = [r for r in curves(args.source) if r.label == "healthy" and r.rate_known]
     items = every[:: 12 if args.quick else 1]
-    histories = Histories(every)
+    histories = Histories(every, config=DEFAULT)
     healthy = healthy_rows(items, histories)
     faults = fault_rows(items[::3], ALPHAS[0])
     with_history = fault_rows(items[::3], ALPHAS[0], histories)

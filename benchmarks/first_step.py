@@ -1,7 +1,7 @@
-"""Where will this run land, before its first step? The forecast of the engine, from the runs of its family alone.
+"""Error and coverage of the forecast before the first step, from the past runs of a family alone.
 
-``left out``: each run from the relatives that do not share its size, schedule and length. ``beyond``: the runs of more
-than twice the compute of the cheaper 60 % of the family, from those. Rival: a Chinchilla surface fitted to the final
+``left out``: each run from the past runs that do not share its size, schedule and length. ``beyond``: the runs of more
+than twice the compute of the cheaper 60 % of the family, from those. Baseline: a Chinchilla surface fitted to the final
 losses by plain least squares.
 
     python benchmarks/first_step.py [--json] [--quick]
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,19 +20,21 @@ from _cli import Report, main
 from _data import Recorded, curves
 
 from lightning_scaling import laws
-from lightning_scaling.forecast import Family, Forecaster, PastRun, RunPrior
+from lightning_scaling.forecast import Family, Forecaster, PastRun
+from lightning_scaling.forecast.config import DEFAULT
 from lightning_scaling.forecast.priors.family import nearest_in_size
-from lightning_scaling.schedule import Plan
 
 CHEAPER, BEYOND, LEAST = 0.6, 2.0, 6
+CONFIG = replace(DEFAULT, family=replace(DEFAULT.family, fractions=()))
+"""Learns no errors of later forecasts, which takes longer and is not needed here."""
 
 Task = tuple[list[Recorded], list[Recorded]]
 
 prepared: dict[str, PastRun] = {}
 
 
-def relatives(items: list[Recorded]) -> list[PastRun]:
-    """Those of some runs that teach, each prepared once."""
+def past_runs(items: list[Recorded]) -> list[PastRun]:
+    """The usable ones of some runs, each prepared once."""
     for item in items:
         if item.id not in prepared:
             prepared[item.id] = PastRun(item.run)
@@ -54,59 +57,49 @@ def tokens(item: Recorded) -> float | None:
 
 
 def inputs(items: list[Recorded]) -> dict[str, np.ndarray]:
-    """Sizes and data for the rival; steps stand for tokens that are not known."""
+    """Sizes and data for the baseline; steps stand for tokens that are not known."""
     data = [tokens(item) or item.run.total_steps for item in items]
     return {"params": np.array([item.run.params for item in items], float), "tokens": np.array(data, float)}
 
 
 def left_out(runs: list[Recorded]) -> Iterator[Task]:
-    """Every run, with the relatives of other configurations."""
+    """Every run, with the past runs of other configurations."""
     key = [(r.run.params, r.schedule, r.run.total_steps) for r in runs]
     for i, run in enumerate(runs):
         yield [r for r, k in zip(runs, key, strict=True) if k != key[i]], [run]
 
 
 def beyond(runs: list[Recorded]) -> Iterator[Task]:
-    """The dear runs from the cheap ones."""
+    """The expensive runs from the cheap ones."""
     flops = np.prod(list(inputs(runs).values()), axis=0)
     order = np.argsort(flops, kind="stable")
     cheap = order[: int(np.ceil(CHEAPER * len(runs)))]
     yield [runs[i] for i in cheap], [runs[i] for i in order if flops[i] > BEYOND * flops[cheap].max()]
 
 
-class Landings:
-    """A family asked only where runs land: what it teaches besides is not needed here, and takes longer."""
-
-    def __init__(self, family: Family) -> None:
-        self._family = family
-
-    def for_plan(self, plan: Plan) -> RunPrior:
-        """What it teaches."""
-        return self._family.for_plan(plan, np.empty(0))
-
-
 def rows_of(name: str, task: str, known: list[Recorded], asked: list[Recorded]) -> list[dict]:
-    """Forecasts of some runs from others, ours and the rival's."""
+    """Forecasts of some runs from others, and those of the baseline."""
     if len(known) < LEAST or not asked:
         return []
     surface = laws.get("chinchilla").fit(
         inputs(known) | {"loss": np.array([r.final_loss for r in known])}, objective="least_squares"
     )
     plain = surface.predict(**inputs(asked))
-    teaching = relatives(known)
+    used = past_runs(known)
     found, took = [], []
     for item in asked:
         began = time.perf_counter()
         family = Family(
-            nearest_in_size(teaching, item.run.params),
+            nearest_in_size(used, item.run.params),
             item.run.params,
             item.run.tokens_per_step,
-            with_final_loss=teaching,
+            with_final_loss=used,
+            config=CONFIG,
         )
-        found.append(Forecaster(item.run.plan, Landings(family)).before())
+        found.append(Forecaster(item.run.plan, family).before())
         took.append(1e3 * (time.perf_counter() - began))
     rows = []
-    for item, one, rival, ms in zip(asked, found, plain, took, strict=True):
+    for item, one, baseline, ms in zip(asked, found, plain, took, strict=True):
         lower, upper = one.interval(0.9)
         relative = 100 / item.final_loss
         rows.append(
@@ -116,7 +109,7 @@ def rows_of(name: str, task: str, known: list[Recorded], asked: list[Recorded]) 
                 "task": task,
                 "id": item.id,
                 "error": (one.final - item.final_loss) * relative,
-                "plain": (rival - item.final_loss) * relative,
+                "plain": (baseline - item.final_loss) * relative,
                 "covered": 100.0 * (lower <= item.final_loss <= upper),
                 "width": (upper - lower) * relative,
                 "ms": ms,
@@ -155,7 +148,7 @@ def report(args: argparse.Namespace) -> Report:
     by_source, by_family = summary(proper, ["source", "task"]), summary(table, ["family", "task"])
     documents = {"sources": by_source, "families": by_family}
     out = Report(**documents)
-    out.add("errors in % of the final loss; covered: % of runs inside the 90 % interval; plain: the rival's errors")
+    out.add("errors in % of the final loss; covered: % of runs inside the 90 % interval; plain: those of the baseline")
     out.add(table=by_source, digits=2)
     out.add(table=by_family, digits=2)
     return out

@@ -1,18 +1,19 @@
-"""Where will this run land? Error, coverage and cost of the live forecast on recorded runs.
+"""Error, coverage and cost of the live forecast of the final loss on recorded runs.
 
 At fractions of each healthy run with a known schedule, the final loss is forecast from the losses up to there and the
-whole plan, and compared with what came: alone, and taught by the other healthy runs of its family, without those of
-the same size, schedule and length. Rival on every run: a power law in steps with a constant, blind to the schedule.
-With --rivals also a broken power law, and Tissue's and the Multi-Power law with all parameters from the run itself.
+whole plan, and compared with the outcome: alone, and with the other healthy runs of its family as past runs, without
+those of the same size, schedule and length. Baseline on every run: a power law in steps with a constant, blind to the
+schedule. With --baselines also a broken power law, and Tissue's and the Multi-Power law with all parameters from the
+run itself.
 
-    python benchmarks/forecast.py [--source multipowerlaw] [--json] [--quick] [--rivals [EVERY]] [--calibrate]
+    python benchmarks/forecast.py [--source multipowerlaw] [--json] [--quick] [--baselines [EVERY]] [--calibrate]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -21,15 +22,17 @@ from _data import Recorded, curves, scored
 from scipy import optimize, stats
 
 from lightning_scaling import laws
-from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, PastRun, RunPrior
+from lightning_scaling.forecast import PUBLISHED, Family, Forecaster, PastRun, ShapePrior
+from lightning_scaling.forecast.config import DEFAULT, ForecastConfig
 from lightning_scaling.forecast.forecaster import Mixture
 from lightning_scaling.forecast.law_grid import before
 from lightning_scaling.forecast.priors.family import nearest_in_size
 from lightning_scaling.runs.curve import Curve
-from lightning_scaling.schedule import Plan
 
 FRACTIONS = (0.25, 0.5, 0.75)
-RIVALS = ("bnsl", "tissue", "multi_power")
+CONFIG = replace(DEFAULT, family=replace(DEFAULT.family, fractions=FRACTIONS))
+"""Corrects forecasts at the fractions of the task alone, which is all that makes it differ from `family_prior`."""
+BASELINES = ("bnsl", "tissue", "multi_power")
 GRID = 1500
 
 
@@ -72,39 +75,33 @@ class Histories:
     """Families of the recorded runs, each run prepared once."""
 
     items: list[Recorded]
-    relatives: dict[str, PastRun] = field(default_factory=dict)
+    past_runs: dict[str, PastRun] = field(default_factory=dict)
     families: dict[tuple, Family | None] = field(default_factory=dict)
 
-    def of(self, item: Recorded) -> PriorLearned:
-        """What teaches this run."""
+    config: ForecastConfig = CONFIG
+
+    def family_of(self, item: Recorded) -> Family | None:
+        """The past runs of this run; ``None`` with fewer than two finished ones."""
         size = (item.run.params, item.run.tokens_per_step)
         ids = [i.id for i in self.items if i.family == item.family and key(i) != key(item)]
         known = (item.family, tuple(ids), size)
         if known not in self.families:
             for i in self.items:
-                if i.id in ids and i.id not in self.relatives:
-                    self.relatives[i.id] = PastRun(i.run)
-            teaching = [self.relatives[name] for name in ids if self.relatives[name].is_usable]
-            enough = sum(r.finished for r in teaching) > 1
-            self.families[known] = (
-                Family(nearest_in_size(teaching, size[0]), *size, with_final_loss=teaching) if enough else None
-            )
-        return PriorLearned(self.families[known])
+                if i.id in ids and i.id not in self.past_runs:
+                    self.past_runs[i.id] = PastRun(i.run)
+            used = [self.past_runs[name] for name in ids if self.past_runs[name].is_usable]
+            enough = sum(r.finished for r in used) > 1
+            nearest = nearest_in_size(used, size[0])
+            self.families[known] = Family(nearest, *size, with_final_loss=used, config=self.config) if enough else None
+        return self.families[known]
 
-
-@dataclass
-class PriorLearned:
-    """A family asked only about the fractions of the task, which is all that makes it differ from `family_prior`."""
-
-    family: Family | None
-
-    def for_plan(self, plan: Plan) -> RunPrior:
-        """What it teaches."""
-        return PUBLISHED.for_plan(plan) if self.family is None else self.family.for_plan(plan, np.array(FRACTIONS))
+    def of(self, item: Recorded) -> Family | ShapePrior:
+        """The prior of this run."""
+        return self.family_of(item) or PUBLISHED
 
 
 def rows_of(
-    item: Recorded, fractions: tuple[float, ...], histories: Histories | None = None, rivals: bool = False
+    item: Recorded, fractions: tuple[float, ...], histories: Histories | None = None, baselines: bool = False
 ) -> list[dict]:
     """Forecasts of one run at the given fractions."""
     run = item.run
@@ -120,22 +117,22 @@ def rows_of(
         now = int(fraction * run.total_steps)
         points = before(curve.points, now)
         kept = (step <= now) & (step > 0.03 * run.total_steps)
-        told: dict[str, float] = {}
+        predicted: dict[str, float] = {}
         if kept.sum() > 3:
-            told["blind"] = blind(step[kept], loss[kept], run.total_steps)
-        if rivals and kept.sum() > 3:
+            predicted["blind"] = blind(step[kept], loss[kept], run.total_steps)
+        if baselines and kept.sum() > 3:
             used = points.last > max(0.03 * run.total_steps, min(run.plan.warmup_end, 0.5 * now))
-            for name in RIVALS:
-                told[name] = whole_law(name, item, points.step[used], points.loss[used])
+            for name in BASELINES:
+                predicted[name] = whole_law(name, item, points.step[used], points.loss[used])
         relative = 100 / item.final_loss
-        others = {name: (value - item.final_loss) * relative for name, value in told.items()}
+        others = {name: (value - item.final_loss) * relative for name, value in predicted.items()}
         for mode, forecaster in forecasters.items():
             began = time.perf_counter()
             forecast = forecaster.fit(points, now)
             prediction = forecast.at(forecast.horizon)
             took = time.perf_counter() - began
             row = {"id": item.id, "source": item.source, "mode": mode, "fraction": fraction, "trust": forecast.trust}
-            row |= {name: others.get(name, np.nan) for name in ("blind", *RIVALS)}
+            row |= {name: others.get(name, np.nan) for name in ("blind", *BASELINES)}
             if forecast.path is not None:
                 lower, upper = prediction.interval(0.9)
                 row |= {
@@ -177,11 +174,11 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compared(table: pd.DataFrame) -> pd.DataFrame:
-    """Median sizes of the errors of all methods on the runs that the rivals were fitted to, mean over sources."""
-    same = table[table[list(RIVALS)].notna().any(axis=1)]
+    """Median sizes of the errors of all methods on the runs that the baselines were fitted to, mean over sources."""
+    same = table[table[list(BASELINES)].notna().any(axis=1)]
     wide = same.pivot_table(index=["source", "id", "fraction"], columns="mode", values="error")
-    rivals = same.drop_duplicates(["id", "fraction"]).set_index(["source", "id", "fraction"])[["blind", *RIVALS]]
-    grouped = wide.join(rivals).abs().groupby(["source", "fraction"])
+    baselines = same.drop_duplicates(["id", "fraction"]).set_index(["source", "id", "fraction"])[["blind", *BASELINES]]
+    grouped = wide.join(baselines).abs().groupby(["source", "fraction"])
     counted = {"median": grouped.median(), "p90": grouped.quantile(0.9)}
     return pd.concat({name: part.groupby("fraction").mean() for name, part in counted.items()}, names=["what"])
 
@@ -219,7 +216,7 @@ def report(args: argparse.Namespace) -> Report:
         [
             row
             for number, item in enumerate(items)
-            for row in rows_of(item, fractions, histories, bool(args.rivals) and number % args.rivals == 0)
+            for row in rows_of(item, fractions, histories, bool(args.baselines) and number % args.baselines == 0)
         ]
     )
     if args.calibrate:
@@ -232,21 +229,21 @@ def report(args: argparse.Namespace) -> Report:
         .agg(runs=("id", "size"), median=("size", "median"), covered=("covered", lambda x: x.astype(float).mean()))
     )
     overall = table.assign(size=table.error.abs()).groupby(["mode", "trust"])["size"].agg(["size", "median"])
-    rivals = compared(table) if args.rivals else None
+    baselines = compared(table) if args.baselines else None
     document = {"runs": result, "trust": trust, "trust_overall": overall} | (
-        {} if rivals is None else {"rivals": rivals}
+        {} if baselines is None else {"baselines": baselines}
     )
     out = Report(**document)
     out.add(
         "errors in % of the final loss; given: share of runs with a forecast at all, the rest\n"
-        "counts in no other column; covered: share of runs inside the 90 % interval; blind: median of the rival"
+        "counts in no other column; covered: share of runs inside the 90 % interval; blind: median of the baseline"
     )
     out.add(table=result, digits=2)
     out.add(table=trust, digits=3)
     out.add(table=overall, digits=3)
-    if rivals is not None:
-        out.add("all methods on the runs that the rivals were fitted to, mean over sources")
-        out.add(table=rivals, digits=2)
+    if baselines is not None:
+        out.add("all methods on the runs that the baselines were fitted to, mean over sources")
+        out.add(table=baselines, digits=2)
     return out
 
 
@@ -256,10 +253,10 @@ if __name__ == "__main__":
         report,
         source={"help": "only the runs of this source"},
         calibrate={"action": "store_true", "help": "print the maximum-likelihood constants of the error"},
-        rivals={
+        baselines={
             "type": int,
             "nargs": "?",
             "const": 12,
-            "help": "fit the slower rivals to every 12th (or so many-th) run",
+            "help": "fit the slower baselines to every 12th (or so many-th) run",
         },
     )

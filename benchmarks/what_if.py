@@ -1,7 +1,7 @@
-"""What-ifs against what came: pairs of recorded runs that share their past up to a step and then part.
+"""Error of counterfactual forecasts on pairs of recorded runs that share their past up to a step and then part.
 
 Two runs of one family, size and batch whose learning rates agree up to a step, at least a fifth of the run, have one
-past: what the second came to is the answer to "what if I follow its plan from here", asked of the first with the
+past: the final loss of the second is the answer to "what if I follow its plan from here", asked of the first with the
 losses it had shown by then. The same runs at the same step answer what the difference of the two ends is.
 """
 
@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from _cli import Report, main
 from _data import Recorded, curves, scored
-from forecast import Histories, PriorLearned, key
+from forecast import Histories, key
 
 from lightning_scaling.forecast import PUBLISHED, Forecaster, what_if
+from lightning_scaling.forecast.forecaster import PriorSource
 from lightning_scaling.runs.curve import Curve
 
 SAME = 0.01
@@ -63,27 +64,27 @@ def pairs(items: list[Recorded]) -> list[tuple[Recorded, Recorded, int]]:
     return found
 
 
-def taught(histories: Histories, one: Recorded, other: Recorded) -> PriorLearned:
-    """What teaches the first run: its family without the runs like either of the two."""
+def prior_of(histories: Histories, one: Recorded, other: Recorded) -> PriorSource:
+    """The prior of the first run: its family without the runs like either of the two."""
     left = [item for item in histories.items if key(item) != key(other)]
-    return Histories(left, histories.relatives, histories.families).of(one)
+    return Histories(left, histories.past_runs, histories.families).of(one)
 
 
 def row_of(one: Recorded, other: Recorded, step: int, mode: str, histories: Histories | None) -> dict | None:
-    """The what-if asked of one run at a step about the other's plan, and what came."""
+    """The what-if asked of one run at a step about the other's plan, and the outcome."""
     run = one.run
     seen = np.isfinite(run.loss) & (run.step <= step)
-    prior = PUBLISHED if histories is None else taught(histories, one, other)
+    prior = PUBLISHED if histories is None else prior_of(histories, one, other)
     curve = Curve(run.plan)
     curve.add(run.step[seen], run.loss[seen])
     forecast = Forecaster(run.plan, prior).fit(curve.points, step)
     if forecast.path is None:
         return None
     answer = what_if(forecast, run.plan, other.run.plan, points=curve.points, prior=prior)
-    came, difference = other.final_loss, other.final_loss - one.final_loss
+    outcome, difference = other.final_loss, other.final_loss - one.final_loss
     lower, upper = answer.interval(0.9)
     least, most = answer.difference.interval(0.9)
-    relative = 100 / came
+    relative = 100 / outcome
     return {
         "source": one.source,
         "one": one.id,
@@ -93,16 +94,16 @@ def row_of(one: Recorded, other: Recorded, step: int, mode: str, histories: Hist
         "seen": step / run.total_steps,
         "longer": other.run.total_steps / step,
         "trust": answer.trust,
-        "error": (answer.final - came) * relative,
-        "covered": lower <= came <= upper,
+        "error": (answer.final - outcome) * relative,
+        "covered": lower <= outcome <= upper,
         "width": (upper - lower) * relative,
-        "came": difference * relative,
-        "told": float(answer.difference) * relative,
+        "outcome": difference * relative,
+        "forecast": float(answer.difference) * relative,
         "off": (float(answer.difference) - difference) * relative,
         "difference_covered": least <= difference <= most,
         "difference_width": (most - least) * relative,
         "carrying_on": (forecast.final - one.final_loss) * relative,
-        "last": (float(np.mean(curve.points.loss[-3:])) - came) * relative,
+        "last": (float(np.mean(curve.points.loss[-3:])) - outcome) * relative,
     }
 
 
@@ -118,7 +119,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
                 "bias": part.error.median(),
                 "covered": part.covered.mean(),
                 "width": part.width.median(),
-                "no change": part.came.abs().median(),
+                "no change": part.outcome.abs().median(),
                 "last loss": part["last"].abs().median(),
                 "difference": part.off.abs().median(),
                 "its p90": part.off.abs().quantile(0.9),
@@ -155,7 +156,7 @@ def report(args: argparse.Namespace) -> Report:
     document = {"pairs": result, "trust": trust}
     out = Report(**document)
     out.add(
-        "errors in % of what came; no change: of the own end; last loss: of the loss where the plans part;\n"
+        "errors in % of the outcome; no change: of the own end; last loss: of the loss where the plans part;\n"
         "difference: error of the difference of the two ends; carrying on: error of the run's own forecast"
     )
     out.add(table=result, digits=2)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from lightning_scaling._utils.formatting import plural
-from lightning_scaling.forecast.calibrated import log_outcome, scored_forecasts
+from lightning_scaling._utils.stats import t_quantile
+from lightning_scaling.forecast.calibrated import FORECASTS, kinds_of, log_outcome, now, run_name, scored_forecasts
 from lightning_scaling.forecast.calibration import (
     ALONE,
     ENOUGH,
@@ -22,37 +23,24 @@ from lightning_scaling.forecast.calibration import (
     ErrorSpread,
     ScoredForecast,
 )
+from lightning_scaling.forecast.config import DEFAULT
 from lightning_scaling.forecast.forecaster import Forecaster, PriorSource
 from lightning_scaling.forecast.law_grid import before
-from lightning_scaling.forecast.live_calibration import FORECASTS, kinds_of, now, run_name
-from lightning_scaling.forecast.priors.base import PUBLISHED, RunPrior
+from lightning_scaling.forecast.priors.base import PUBLISHED
 from lightning_scaling.forecast.priors.family import Family, nearest_in_size
 from lightning_scaling.forecast.priors.past_run import PastRun
-from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM, Prediction
+from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
-from lightning_scaling.schedule.plan import Plan
 
 LEVELS = (0.5, 0.9)
 
 _MAX_SCORED_RUNS = 64
 _MIN_PAST_RUNS = 2
 _NOTABLE_FACTOR = 1.15
+_CONFIG = replace(DEFAULT, family=replace(DEFAULT.family, fractions=FRACTIONS))  # no more than what is scored
 
 Progress = Callable[[int, int], object]
-
-
-@dataclass(frozen=True)
-class _AtFractions:
-    """A family asked only about the fractions at which it is judged."""
-
-    family: Family
-
-    def with_batch_size(self, tokens_per_step: float) -> PriorSource:
-        return _AtFractions(self.family.with_batch_size(tokens_per_step))
-
-    def for_plan(self, plan: Plan) -> RunPrior:
-        return self.family.for_plan(plan, np.array(FRACTIONS))
 
 
 @dataclass(frozen=True)
@@ -93,7 +81,7 @@ class CalibrationReport:
                 line |= {"live": sum(row.live for row in here), "error": float(np.median(errors))}
                 line["error_p90"] = float(np.quantile(errors, 0.9))
                 for level in LEVELS:
-                    half = Prediction(0.0, 1.0, DEGREES_OF_FREEDOM).interval(level)[1]
+                    half = t_quantile((1 + level) / 2, DEGREES_OF_FREEDOM)
                     line[f"inside_{level * 100:.0f}"] = float(np.mean(distances <= half))
                     line[f"inside_{level * 100:.0f}_after"] = float(np.mean(corrected <= half))
                 lines.append(line | {"factor": self.calibration.factor(mode, fraction)})
@@ -145,13 +133,13 @@ def calibrate(
     """
     runs = list(history)
     past_runs = [PastRun(run) for run in runs]
-    kinds = kinds_of([past_run.features for past_run in past_runs])
+    kinds = kinds_of(runs)
     usable = [i for i, past_run in enumerate(past_runs) if past_run.is_usable]
     scored = sorted([i for i in usable if past_runs[i].finished][-_MAX_SCORED_RUNS:], key=lambda i: kinds[i])
 
     @lru_cache(maxsize=1)  # runs of one kind mostly follow one another, and a family holds all its curves
     def family_of(members: tuple[int, ...], params: int | None) -> Family:
-        return Family(nearest_in_size([past_runs[j] for j in members], params), params)
+        return Family(nearest_in_size([past_runs[j] for j in members], params), params, config=_CONFIG)
 
     def source_of(i: int) -> PriorSource | None:
         """The prior of a run from the others; ``None`` if they are too few."""
@@ -159,7 +147,7 @@ def calibrate(
         for others in ([j for j in usable if kinds[j] != kinds[i]], [j for j in usable if j != i]):
             if sum(past_runs[j].finished for j in others) >= _MIN_PAST_RUNS:
                 prior = family_of(tuple(others), run.params)
-                return _AtFractions(prior if tokens is None else prior.with_batch_size(tokens))
+                return prior if tokens is None else prior.with_batch_size(tokens)
         return None
 
     rows: list[ScoredForecast] = []

@@ -12,8 +12,8 @@ import numpy as np
 from lightning_scaling._utils.enums import StrEnum
 from lightning_scaling._utils.formatting import plural
 from lightning_scaling.backtest.single_run import ACTIONS, FRACTIONS, Replay
-from lightning_scaling.forecast.priors.gaussian_process import RunFeatures, replicates
 from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.runs.replicates import replicate_matrix
 from lightning_scaling.runs.run import Run
 
 AUTO: Literal["auto"] = "auto"
@@ -197,7 +197,7 @@ def past_runs_of(runs: Sequence[Run]) -> tuple[HistorySource, list[RunHistory]]:
             for (began, _), run in zip(times, runs, strict=True)
         ]
         return HistorySource.EARLIER_RUNS, [RunHistory(past[-MAX_PAST_RUNS:]) for past in earlier]
-    alike = replicates([RunFeatures.of(run.plan, run.total_steps, run.params, run.tokens_per_step) for run in runs])
+    alike = replicate_matrix([run.plan for run in runs], [run.params for run in runs], unknown_matches=True)
     found = []
     for i, run in enumerate(runs):
         others = [

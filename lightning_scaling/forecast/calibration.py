@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import gammaln
+from scipy import stats
 
-from lightning_scaling.forecast.config import DEFAULT
+from lightning_scaling.forecast.config import DEFAULT, CalibrationConfig
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM
 
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
@@ -30,7 +28,6 @@ ENOUGH = 5
 """Runs below which nothing is corrected."""
 
 _VERSION = 1
-_CONFIG = DEFAULT.calibration
 _LOG_FACTORS = np.linspace(-2.0, 2.0, 161)
 _FACTOR_RANGE = (0.01, 100.0)  # outside of it a stored factor is corrupt
 
@@ -76,18 +73,20 @@ class ErrorSpread:
     runs: int
     kinds: tuple[int, ...]
     found: tuple[float, ...]
+    config: CalibrationConfig = field(default=DEFAULT.calibration, repr=False, compare=False)
 
     @classmethod
-    def fit(cls, rows: Iterable[ScoredForecast]) -> ErrorSpread:
+    def fit(cls, rows: Iterable[ScoredForecast], config: CalibrationConfig = DEFAULT.calibration) -> ErrorSpread:
         """The spread of the errors of some forecasts: the likeliest scale of a Student t at each fraction."""
         rows = list(rows)
         kinds, found = [], []
         for fraction in FRACTIONS:
             here = [row for row in rows if row.fraction == fraction]
+            errors = np.array([row.standardised for row in here])[:, None]
+            likely = stats.t.logpdf(errors, DEGREES_OF_FREEDOM, scale=np.exp(_LOG_FACTORS)).sum(0)
             kinds.append(len({row.kind for row in here}))
-            likely = _log_likelihood(np.array([row.standardised for row in here])).sum(0)
             found.append(round(float(np.exp(_LOG_FACTORS[np.argmax(likely)])), 4) if here else 1.0)
-        return cls(len({row.run for row in rows}), tuple(kinds), tuple(found))
+        return cls(len({row.run for row in rows}), tuple(kinds), tuple(found), config)
 
     @property
     def enough(self) -> bool:
@@ -101,31 +100,20 @@ class ErrorSpread:
         With ``n`` different runs the logarithm is multiplied by ``n / (n + 5)`` where the factor widens the interval,
         by ``n / (n + 10)`` where it narrows it.
         """
-        kinds = np.array(self.kinds, dtype=np.float64)
+        config, kinds = self.config, np.array(self.kinds, dtype=np.float64)
         place = np.arange(kinds.size)
-        near = np.exp(-0.5 * ((place[:, None] - place) / _CONFIG.smoothing_fractions) ** 2) * kinds
+        near = np.exp(-0.5 * ((place[:, None] - place) / config.smoothing_fractions) ** 2) * kinds
         total = near.sum(1)
         log = near @ np.log(self.found) / np.where(total > 0, total, 1.0)
-        log *= kinds / (kinds + np.where(log > 0, _CONFIG.widening_shrinkage, _CONFIG.narrowing_shrinkage))
-        return tuple(float(value) for value in np.exp(log))
+        log *= kinds / (kinds + np.where(log > 0, config.widening_shrinkage, config.narrowing_shrinkage))
+        return tuple(np.exp(log).tolist())
 
     def joined(self, other: ErrorSpread) -> ErrorSpread:
         """This one and that of other runs together."""
-        both = list(zip(self.kinds, self.found, other.kinds, other.found, strict=True))
-        return ErrorSpread(
-            self.runs + other.runs,
-            tuple(n + m for n, _, m, _ in both),
-            tuple(round(math.exp((n * math.log(a) + m * math.log(b)) / max(n + m, 1)), 4) for n, a, m, b in both),
-        )
-
-
-def _log_likelihood(standardised: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each error, under each factor, shape ``(n, factors)``."""
-    df = DEGREES_OF_FREEDOM
-    constant = float(gammaln((df + 1) / 2) - gammaln(df / 2)) - 0.5 * math.log(df * math.pi)
-    z = standardised[:, None] / np.exp(_LOG_FACTORS)
-    log: NDArray[np.float64] = constant - (df + 1) / 2 * np.log1p(z**2 / df) - _LOG_FACTORS
-    return log
+        kinds = np.array([self.kinds, other.kinds])
+        logs = (kinds * np.log([self.found, other.found])).sum(0) / np.maximum(kinds.sum(0), 1)
+        found = tuple(round(value, 4) for value in np.exp(logs).tolist())
+        return ErrorSpread(self.runs + other.runs, tuple(kinds.sum(0).tolist()), found, self.config)
 
 
 @dataclass(frozen=True)
@@ -154,18 +142,20 @@ class Calibration:
     seen: tuple[str, ...] = ()
 
     @classmethod
-    def fit(cls, rows: Sequence[ScoredForecast], law: str, **known: Any) -> Calibration:
+    def fit(
+        cls, rows: Sequence[ScoredForecast], law: str, config: CalibrationConfig = DEFAULT.calibration, **known: Any
+    ) -> Calibration:
         """The correction that some forecasts ask for.
 
         Args:
             rows: The forecasts.
             law: Name of the law behind them.
+            config: The tuned numbers.
             **known: Other attributes: ``made``, ``version``, ``family``.
         """
-        spreads = {mode: ErrorSpread.fit(row for row in rows if row.mode == mode) for mode in MODES}
-        runs = dict.fromkeys(short(row.run) for row in rows)
-        seen = tuple(runs)[-_CONFIG.max_known_runs :]
-        return cls({m: s for m, s in spreads.items() if s.runs}, law, seen=seen, **known)
+        spreads = {mode: ErrorSpread.fit((row for row in rows if row.mode == mode), config) for mode in MODES}
+        seen = tuple(dict.fromkeys(short(row.run) for row in rows))[-config.max_known_runs :]
+        return cls({mode: spread for mode, spread in spreads.items() if spread.runs}, law, seen=seen, **known)
 
     def __bool__(self) -> bool:
         return any(spread.enough for spread in self.spreads.values())
@@ -188,19 +178,19 @@ class Calibration:
 
     def joined(self, other: Calibration) -> Calibration:
         """This one and that of other runs of the same family together."""
-        modes = [mode for mode in MODES if mode in self.spreads or mode in other.spreads]
         spreads = {}
-        for mode in modes:
-            one, two = self.spreads.get(mode), other.spreads.get(mode)
-            spreads[mode] = one.joined(two) if one and two else one or two
+        for mode in MODES:
+            found = [one.spreads[mode] for one in (self, other) if mode in one.spreads]
+            if found:
+                spreads[mode] = found[0] if len(found) == 1 else found[0].joined(found[1])
         return Calibration(
-            {mode: spread for mode, spread in spreads.items() if spread is not None},
+            spreads,
             self.law,
             self.revision,
             max(self.made, other.made),
             self.version or other.version,
             self.family or other.family,
-            (*self.seen, *other.seen)[-_CONFIG.max_known_runs :],
+            (*self.seen, *other.seen)[-DEFAULT.calibration.max_known_runs :],
         )
 
     def stale(self, law: str) -> str:
@@ -251,18 +241,16 @@ class Calibration:
         try:
             if data["version"] != _VERSION or list(data["fractions"]) != list(FRACTIONS):
                 raise ValueError(f"it has format {data['version']!r}, this version reads {_VERSION}")
-            spreads = {}
-            for mode in MODES:
-                if mode not in data["modes"]:
-                    continue
-                one = data["modes"][mode]
-                kinds, found = tuple(map(int, one["kinds"])), tuple(map(float, one["found"]))
-                sound = (
-                    all(_FACTOR_RANGE[0] < value < _FACTOR_RANGE[1] for value in found) and min(kinds, default=0) >= 0
-                )
-                if not sound or len(kinds) != len(FRACTIONS) or len(found) != len(FRACTIONS):
+            spreads = {
+                mode: ErrorSpread(int(one["runs"]), tuple(map(int, one["kinds"])), tuple(map(float, one["found"])))
+                for mode, one in data["modes"].items()
+                if mode in MODES
+            }
+            for spread in spreads.values():
+                sound = all(_FACTOR_RANGE[0] < value < _FACTOR_RANGE[1] for value in spread.found)
+                lengths = {len(spread.kinds), len(spread.found)}
+                if not sound or min(spread.kinds, default=0) < 0 or lengths != {len(FRACTIONS)}:
                     raise ValueError("its factors make no sense")
-                spreads[mode] = ErrorSpread(int(one["runs"]), kinds, found)
             family = data.get("family")
             return cls(
                 spreads,

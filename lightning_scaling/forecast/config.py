@@ -7,6 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling.forecast.priors.config import (
+    FamilyConfig,
+    FeatureConfig,
+    FinalLossConfig,
+    PastRunConfig,
+    PeerConfig,
+    PriorConfig,
+    law_parameter,
+)
 from lightning_scaling.laws.run_fit import BURN_IN_SHARE
 
 
@@ -17,13 +26,13 @@ class GridConfig:
     Unless a field says otherwise it is an engineering choice; ``benchmarks/forecast.py`` prints the effect.
     """
 
-    alpha_range: tuple[float, float] = (0.08, 1.2)
+    alpha_range: tuple[float, float] = law_parameter("alpha").start
     """Smallest and largest exponent of progress, as the starting values of ``alpha`` in the catalogue's law."""
 
     alpha_count: int = 12
     """Exponents, evenly spaced in the logarithm."""
 
-    kappa_range: tuple[float, float] = (0.2, 4.0)
+    kappa_range: tuple[float, float] = law_parameter("kappa").start
     """Smallest and largest annealing gain, as the starting values of ``kappa`` in the catalogue's law."""
 
     kappa_count: int = 9
@@ -132,163 +141,6 @@ class ErrorConfig:
 
 
 @dataclass(frozen=True)
-class PriorConfig:
-    """Priors over the shape and their combination with the curve (:mod:`lightning_scaling.forecast.priors.base`).
-
-    Unless a field says otherwise it is an engineering choice; ``benchmarks/forecast.py`` prints the effect.
-    """
-
-    conflict_threshold: float = 3.0
-    """Distance of prior and curve, in joint scales, from which on the prior is widened (prior-data conflict)."""
-
-    max_correctable_scale: float = 0.3
-    """Relative scale above which a forecast is not corrected by the errors of past runs."""
-
-    slope_length_power: float = 0.5
-    """The final slope falls with the number of steps to this power, as found on runs of 1,400 to 72,000 steps."""
-
-    slope_range: tuple[float, float] = (0.005, 0.2)
-    """Smallest and largest slope to which the prior is carried over."""
-
-    level_points: int = 5
-    """Latest points whose median is the level of a run that cannot be fitted yet."""
-
-    min_level_error: float = 0.02
-    """Smallest relative error of that level."""
-
-    min_progress: float = 0.02
-    """Progress below which a prior path is held constant: its power law has no limit at 0."""
-
-    anneal_rate: float = 0.01
-    """Speed of annealing of prior paths, per step at the peak rate."""
-
-
-@dataclass(frozen=True)
-class PastRunConfig:
-    """What is read off a past run (:mod:`lightning_scaling.forecast.priors.past_run`).
-
-    Unless a field says otherwise it is an engineering choice; ``benchmarks/forecast.py`` prints the effect.
-    """
-
-    final_window_share: float = 0.02
-    """Latest share of the run whose residuals correct the fitted final loss."""
-
-    min_shape_error: float = 0.03
-    """Smallest standard deviation of the logarithm of a shape parameter found on one run."""
-
-    min_precision_share: float = 0.05
-    """Smallest precision of a shape parameter, as a share of the prior's that it was fitted under."""
-
-    min_level_error: float = 2e-4
-    """Smallest relative error of a final loss."""
-
-
-@dataclass(frozen=True)
-class FamilyConfig:
-    """The prior from past runs (:mod:`lightning_scaling.forecast.priors.family`).
-
-    Unless a field says otherwise it is an engineering choice; ``benchmarks/forecast.py`` prints the effect.
-    """
-
-    fractions: tuple[float, ...] = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)
-    """Parts of the run at which forecasts of past runs are compared with their outcomes."""
-
-    min_runs: int = 2
-    """Fewest finished runs that make a prior."""
-
-    max_runs: int = 64
-    """Most runs that are used: cost grows with the cube."""
-
-    min_decay: float = 0.15
-    """Fall of the rate, over its peak, that shows what annealing gains."""
-
-    unseen_gain_spread: float = 0.6
-    """Error of a decay's gain no past run has shown, as a share of the gain of the published prior."""
-
-    min_shape_spread: float = 0.1
-    """Smallest standard deviation of the logarithm of a shape parameter in the prior."""
-
-    correlation_shrinkage: float = 10.0
-    """Pseudo-runs of zero correlation between errors of curve and prior."""
-
-    max_correlation: float = 0.8
-    """Largest correlation of the two errors."""
-
-    shape_medians: tuple[float, float, float] = (0.3, 1.2, 0.03)
-    """Medians of alpha, kappa and final slope over families: what the Gaussian process falls back to far from all
-    runs. Engineering choice, wider than the published prior; ``benchmarks/first_step.py`` prints the effect."""
-
-    shape_spreads: tuple[float, float, float] = (0.6, 0.45, 0.8)
-    """Standard deviations of their logarithms."""
-
-
-@dataclass(frozen=True)
-class PeerConfig:
-    """Paths by normalized curves of past runs (:mod:`lightning_scaling.forecast.priors.normalized_curves`).
-
-    Unless a field says otherwise it is an engineering choice; ``benchmarks/deviation.py`` prints alarms and delays.
-    """
-
-    min_runs: int = 4
-    """Fewest past runs under the same schedule."""
-
-    max_runs: int = 8
-    """Most, the most similar ones."""
-
-    max_rate_difference: float = 0.07
-    """Largest difference of two rates over their peaks under one schedule."""
-
-    max_rise_share: float = 0.1
-    """A past run that rose by more than this share of its gain is left out."""
-
-    start: float = 0.05
-    """Part of the run before which curves are not compared."""
-
-    grid_points: int = 200
-    """Parts of the run at which curves are kept."""
-
-    floor_shares: tuple[float, ...] = (0.0, 0.5, 0.75)
-    """Candidates for the irreducible loss, as shares of the lowest loss."""
-
-    level_windows: tuple[float, ...] = (0.02, 0.04, 0.08, 0.16)
-    """Candidate windows, as parts of the run, over which the run's offset is averaged."""
-
-    drift_lag: float = 0.05
-    """Part of the run over which drifts are compared."""
-
-    target_noise: float = 2e-3
-    """Noise of the log loss to which past curves are smoothed."""
-
-    max_smoothing_points: float = 6.0
-    """Largest width of the smoothing, in points."""
-
-    min_share_of_loss: float = 3e-4
-    """Smallest error, as a share of the loss, as in :attr:`ErrorConfig.min_share_of_loss`."""
-
-    change_share: float = 0.05
-    """Error per unit of the past runs' mean change."""
-
-    growth_window: float = 0.25
-    """Part of the run ahead over which the growth of the error is estimated."""
-
-    min_seen: float = 0.06
-    """Part of the run, after the start, that must have been seen."""
-
-    prior_windows: float = 2.0
-    """Pseudo-windows of usual drift in the estimate of how much more the run drifts than past runs."""
-
-    min_drift_ratio: float = 0.6
-    """Smallest such ratio."""
-
-    min_points: int = 4
-    """Points that fix the start of a curve."""
-
-    feature_weights: tuple[float, float, float, float] = (0.2, 0.2, 0.2, 0.2)
-    """Weights of differences in the logarithms of parameters, steps, tokens per step and peak rate, next to that in
-    tokens per parameter, on which the normalized curve depends most (Bergsma et al. 2025, arXiv 2509.25087)."""
-
-
-@dataclass(frozen=True)
 class CalibrationConfig:
     """The correction of intervals (:mod:`lightning_scaling.forecast.calibration`)."""
 
@@ -345,6 +197,8 @@ class ForecastConfig:
     error: ErrorConfig = field(default_factory=ErrorConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
     past_run: PastRunConfig = field(default_factory=PastRunConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    final_loss: FinalLossConfig = field(default_factory=FinalLossConfig)
     family: FamilyConfig = field(default_factory=FamilyConfig)
     peers: PeerConfig = field(default_factory=PeerConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)

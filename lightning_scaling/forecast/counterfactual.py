@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_scaling._utils.formatting import significant
-from lightning_scaling.forecast.config import DEFAULT
+from lightning_scaling.forecast.config import DEFAULT, ForecastConfig
 from lightning_scaling.forecast.forecaster import Forecaster, Mixture, PriorSource
 from lightning_scaling.forecast.priors.base import PUBLISHED
 from lightning_scaling.forecast.result import DEFAULT_LEVEL, Forecast, MetricPrediction, Prediction, Trust
@@ -20,8 +20,6 @@ from lightning_scaling.schedule import changes, variants
 from lightning_scaling.schedule.changes import USUAL
 from lightning_scaling.schedule.plan import Plan
 from lightning_scaling.schedule.progress import Progress
-
-_CONFIG = DEFAULT.counterfactual
 
 
 @dataclass(frozen=True)
@@ -69,24 +67,46 @@ class WhatIf:
         return self.final_distribution.quantile(q)
 
     def to_dict(self, level: float = DEFAULT_LEVEL) -> dict[str, Any]:
-        """The answer as builtins, with intervals of one level."""
-        lower, upper = self.final_distribution.interval(level)
-        least, most = self.difference.interval(level)
+        """The answer as builtins, without the plan and with intervals of one level.
+
+        Returns:
+            ``name``, ``step``, ``total_steps``; of the loss at the end of the other plan the median ``final``, its
+            ``scale``, the degrees of freedom ``df``, and the interval ``lower`` to ``upper`` of the given ``level``;
+            ``difference`` with ``median``, ``scale``, ``lower`` and ``upper``; ``extra_steps``, ``extra_compute``,
+            ``trust``, ``why`` and ``reason``.
+        """
+        end, apart = self.final_distribution, self.difference
+        (lower, upper), (least, most) = end.interval(level), apart.interval(level)
         return {
             "name": self.name,
             "step": self.step,
             "total_steps": self.total_steps,
             "final": self.final,
+            "scale": end.scale,
+            "df": end.df,
             "level": level,
             "lower": lower,
             "upper": upper,
-            "difference": {"median": float(self.difference), "lower": least, "upper": most},
-            "extra_steps": self.extra_steps,
-            "extra_compute": self.extra_compute,
-            "trust": self.trust,
-            "why": self.why,
-            "reason": self.reason,
+            "difference": {"median": float(apart), "scale": apart.scale, "lower": least, "upper": most},
+            **{name: getattr(self, name) for name in _PLAIN},
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> WhatIf:
+        """Read back what :meth:`to_dict` gave, with a plan of unknown rates; intervals are symmetric."""
+        total, df, apart = int(data["total_steps"]), float(data["df"]), data["difference"]
+        return cls(
+            name=data["name"],
+            step=int(data["step"]),
+            plan=Plan.constant(total_steps=total, known=False, why="the answer was read back without its plan"),
+            total_steps=total,
+            final_distribution=Prediction(data["final"], data["scale"], df),
+            difference=Prediction(apart["median"], apart["scale"], df),
+            **{name: data[name] for name in _PLAIN},
+        )
+
+
+_PLAIN = ("extra_steps", "extra_compute", "trust", "why", "reason")
 
 
 def what_if(
@@ -99,6 +119,7 @@ def what_if(
     name: str | None = None,
     doubt: str = "",
     monitor: str = "loss",
+    config: ForecastConfig = DEFAULT,
     **options: Any,
 ) -> WhatIf:
     """The final loss of a run if from the present step of a forecast on it followed another plan.
@@ -117,6 +138,7 @@ def what_if(
         name: What to call it; left out, a few words that say what is changed.
         doubt: Why forecasts of this run are in doubt at present; empty if they are not.
         monitor: Name of the metric, for the sentence.
+        config: The tuned numbers.
         **options: Options of the change.
 
     Returns:
@@ -137,30 +159,28 @@ def what_if(
         final_distribution, difference = forecast.final_distribution, Prediction(0.0, 0.0, forecast.df)
     else:
         on_law, own = forecast.on_law, forecast.own_path
-        shift = _Shift(own, changed, forecast.horizon, end) if isinstance(own, Mixture) else None
+        shift = _Shift(own, changed, forecast.horizon, end, config) if isinstance(own, Mixture) else None
         # The other plan on its own terms: whether its end can be trusted, and the prior from past runs. A rate above
         # all before would look like a warm-up.
-        higher = changed.peak > (1 + _CONFIG.max_rate_rise) * plan.peak and step > plan.warmup_end
-        forecaster = Forecaster(plan if higher else changed, prior)
+        higher = changed.peak > (1 + config.counterfactual.max_rate_rise) * plan.peak and step > plan.warmup_end
+        forecaster = Forecaster(plan if higher else changed, prior, config)
         other = forecaster.fit(points, step)
+        mixture = other.own_path if isinstance(other.own_path, Mixture) else None
         if end <= forecast.horizon and shared >= end:
             found = on_law.at(end)
-        elif shift is not None and isinstance(other.own_path, Mixture) and (higher or other.path is other.own_path):
-            found = shift.final_distribution(other.own_path, forecast.df)
-        elif higher:
-            found = final_distribution
+        elif shift is not None and mixture is not None and (higher or other.path is mixture):
+            found = shift.final_distribution(mixture, forecast.df)
         else:
-            found = other.final_distribution
+            found = final_distribution if higher else other.final_distribution
         scale = math.hypot(on_law.final_distribution.scale, found.scale)
-        if shift is not None and isinstance(other.own_path, Mixture):
-            scale = min(scale, shift.scale(other.own_path, float(on_law.final_distribution)))
+        if shift is not None and mixture is not None:
+            scale = min(scale, shift.scale(mixture, float(on_law.final_distribution)))
         difference = Prediction(float(found) - float(on_law.final_distribution), scale, forecast.df)
         final_distribution, difference = _shown(forecast, found, difference)
-        trust, why = _trust(other, changed, plan, doubt)
+        trust, why = _trust(other, changed, plan, doubt, config.counterfactual.max_rate_rise)
         if _unseen(forecast) or _unseen(other):
-            taken = (
-                f"this run has hardly decayed yet: what its decay gains is taken from {forecaster.shape_prior.source}"
-            )
+            source = forecaster.shape_prior.source
+            taken = f"this run has hardly decayed yet: what its decay gains is taken from {source}"
         if trust == "ok" and _unseen(other) and not (_unseen(forecast) and forecast.trust == "ok"):
             trust, why = "low", taken
     extra = end - forecast.horizon
@@ -226,10 +246,11 @@ class _Shift:
         changed: The other plan.
         horizon: Where the original ends.
         end: Where the other one ends.
+        config: The tuned numbers.
     """
 
-    def __init__(self, own: Mixture, changed: Plan, horizon: float, end: float) -> None:
-        self._own = own
+    def __init__(self, own: Mixture, changed: Plan, horizon: float, end: float, config: ForecastConfig) -> None:
+        self._own, self._config = own, config
         self._ends = np.array([horizon, end], dtype=np.float64)
         self._there = there = Progress(changed, end, unit=own.progress)
         began, ended = (_parts(own, own.progress, at) for at in (own.now, horizon))
@@ -237,10 +258,8 @@ class _Shift:
         other_began, other_ended = (_parts(own, there, at) for at in (own.now, end))
         change, other = ended - began, other_ended - other_began
         follows = np.exp(-own.alpha * np.log(there.progress(end)))
-        progress, annealing = (
-            other[:, 0] - change[:, 0],
-            other[:, 1] * follows**_CONFIG.gain_follows_slope - change[:, 1],
-        )
+        progress = other[:, 0] - change[:, 0]
+        annealing = other[:, 1] * follows**config.counterfactual.gain_follows_slope - change[:, 1]
         self._middle = float(own.weight @ progress), float(own.weight @ annealing)
         self._spread = math.sqrt(float(own.weight @ (progress + annealing - sum(self._middle)) ** 2))
         self._doubt = 0.5 * float(own.weight @ (other[:, 1] * (follows - 1)))
@@ -256,13 +275,15 @@ class _Shift:
 
     def scale(self, other: Mixture, final: float) -> float:
         """Scale of the error of the difference: that of both ends is much the same, and cancels."""
-        gain_unknown = self._own.gain_unknown or other.gain_unknown
+        config = self._config.counterfactual
+        unknown = self._own.gain_unknown or other.gain_unknown
+        share = 1 / self._config.error.interval_half_width if unknown else config.annealing_share
         progress, annealing = self._middle
         return math.hypot(
-            _CONFIG.min_share_of_loss * final,
-            _CONFIG.spread_share * self._spread,
-            _CONFIG.progress_share * progress,
-            (1 / DEFAULT.error.interval_half_width if gain_unknown else _CONFIG.annealing_share) * annealing,
+            config.min_share_of_loss * final,
+            config.spread_share * self._spread,
+            config.progress_share * progress,
+            share * annealing,
             self._doubt,
         )
 
@@ -278,22 +299,20 @@ def _shown(forecast: Forecast, found: Prediction, apart: Prediction) -> tuple[Pr
     """The same in the units of the metric."""
     if forecast.scale.plain:
         return found, apart
-    noise = forecast.params.get("noise", 0.0)
-    final_distribution = MetricPrediction(
-        Prediction(float(found), math.hypot(found.scale, noise), found.df), forecast.scale
-    )
+    noise = math.hypot(found.scale, forecast.params.get("noise", 0.0))
+    end = MetricPrediction(Prediction(float(found), noise, found.df), forecast.scale)
     spread = float(forecast.scale.spread_from_law(float(found), apart.scale))
-    return final_distribution, Prediction(float(final_distribution) - forecast.final, spread, apart.df)
+    return end, Prediction(float(end) - forecast.final, spread, apart.df)
 
 
-def _trust(other: Forecast, changed: Plan, plan: Plan, doubt: str) -> tuple[Trust, str]:
+def _trust(other: Forecast, changed: Plan, plan: Plan, doubt: str, max_rise: float) -> tuple[Trust, str]:
     if other.trust == "none":
         return "none", other.why
     if doubt:
         return "low", doubt
-    ahead = changed.steps >= max(other.step, plan.warmup_end)
-    rise = float(changed.lr[ahead].max()) - float(changed.at(max(other.step, plan.warmup_end))) if ahead.any() else 0.0
-    if rise > _CONFIG.max_rate_rise * plan.peak:
+    start = max(other.step, plan.warmup_end)
+    ahead = changed.lr[changed.steps >= start]
+    if ahead.size and ahead.max() - changed.at(start) > max_rise * plan.peak:
         return "low", "the learning rate would rise again, of which the law knows little"
     return other.trust, other.why
 
@@ -303,22 +322,18 @@ def _unseen(forecast: Forecast) -> bool:
 
 
 def _reason(answer: WhatIf, forecast: Forecast, taken: str, monitor: str) -> str:
-    metric = "a loss" if monitor == "loss" else f"`{monitor}`"
     if not math.isfinite(answer.final):
         return f"Nothing can be said of it yet: {answer.why}."
-    lower, upper = answer.interval()
+    metric = "a loss" if monitor == "loss" else f"`{monitor}`"
+    lower, upper = map(significant, answer.interval())
     said = f"{answer.name[0].upper()}{answer.name[1:]}: {metric} of {significant(answer.final)}"
-    said += f" at step {answer.total_steps:,}"
-    said += f" (90% sure: {significant(lower)} to {significant(upper)})"
+    said += f" at step {answer.total_steps:,} (90% sure: {lower} to {upper})"
     if answer.difference.scale > 0 or answer.extra_steps:
-        least, most = answer.difference.interval(DEFAULT_LEVEL)
+        least, most = answer.difference.interval()
         off = float(answer.difference)
         side = "above" if off > 0 else "below"
         said += f", {abs(off):.3g} {side} carrying on to step {forecast.horizon:,} ({least:+.2g} to {most:+.2g})"
     if answer.extra_steps:
         verb = "costs" if answer.extra_steps > 0 else "saves"
-        share = abs(answer.extra_compute)
-        said += f"; it {verb} {abs(answer.extra_steps):,} steps, {share:.0%} of the planned compute"
-    if taken:
-        said += f"; {taken}"
-    return said + "."
+        said += f"; it {verb} {abs(answer.extra_steps):,} steps, {abs(answer.extra_compute):.0%} of the planned compute"
+    return f"{said}; {taken}." if taken else f"{said}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from lightning_scaling.forecast.law_grid import (
     fit_curve,
     fit_shapes,
     isolated_outliers,
-    log_slope_prior,
 )
 from lightning_scaling.forecast.priors.base import PUBLISHED, RunPrior, log_density
 from lightning_scaling.forecast.priors.prior_path import ObservedLevel, PriorPath
@@ -172,9 +171,9 @@ class Forecaster:
         self.run_prior = prior.for_plan(plan)
         self.shape_prior = self.run_prior.shape
         shape = self.shape_prior
-        alphas = np.array([log_density(a, shape.alpha, shape.alpha_spread) for a in config.grid.alphas])
-        kappas = np.array([log_density(k, shape.kappa, shape.kappa_spread) for k in config.grid.kappas])
-        self._log_prior = (alphas[:, None] + kappas[None, :])[:, None, :]
+        alphas = log_density(config.grid.alphas, shape.alpha, shape.alpha_spread)
+        kappas = log_density(config.grid.kappas, shape.kappa, shape.kappa_spread)
+        self._log_prior = (alphas[:, None] + kappas)[:, None, :]
         self._progress: Progress | None = None
 
     def with_prior(self, prior: PriorSource) -> Forecaster:
@@ -186,8 +185,7 @@ class Forecaster:
     def horizon(self, step: int) -> int:
         """Step of the final loss: the end of the plan, or twice the present progress where there is no end ahead."""
         total = self.plan.total_steps
-        ended = total is None or total < step
-        return self.config.error.open_horizon_factor * max(step, 1) if ended or total is None else total
+        return total if total is not None and total >= step else self.config.error.open_horizon_factor * max(step, 1)
 
     def shapes(self, points: Points, step: int) -> LawGridFit | None:
         """The losses up to a step fitted in every shape, to be compared with another run's.
@@ -227,20 +225,29 @@ class Forecaster:
             trust, why = "none", f"only {curve.step.size} points after the warm-up"
         if not is_falling:
             trust, why = "low", "the curve is not falling, so the law says only that it stays where it is"
-        return Forecast(
-            step,
-            horizon,
-            self.law,
-            trust,
-            why,
-            params=params,
-            path=path,
-            own_path=mixture,
-            peer_path=self._peer_path(points, step, horizon),
-            is_falling=is_falling,
-            at_plan_end=horizon == self.plan.total_steps,
-            valid_until=progress.tells_up_to(step),
-        )
+        known = {"params": params, "is_falling": is_falling, "valid_until": progress.tells_up_to(step)}
+        return self._forecast(points, step, trust, why, path, mixture, **known)
+
+    def _forecast(
+        self,
+        points: Points,
+        step: int,
+        trust: Trust,
+        why: str,
+        path: PredictivePath | None,
+        own_path: PredictivePath | None,
+        **known: Any,
+    ) -> Forecast:
+        """The forecast, with the path by past runs under the same schedule.
+
+        There is none before the peak rate, up to which many runs stumble.
+        """
+        horizon, peers = self.horizon(step), self.run_prior.peer_curves
+        at_plan_end = horizon == self.plan.total_steps
+        compared = peers is not None and at_plan_end and self.plan.warmup_end <= step < horizon
+        known["peer_path"] = peers.path(points, step, horizon) if peers is not None and compared else None
+        known |= {"path": path, "own_path": own_path, "at_plan_end": at_plan_end}
+        return Forecast(step, horizon, self.law, trust, why, **known)
 
     def _mixture(self, curve: CurveFit, progress: Progress, step: int) -> tuple[Mixture, dict[str, float]]:
         """The shapes weighted by prior and evidence, and the parameters that are shown of them."""
@@ -253,25 +260,17 @@ class Forecaster:
         size = curve.step.size
         noise = math.sqrt(float(fit.weights @ fit.residual**2) * (size / max(size - _PARAMETERS, 1)))
         unseen = progress.unseen(step)
+        level_error, now = noise / math.sqrt(curve.effective_points), float(step)
+        spread_factor, gain_unknown = (1.0, not self.run_prior.annealed) if unseen else (error.mixture_share, False)
+        alpha, kappa, offset, slope = grid.alphas[a], grid.kappas[k], fit.offset[kept], fit.slope[kept]
         mixture = Mixture(
-            progress,
-            grid.alphas[a],
-            c,
-            grid.kappas[k],
-            fit.offset[kept],
-            fit.slope[kept],
-            share,
-            float(step),
-            noise / math.sqrt(curve.effective_points),
-            1.0 if unseen else error.mixture_share,
-            unseen and not self.run_prior.annealed,
-            error,
+            progress, alpha, c, kappa, offset, slope, share, now, level_error, spread_factor, gain_unknown, error
         )
         params = {
-            "L0": float(share @ fit.offset[kept]),
-            "A": float(share @ fit.slope[kept]),
-            "alpha": float(np.exp(share @ np.log(mixture.alpha))),
-            "kappa": float(np.exp(share @ np.log(mixture.kappa))),
+            "L0": float(share @ offset),
+            "A": float(share @ slope),
+            "alpha": float(np.exp(share @ np.log(alpha))),
+            "kappa": float(np.exp(share @ np.log(kappa))),
             "C": float(np.exp(share @ np.log(np.array(ANNEAL_RATES)[c]))),
             "noise": noise,
             "losses_per_point": float(np.median(curve.count[-grid.noise_window_points :])),
@@ -287,30 +286,16 @@ class Forecaster:
         progress = self._progress_to(horizon)
         shape, config = self.shape_prior, self.config.prior
         observed = ObservedLevel.of(points, config)
-        own: PredictivePath | None = None if observed is None else PriorPath(progress, shape, observed, config)
-        path = own
+        own = None if observed is None else PriorPath(progress, shape, observed, config)
+        path: PredictivePath | None = own
         trust: Trust = "none"
         expected = self.run_prior.log_final_loss
         if expected is not None and horizon == self.plan.total_steps:
             trust, why = "low", f"{why}; it rests on {self.run_prior.source or shape.source}"
-            if path is not None:
-                path = self._blended(path, step, horizon)
-            else:
-                final = math.exp(expected[0])
-                level = ObservedLevel(float(horizon), final, final * expected[1])
-                path = PriorPath(progress, shape, level, config)
-        return Forecast(
-            step,
-            horizon,
-            self.law,
-            trust,
-            why,
-            path=path,
-            own_path=own,
-            peer_path=self._peer_path(points, step, horizon),
-            is_falling=False,
-            at_plan_end=horizon == self.plan.total_steps,
-        )
+            final = math.exp(expected[0])
+            level = ObservedLevel(float(horizon), final, final * expected[1])
+            path = PriorPath(progress, shape, level, config) if own is None else self._blended(own, step, horizon)
+        return self._forecast(points, step, trust, why, path, own, is_falling=False)
 
     def before(self) -> Forecast:
         """The forecast before the first step, from the final losses of past runs, if there are any."""
@@ -324,13 +309,6 @@ class Forecaster:
         final, scale = self.run_prior.correct(step / horizon, float(medians[1]), float(scales[1]))
         return BlendedPath(path, float(step), float(horizon), float(medians[0]), float(medians[1]), final, scale)
 
-    def _peer_path(self, points: Points, step: int, horizon: int) -> PredictivePath | None:
-        """The path by past runs under the same schedule; not before the peak rate, up to which many runs stumble."""
-        peers = self.run_prior.peer_curves
-        if peers is None or horizon != self.plan.total_steps or not self.plan.warmup_end <= step < horizon:
-            return None
-        return peers.path(points, step, horizon)
-
     def _progress_to(self, horizon: int) -> Progress:
         if self._progress is None or self._progress.horizon != horizon:
             self._progress = Progress(self.plan, horizon)
@@ -342,11 +320,10 @@ class Forecaster:
         level = max(abs(float(loss.mean())), float(loss.std()), _TINY)
         slope = np.maximum(grid.alphas[:, None, None] * fit.slope / level, _MIN_SLOPE)
         floor = np.minimum(fit.offset / level, 0.0) * grid.negative_floor_penalty if loss.min() > 0 else 0.0
-        score = self._log_prior + log_slope_prior(slope, shape.slope, shape.slope_spread) + floor
+        score = self._log_prior + log_density(slope, shape.slope, shape.slope_spread) + floor
         score = score - 0.5 * curve.evidence_points * np.log(fit.sse / fit.sse.min())
-        weight: NDArray[np.float64] = np.exp(score - score.max())
-        weight /= weight.sum()
-        return weight
+        weight = np.exp(score - score.max())
+        return np.asarray(weight / weight.sum())
 
     def _trust(self, step: int, progress: Progress, path: PredictivePath, top: float) -> tuple[Trust, str]:
         plan, config = self.plan, self.config.error
@@ -366,10 +343,8 @@ class Forecaster:
             return "low", f"the learning rate has hardly begun to fall: what its decay gains is taken from {source}"
         if relative > config.max_relative_scale:
             past = "" if alone else f", even with {self.run_prior.source or self.shape_prior.source}"
-            return (
-                "low",
-                f"the 90% interval still reaches {config.interval_half_width * relative:.1%} to either side{past}",
-            )
+            reach = f"{config.interval_half_width * relative:.1%} to either side{past}"
+            return "low", f"the 90% interval still reaches {reach}"
         return "ok", ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -198,14 +197,8 @@ def sustained_outliers(loss: Array, config: GridConfig = DEFAULT.grid) -> NDArra
 def _precision(count: Array, spread: Array, loss: Array, config: GridConfig) -> Array:
     """Inverse variance of a bin's mean, up to a factor: noise over its count, plus the misfit of the law."""
     known = spread[np.isfinite(spread)]
-    if known.size == 0:
+    if not known.size:
         return np.ones_like(count)
     noise = float(np.median(known[-config.noise_window_points :])) ** 2
     misfit = (config.misfit_share_of_loss * float(np.median(np.abs(loss)))) ** 2
     return 1.0 / (noise / count + misfit + _TINY)
-
-
-def log_slope_prior(slope: Array, median: float, spread: float) -> Array:
-    """Log-normal log density of final slopes over the loss level, up to a constant."""
-    density: Array = -0.5 * ((np.log(slope) - math.log(median)) / spread) ** 2
-    return density

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -115,6 +115,11 @@ class MetricScale:
     def to_dict(self) -> dict[str, Any]:
         """Mode and bounds as builtins; a bound there is not is ``None``."""
         return {"mode": self.mode, "bounds": [b if math.isfinite(b) else None for b in (self.low, self.high)]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MetricScale:
+        """Read back what :meth:`to_dict` gave."""
+        return cls(data["mode"], *check_bounds(data["bounds"]))
 
     def sentence(self) -> str:
         """What is taken for granted of the metric, in a few words."""

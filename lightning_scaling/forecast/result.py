@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,9 @@ from lightning_scaling._utils.serialization import finite_or_none
 from lightning_scaling._utils.stats import t_quantile
 from lightning_scaling._utils.validation import probability
 from lightning_scaling.forecast.metric_scale import PLAIN, MetricScale
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 DEGREES_OF_FREEDOM = 4.0
 """Of the Student t of the forecast error, by maximum likelihood on recorded runs."""
@@ -50,21 +53,26 @@ class Prediction(float):
         self.df = df
         return self
 
+    def _arguments(self) -> tuple[Any, ...]:
+        return float(self), self.scale, self.df
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Prediction, (float(self), self.scale, self.df))
+        return type(self), self._arguments()
+
+    __str__ = float.__repr__  # in a sentence it is a number
 
     def __repr__(self) -> str:
         lower, upper = self.interval()
         return f"{type(self).__name__}({significant(self)}, 90% [{significant(lower)}, {significant(upper)}])"
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """``median``, ``scale`` and degrees of freedom ``df`` as builtins."""
         return {"median": float(self), "scale": self.scale, "df": self.df}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, float]) -> Prediction:
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read back what :meth:`to_dict` gave."""
-        return Prediction(data["median"], data["scale"], data["df"])
+        return cls(**data)
 
     def quantile(self, q: float) -> float:
         """The loss below which the outcome falls with probability ``q``.
@@ -120,8 +128,17 @@ class MetricPrediction(Prediction):
         self.measured = measured
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (MetricPrediction, (self.on_law, self.measured))
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.on_law, self.measured
+
+    def to_dict(self) -> dict[str, Any]:
+        """Those of a prediction, that of the law as ``on_law``, and the ``metric`` with its mode and bounds."""
+        return {**super().to_dict(), "on_law": self.on_law.to_dict(), "metric": self.measured.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read back what :meth:`to_dict` gave."""
+        return cls(Prediction.from_dict(data["on_law"]), MetricScale.from_dict(data["metric"]))
 
     def quantile(self, q: float) -> float:
         """The value below which the outcome falls with probability ``q``."""

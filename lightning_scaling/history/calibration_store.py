@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_scaling._utils.serialization import atomic_write
+from lightning_scaling.forecast.calibrated import updated_with_logs
 from lightning_scaling.forecast.calibration import Calibration
 from lightning_scaling.forecast.forecaster import Forecaster
-from lightning_scaling.forecast.live_calibration import updated_with_logs
 from lightning_scaling.history.backends import tracking_uri_or_default
 from lightning_scaling.history.backends.mlflow_client import ClientStore
 from lightning_scaling.history.error import HistoryError

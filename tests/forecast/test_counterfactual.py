@@ -78,12 +78,12 @@ def test_what_a_known_law_does_lies_inside_the_interval(make_run, step):
     }
     for kind, plan in changes.items():
         answer = asked(kind)
-        came = float(run.loss[run.step == step][0]) if kind == "stop" else truth(plan, asked.plan)
+        outcome = float(run.loss[run.step == step][0]) if kind == "stop" else truth(plan, asked.plan)
         lower, upper = answer.interval(0.9)
-        assert lower - 0.003 < came < upper + 0.003, kind
-        assert answer.final == pytest.approx(came, rel=0.012), kind
+        assert lower - 0.003 < outcome < upper + 0.003, kind
+        assert answer.final == pytest.approx(outcome, rel=0.012), kind
         least, most = answer.difference.interval(0.9)
-        assert least - 0.003 < came - truth(asked.plan, asked.plan) < most + 0.003, kind
+        assert least - 0.003 < outcome - truth(asked.plan, asked.plan) < most + 0.003, kind
 
 
 def test_a_decay_lowers_the_loss_and_its_gain_is_said_to_be_borrowed(make_run):
@@ -122,23 +122,23 @@ def test_a_rate_that_rises_again_is_not_trusted(make_run):
     assert np.isfinite(higher.difference.scale)
 
 
-def test_relatives_are_asked_about_the_other_plan(make_run):
+def test_past_runs_inform_the_other_plan(make_run):
     history = RunHistory(
         [make_run("wsd", kappa=2.2, floor=2.5 + 0.02 * seed, seed=seed, total=1000 * (2 + seed)) for seed in range(4)]
     )
     run = make_run("constant", kappa=2.2, seed=9)
-    alone, taught = Asked(run, 2400), Asked(run, 2400, history)
-    came = truth(wsd(run.plan, 2400), run.plan, kappa=2.2)
-    assert abs(taught("wsd").final - came) < abs(alone("wsd").final - came)
-    assert np.diff(taught("wsd").interval())[0] < np.diff(alone("wsd").interval())[0]
-    assert "runs of the family" in taught("wsd").reason
+    alone, informed = Asked(run, 2400), Asked(run, 2400, history)
+    outcome = truth(wsd(run.plan, 2400), run.plan, kappa=2.2)
+    assert abs(informed("wsd").final - outcome) < abs(alone("wsd").final - outcome)
+    assert np.diff(informed("wsd").interval())[0] < np.diff(alone("wsd").interval())[0]
+    assert "runs of the family" in informed("wsd").reason
 
 
 def test_the_usual_ones_are_those_that_the_plan_allows(make_run):
     asked = Asked(make_run("cosine"), 2000)
-    told = what_ifs(asked.forecast, asked.plan, points=asked.points)
-    assert [answer.total_steps for answer in told] == [4000, 2000, 2800, 8000, 4000]
-    assert told[0].name == "carry on"
+    answers = what_ifs(asked.forecast, asked.plan, points=asked.points)
+    assert [answer.total_steps for answer in answers] == [4000, 2000, 2800, 8000, 4000]
+    assert answers[0].name == "carry on"
     open_end = Monitor(Plan([1, 2], [1e-3, 1e-3]))
     open_end.observe(range(1, 301), [3 + s**-0.5 for s in range(1, 301)])
     assert [answer.name for answer in open_end.what_ifs()] == ["carry on", "stop now", "decay now over 20%"]

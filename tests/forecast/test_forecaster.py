@@ -56,7 +56,7 @@ def test_a_level_alone_gives_a_wide_forecast_that_is_not_to_be_used(make_run):
     assert high - low > 5 * np.diff(fitted(run, 0.5).interval())[0]
 
 
-def test_without_losses_and_relatives_nothing_is_claimed(make_run):
+def test_without_losses_and_past_runs_nothing_is_claimed(make_run):
     forecast = Forecaster(make_run("cosine").plan).before()
     assert forecast.trust == "none"
     assert np.isnan(forecast.final)
@@ -132,7 +132,7 @@ def test_warm_up_is_no_annealing():
     assert np.all(progress.annealing([50, 1000]) == 0)
 
 
-def test_too_few_or_unfinished_relatives_leave_the_published_prior(make_run):
+def test_too_few_or_unfinished_past_runs_leave_the_published_prior(make_run):
     assert family_prior(None) is PUBLISHED
     assert family_prior(RunHistory([make_run()])) is PUBLISHED
     run = make_run()

@@ -131,9 +131,9 @@ def test_the_interval_holds_the_noise_of_one_value_and_no_more_than_can_be():
 
 
 def test_what_lies_at_or_beyond_a_bound_is_certain():
-    landing = forecast(ACCURACY).final_distribution
-    assert (landing.below(1.0), landing.below(-0.1)) == (1.0, 0.0)
-    assert landing.reaches(1.0) > 0
+    final = forecast(ACCURACY).final_distribution
+    assert (final.below(1.0), final.below(-0.1)) == (1.0, 0.0)
+    assert final.reaches(1.0) > 0
 
 
 def test_a_prediction_can_be_kept():

@@ -21,5 +21,5 @@ def test_a_blow_up_and_the_way_back_are():
     assert np.flatnonzero(sustained_outliers(loss)).tolist() == [40, 41, 42, 43, 44, 45]
 
 
-def test_nothing_can_be_told_from_the_first_losses():
+def test_nothing_is_an_outlier_among_the_first_losses():
     assert not sustained_outliers(np.array([3.0, 5.0, 9.0])).any()

@@ -9,7 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.forecast.config import DEFAULT, PriorConfig
+from lightning_scaling.forecast.calibration import ALONE, FAMILY, Calibration
+from lightning_scaling.forecast.config import DEFAULT
+from lightning_scaling.forecast.priors.config import PriorConfig
 from lightning_scaling.forecast.result import PredictivePath
 from lightning_scaling.runs.curve import Points
 from lightning_scaling.schedule.plan import Plan
@@ -51,10 +53,10 @@ class ShapePrior:
     def for_plan(self, plan: Plan, config: PriorConfig = DEFAULT.prior) -> RunPrior:
         """This prior, the slope carried over to the length of the plan, and none of the final loss."""
         if self.steps is None or plan.total_steps is None:
-            return RunPrior(self)
+            return RunPrior(self, config=config)
         slope = self.slope * (plan.total_steps / self.steps) ** -config.slope_length_power
         least, most = config.slope_range
-        return RunPrior(replace(self, slope=min(max(slope, least), most), steps=None))
+        return RunPrior(replace(self, slope=min(max(slope, least), most), steps=None), config=config)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class RunPrior:
         annealed: Whether past runs have shown what annealing gains.
         source: Where it comes from; left out, where the shape does.
         peer_curves: Past runs under the same schedule, to compare the curve with; ``None`` without enough of them.
+        config: The tuned numbers.
+        calibration: What the scale of forecasts is corrected by last of all; ``None`` leaves it as it is.
     """
 
     shape: ShapePrior
@@ -112,6 +116,13 @@ class RunPrior:
     annealed: bool = False
     source: str = ""
     peer_curves: PeerCurves | None = None
+    config: PriorConfig = DEFAULT.prior
+    calibration: Calibration | None = None
+
+    @property
+    def mode(self) -> str:
+        """Mode of its forecasts: whether past runs predict the final loss."""
+        return ALONE if self.log_final_loss is None else FAMILY
 
     def correct(self, fraction: float, final: float, scale: float) -> tuple[float, float]:
         """A forecast of the final loss made at a fraction of the run, combined with the prior.
@@ -125,23 +136,24 @@ class RunPrior:
             Median and scale; unchanged where nothing was learned.
         """
         shared = 0.0
-        if self.correction is not None and final > 0 and scale < DEFAULT.prior.max_correctable_scale * final:
+        if self.correction is not None and final > 0 and scale < self.config.max_correctable_scale * final:
             log, error, shared = self.correction.apply(fraction, math.log(final), scale / final)
             final, scale = math.exp(log), math.exp(log) * error
         if self.log_final_loss is not None:
             end = math.exp(self.log_final_loss[0])
-            final, scale = _combined((final, scale), (end, end * self.log_final_loss[1]), shared)
+            final, scale = self._combined((final, scale), (end, end * self.log_final_loss[1]), shared)
+        if self.calibration is not None:
+            return self.calibration.apply(self.mode, fraction, final, scale)
         return final, scale
 
-
-def _combined(curve: tuple[float, float], prior: tuple[float, float], shared: float) -> tuple[float, float]:
-    """The best weighted mean of two forecasts with correlated errors; in a prior-data conflict the curve prevails."""
-    conflict = abs(curve[0] - prior[0]) / math.hypot(curve[1], prior[1])
-    one, other = curve[1], prior[1] * max(conflict / DEFAULT.prior.conflict_threshold, 1.0) ** 2
-    joint = shared * one * other
-    weight = min(max((one**2 - joint) / (one**2 + other**2 - 2 * joint), 0.0), 1.0)
-    variance = ((1 - weight) * one) ** 2 + (weight * other) ** 2 + 2 * weight * (1 - weight) * joint
-    return curve[0] + weight * (prior[0] - curve[0]), math.sqrt(variance)
+    def _combined(self, curve: tuple[float, float], prior: tuple[float, float], shared: float) -> tuple[float, float]:
+        """The best weighted mean of two forecasts with correlated errors; in a prior-data conflict the curve wins."""
+        conflict = abs(curve[0] - prior[0]) / math.hypot(curve[1], prior[1])
+        one, other = curve[1], prior[1] * max(conflict / self.config.conflict_threshold, 1.0) ** 2
+        joint = shared * one * other
+        weight = min(max((one**2 - joint) / (one**2 + other**2 - 2 * joint), 0.0), 1.0)
+        variance = ((1 - weight) * one) ** 2 + (weight * other) ** 2 + 2 * weight * (1 - weight) * joint
+        return curve[0] + weight * (prior[0] - curve[0]), math.sqrt(variance)
 
 
 PUBLISHED = ShapePrior(
@@ -160,6 +172,6 @@ number of steps was found on runs of 1,400 to 72,000 steps at 25 million to 1.3 
 ``benchmarks/forecast.py`` shows the errors of the forecasts."""
 
 
-def log_density(value: float, median: float, spread: float) -> float:
-    """Logarithm of the log-normal density at ``value``, up to a constant."""
-    return -0.5 * ((math.log(value) - math.log(median)) / spread) ** 2
+def log_density(value: NDArray[np.float64], median: float, spread: float) -> NDArray[np.float64]:
+    """Logarithms of a log-normal density, of the shape of ``value``, up to a constant."""
+    return np.asarray(-0.5 * ((np.log(value) - math.log(median)) / spread) ** 2)

@@ -8,26 +8,22 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.forecast.priors.final_loss_law import Rows, axes, fit_field, fit_law
+from lightning_scaling._utils.stats import robust_std
+from lightning_scaling.forecast.config import DEFAULT
+from lightning_scaling.forecast.priors.config import FinalLossConfig
+from lightning_scaling.forecast.priors.final_loss_law import ResidualProcess, Rows, fit_law
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM, Prediction, Trust
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
 Array = NDArray[np.float64]
+Kind = Literal["tokens", "steps"]
 
-# Of the schedule, as in `Progress` with its second speed: annealing, then work and the grid.
-_SPEED, _BETA, _SLOW, _POWER, _GRID = 0.01, 0.59, 1.0, 0.75, 256
-_LAST = 0.02
-_MIDWAY = (0.35, 0.6)
-_MOST = 300
-_STARTED = 0.25
-
-_FEWEST, _FEW = 2, 6
-_OF_DISTANCE = 0.15
-_FAR = math.log(10.0)
-_SAME_LENGTH = 1.05
-_UNRELATED = 0.03
+_MIN_WORK = 1e-3  # steps at the peak rate: keeps the logarithm finite
+_MIN_RATE = 1e-3  # over the peak: a lower rate delays the gain of its fall no further
+_NO_FALL = 1e-9  # changes of the rate over the peak up to here are none
+_GRID, _EARLY, _EARLY_GRID = 257, 0.05, 65  # steps at which rates are read: in all, and in the first twentieth
 
 
 class FinalPrediction(Prediction):
@@ -48,8 +44,12 @@ class FinalPrediction(Prediction):
         self.why = why
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (FinalPrediction, (float(self), self.scale, self.df, self.trust, self.why))
+    def _arguments(self) -> tuple[Any, ...]:
+        return *super()._arguments(), self.trust, self.why
+
+    def to_dict(self) -> dict[str, Any]:
+        """``median``, ``scale``, degrees of freedom ``df``, ``trust`` and ``why`` as builtins."""
+        return {**super().to_dict(), "trust": self.trust, "why": self.why}
 
 
 class FinalLossPrior:
@@ -84,51 +84,49 @@ class FinalLossPrior:
         'low'
     """
 
-    def __init__(self, kind: Literal["tokens", "steps"], sized: bool, rows: Rows, midway: Rows, why: str) -> None:
-        self.why = why
-        self._kind, self._sized, self._rows = kind, sized, rows
+    def __init__(
+        self, kind: Kind, sized: bool, rows: Rows, midway: Rows, why: str, config: FinalLossConfig = DEFAULT.final_loss
+    ) -> None:
         self.past_runs = len(rows.loss)
-        if self.past_runs < _FEW:
+        self.why = why
+        if self.past_runs < config.few_runs:
             self.why = why or f"there are only {self.past_runs} past runs"
         self.trust: Trust = "low" if self.why else "ok"
-        self._annealed = float(np.median(rows.annealed))
-        self._share = float(np.median(rows.work - rows.steps))
-        self._law, robust = fit_law(rows, midway)
+        self._kind, self._sized, self._rows, self._config = kind, sized, rows, config
+        self._law, robust = fit_law(rows, midway, config)
         fitted, slopes = self._law(rows)
-        hidden = 1 / np.maximum(1 - self._law.variance(slopes) * robust / self._law.noise**2, 0.2)
-        self._field = fit_field(axes(rows), (rows.loss - fitted) * hidden / self._law.noise)
+        kept = np.maximum(1 - self._law.variance(slopes) * robust / self._law.noise**2, config.min_left_out_share)
+        self._residuals = ResidualProcess.fit(rows, (rows.loss - fitted) / kept / self._law.noise, config)
         self._least = float(fitted.min())
 
     @classmethod
-    def from_history(cls, history: RunHistory | None) -> FinalLossPrior | None:
+    def from_history(
+        cls, history: RunHistory | None, config: FinalLossConfig = DEFAULT.final_loss
+    ) -> FinalLossPrior | None:
         """Learn from the past runs of a run.
 
         Args:
             history: Runs of its family, finished or not.
+            config: The tuned numbers.
 
         Returns:
             The prior; ``None`` where fewer than two of them have a loss to learn from.
         """
-        runs = [run for run in history or () if _usable(run)]
-        tokens = [run for run in runs if run.tokens_per_step]
-        why = ""
-        kind: Literal["tokens", "steps"] = "tokens"
-        if len(tokens) < max(_FEWEST, len(runs) / 2):
-            kind, why = "steps", "the tokens of the past runs are not known, so that steps stand for them"
-        else:
-            runs = tokens
+        runs = [run for run in history or () if _usable(run, config)]
+        enough = max(config.min_runs, len(runs) / 2)
+        counted = [run for run in runs if run.tokens_per_step]
+        kind: Kind = "tokens" if len(counted) >= enough else "steps"
+        runs = counted if kind == "tokens" else runs
+        why = "" if kind == "tokens" else "the tokens of the past runs are not known, so that steps stand for them"
         known = [run for run in runs if run.params]
-        sized = len(known) >= max(_FEWEST, len(runs) / 2)
-        if sized:
-            runs = known
-        else:
-            why = "the sizes of the past runs are not known"
-        if len(runs) < _FEWEST:
+        sized = len(known) >= max(config.min_runs, len(runs) / 2)
+        runs = known if sized else runs
+        why = why if sized else "the sizes of the past runs are not known"
+        if len(runs) < config.min_runs:
             return None
-        runs = runs[-_MOST:]
-        rows = [_read(run, kind, sized) for run in runs]
+        rows = [_losses(run, kind, sized, config) for run in runs[-config.max_runs :]]
         midway = [row for run in rows for row in run[1:]]
-        return cls(kind, sized, _rows([run[0] for run in rows]), _rows(midway), why)
+        return cls(kind, sized, _rows([run[0] for run in rows], config), _rows(midway, config), why, config)
 
     def predict(self, params: float | None, tokens: float | None, plan: Plan) -> FinalPrediction:
         """The final loss of a run that has not begun.
@@ -147,121 +145,119 @@ class FinalLossPrior:
         for name, given in (("params", params), ("tokens", tokens)):
             if given is not None and not (math.isfinite(given) and given > 0):
                 raise ValueError(f"`{name}` must be a positive number or None, but got {given!r}.")
-        total = plan.total_steps
-        if total is None and tokens is not None and self._kind == "tokens":
-            total = max(round(tokens / math.exp(float(np.median(self._rows.batch)))), 1)
+        rows, total, counts_tokens = self._rows, plan.total_steps, self._kind == "tokens"
+        if total is None and tokens is not None and counts_tokens:
+            total = max(round(tokens / math.exp(float(np.median(rows.batch)))), 1)
         if total is None:
-            return self._nothing(plan.why or "the run has no planned end")
+            return _nothing(plan.why or "the run has no planned end")
         if self._sized and params is None:
             return self._of_same_length(total, "params")
-        if self._kind == "tokens" and tokens is None:
+        if counts_tokens and tokens is None:
             return self._of_same_length(total, "tokens")
         size = math.log(params) if self._sized and params else 0.0
-        batch = math.log(tokens / total) if self._kind == "tokens" and tokens else 0.0
-        if _followed(plan):
-            done, gain = (float(column[0]) for column in _schedule(plan, total, np.array([float(total)])))
-            work, annealed, peak, why = math.log(max(done, 1e-3)), gain, math.log(plan.peak), ""
+        batch = math.log(tokens / total) if counts_tokens and tokens else 0.0
+        why = ""
+        if plan.known and plan.peak > 0:
+            done, gain = (float(column[0]) for column in _schedule(plan, total, np.array([float(total)]), self._config))
+            work, annealed, peak = math.log(max(done, _MIN_WORK)), gain, math.log(plan.peak)
         else:
-            work, annealed, peak = math.log(total) + self._share, self._annealed, float(np.median(self._rows.peak))
+            work = math.log(total) + float(np.median(rows.work - rows.steps))
+            annealed, peak = float(np.median(rows.annealed)), float(np.median(rows.peak))
             why = "the schedule is not known and taken to be that of the past runs"
-        query = _rows([(size, work, batch, peak, annealed, math.log(total), 0.0)])
+        query = Rows(*np.array([(size, work, batch, peak, annealed, math.log(total), 0.0)]).T)
         value, slopes = self._law(query)
-        rest, variance = self._field(axes(query))
-        distance = max(self._least - float(value[0]), 0.0)
+        rest, std = self._residuals(query)
         noise = self._law.noise
-        scale = math.sqrt(
-            self._field.stretch**2 * (float(self._law.variance(slopes)[0]) + noise**2 * float(variance[0]))
-            + (_OF_DISTANCE * distance) ** 2
+        error = self._residuals.stretch * math.hypot(
+            math.sqrt(float(self._law.variance(slopes)[0])), noise * float(std[0])
         )
+        below = max(self._least - float(value[0]), 0.0)
         median = math.exp(float(value[0]) + noise * float(rest[0]))
-        trust, reason = self._judge(query)
-        return FinalPrediction(median, median * scale, DEGREES_OF_FREEDOM, "low" if why else trust, why or reason)
+        scale = median * math.hypot(error, self._config.error_per_distance * below)
+        trust, reason = self._trust(query)
+        return FinalPrediction(median, scale, DEGREES_OF_FREEDOM, "low" if why else trust, why or reason)
 
-    def _judge(self, query: Rows) -> tuple[Trust, str]:
-        if self.trust != "ok":
-            return self.trust, self.why
+    def _trust(self, query: Rows) -> tuple[Trust, str]:
+        rows = self._rows
         for name, asked, seen in (
-            ("size", query.params, self._rows.params),
-            ("training length", query.work + query.batch, self._rows.work + self._rows.batch),
-            ("compute", query.compute, self._rows.compute),
+            ("size", query.params, rows.params),
+            ("training length", query.work + query.batch, rows.work + rows.batch),
+            ("compute", query.compute, rows.compute),
         ):
-            away = max(float(asked[0] - seen.max()), float(seen.min() - asked[0]))
-            if away > _FAR:
-                return "low", f"its {name} is {math.exp(away):.0f} times outside that of the past runs"
-        return "ok", ""
+            away = math.exp(max(float(asked[0] - seen.max()), float(seen.min() - asked[0])))
+            if self.trust == "ok" and away > self._config.far_ratio:
+                return "low", f"its {name} is {away:.0f} times outside that of the past runs"
+        return self.trust, self.why
 
     def _of_same_length(self, total: int, missing: str) -> FinalPrediction:
         """Without a size or tokens only past runs of the same length can be compared with."""
-        rows = self._rows
-        alike = np.abs(rows.steps - math.log(total)) < math.log(_SAME_LENGTH)
-        if alike.sum() < _FEWEST:
-            return self._nothing(f"the run's `{missing}` is not known, and too few past runs have its length")
-        logs = rows.loss[alike]
-        middle = float(np.median(logs))
-        spread = 1.4826 * float(np.median(np.abs(logs - middle)))
-        spread = math.sqrt((logs.size * spread**2 + 2 * _UNRELATED**2) / logs.size)
-        median = math.exp(middle)
+        rows, config = self._rows, self._config
+        logs = rows.loss[np.abs(rows.steps - math.log(total)) < math.log(config.same_length_max_ratio)]
+        if logs.size < config.min_runs:
+            return _nothing(f"the run's `{missing}` is not known, and too few past runs have its length")
+        median = math.exp(float(np.median(logs)))
+        spread = math.sqrt(robust_std(logs) ** 2 + config.same_length_runs * config.same_length_std**2 / logs.size)
         why = f"the run's `{missing}` is not known; {logs.size} past runs of the same length"
         return FinalPrediction(median, median * spread, DEGREES_OF_FREEDOM, "low", why)
 
-    @staticmethod
-    def _nothing(why: str) -> FinalPrediction:
-        return FinalPrediction(math.nan, math.inf, DEGREES_OF_FREEDOM, "none", why)
+
+def _nothing(why: str) -> FinalPrediction:
+    return FinalPrediction(math.nan, math.inf, DEGREES_OF_FREEDOM, "none", why)
 
 
-def _usable(run: Run) -> bool:
+def _usable(run: Run, config: FinalLossConfig) -> bool:
+    """Whether a run got beyond its warm-up and a quarter of its plan, and ended on positive losses."""
     seen = ~np.isnan(run.loss)
     step, loss = run.step[seen], run.loss[seen]
-    if not step.size or step[-1] < max(_STARTED * run.total_steps, run.plan.warmup_end):
+    if not step.size or step[-1] < max(config.min_share_seen * run.total_steps, run.plan.warmup_end):
         return False
-    end = loss[step > step[-1] - max(_LAST * run.total_steps, 1)]
+    end = loss[step > step[-1] - max(config.window_share * run.total_steps, 1)]
     return bool(np.all(np.isfinite(end)) and np.mean(end) > 0)
 
 
-def _read(run: Run, kind: str, sized: bool) -> list[tuple[float, ...]]:
+def _losses(run: Run, kind: Kind, sized: bool, config: FinalLossConfig) -> list[tuple[float, ...]]:
     """The last loss of a run and those midway, each the mean over 2 % of the plan before it."""
     plan, total = run.plan, run.total_steps
     seen = np.isfinite(run.loss)
     step, loss = run.step[seen].astype(np.float64), run.loss[seen]
-    ends = np.maximum(np.array([1.0, *_MIDWAY]) * step[-1], step[0])
+    ends = np.maximum(np.array([1.0, *config.midway_shares]) * step[-1], step[0])
     last = np.searchsorted(step, ends, side="right")
-    first = np.minimum(np.searchsorted(step, ends - _LAST * total, side="right"), last - 1)
-    level = np.array([loss[i:j].mean() for i, j in zip(first, last, strict=True)])
-    at = np.array([step[i:j].mean() for i, j in zip(first, last, strict=True)])
+    first = np.minimum(np.searchsorted(step, ends - config.window_share * total, side="right"), last - 1)
+    level, at = (np.array([values[i:j].mean() for i, j in zip(first, last, strict=True)]) for values in (loss, step))
     at[0] = step[-1]
-    work, annealed = _schedule(plan, total, at)
+    work, annealed = _schedule(plan, total, at, config)
     known = plan.peak > 0 and (run.planned_lr is not None or run.lr is not None)
     size = math.log(run.params) if sized and run.params else 0.0
     batch = math.log(run.tokens_per_step) if kind == "tokens" and run.tokens_per_step else 0.0
     peak = math.log(plan.peak) if known else math.nan
     return [
-        (size, math.log(max(w, 1e-3)), batch, peak, u if known else math.nan, math.log(total), math.log(y))
+        (size, math.log(max(w, _MIN_WORK)), batch, peak, u if known else math.nan, math.log(total), math.log(y))
         for w, u, y in zip(work, annealed, np.where(level > 0, level, level[0]), strict=True)
     ]
 
 
-def _rows(rows: list[tuple[float, ...]]) -> Rows:
-    columns = np.array(rows, dtype=np.float64).T
-    for index, otherwise in ((3, 0.0), (4, 0.8)):
-        known = np.isfinite(columns[index])
-        columns[index][~known] = np.median(columns[index][known]) if known.any() else otherwise
-    return Rows(*columns)
+def _rows(rows: list[tuple[float, ...]], config: FinalLossConfig) -> Rows:
+    """Losses by column; unknown rates and annealing are set to the median of the known ones."""
+    found = Rows(*np.array(rows, dtype=np.float64).T)
+    for column, otherwise in ((found.peak, 0.0), (found.annealed, config.usual_annealing)):
+        known = np.isfinite(column)
+        column[~known] = np.median(column[known]) if known.any() else otherwise
+    return found
 
 
-def _followed(plan: Plan) -> bool:
-    return plan.known and plan.peak > 0
+def _schedule(plan: Plan, total: int, at: Array, config: FinalLossConfig) -> tuple[Array, Array]:
+    """Work done by the given steps, in steps at the peak rate, and the annealing gain there.
 
-
-def _schedule(plan: Plan, total: int, at: Array) -> tuple[Array, Array]:
-    """Work done by the given steps, in steps at the peak rate, and the annealing gain there."""
-    grid = np.unique(np.concatenate([[0.0], np.linspace(0, total, _GRID + 1), np.linspace(0, 0.05 * total, 65)]))
+    Both are those of :class:`~lightning_scaling.schedule.progress.Progress`, at a few steps only: its tables for all
+    steps and several speeds would take most of the time with some hundred past runs.
+    """
+    grid = np.unique(np.concatenate([np.linspace(0, total, _GRID), np.linspace(0, _EARLY * total, _EARLY_GRID)]))
     rate = plan.at(np.maximum(grid, 1.0)) / plan.peak if plan.peak > 0 else np.ones_like(grid)
     width, middle = np.diff(grid), (rate[1:] + rate[:-1]) / 2
-    work = np.concatenate([[0.0], np.cumsum(width * middle**_POWER)])
-    plain = np.concatenate([[0.0], np.cumsum(width * middle)])
+    work, plain = (np.concatenate([[0.0], np.cumsum(width * middle**power)]) for power in (config.work_power, 1.0))
     falls = np.where(grid[1:] > plan.warmup_end, -np.diff(rate), 0.0)
-    moved = np.flatnonzero(np.abs(falls) > 1e-9)
-    since = np.interp(at, grid, plain)[:, None] - (plain[moved] + plain[moved + 1])[None, :] / 2
-    reach = np.maximum(since, 0.0) * np.maximum(middle[moved], 1e-3) ** -_SLOW
-    gain = (1 - (1 + _SPEED * reach) ** -_BETA) @ falls[moved]
+    moved = np.flatnonzero(np.abs(falls) > _NO_FALL)
+    since = np.interp(at, grid, plain)[:, None] - (plain[moved] + plain[moved + 1]) / 2
+    reach = np.maximum(since, 0.0) * np.maximum(middle[moved], _MIN_RATE) ** -config.low_rate_power
+    gain = (1 - (1 + config.anneal_rate * reach) ** -config.anneal_power) @ falls[moved]
     return np.interp(at, grid, work), np.asarray(gain)

@@ -1,33 +1,28 @@
-"""A law of final losses over size, data and schedule, and a Gaussian process for what it leaves over."""
+"""A law of final losses over size, data and schedule, and a Gaussian process of its residuals."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling._utils.stats import robust_std, t_quantile
+from lightning_scaling.forecast.priors.config import FinalLossConfig
+from lightning_scaling.forecast.priors.gaussian_process import GaussianProcess, Hyperparameters, squared_distances
 from lightning_scaling.forecast.result import DEGREES_OF_FREEDOM
+from lightning_scaling.laws.solvers.levenberg import minimize
+from lightning_scaling.laws.solvers.objectives import Objective
 
 Array = NDArray[np.float64]
 
-# Logarithms of: irreducible share, size term, its exponent, data term, its exponent, annealing gain; then how the gain
-# grows with the log of the peak rate, how much a step counts by its tokens, and the log of the coupling.
-_PRIOR = np.concatenate([np.log([0.68, 0.12, 0.35, 0.15, 0.38, 1.8]), [0.4, 0.75, math.log(1.6)]])
-_SPREAD = np.array([0.2, 1.0, 0.35, 1.0, 0.35, 0.5, 0.4, 0.25, 0.25])
-_NOISE, _NOISE_WEIGHT, _NOISE_FLOOR = 0.004, 2.0, 5e-4
-_MIDWAY_WEIGHT, _MIDWAY_RUNS = 0.1, 0.5
-_LENGTHS, _AMPLITUDES, _NUGGETS = (0.5, 1.0, 2.0, 4.0), (0.5, 1.0, 2.0, 4.0, 8.0), (1.0, 0.6, 0.35)
-_PASSES, _GAIN = 3, 2.0
-_AXES = (1.0, 1.0, 0.5, 0.3, 1.0)
-_ROUNDS, _DESCENTS = 6, 30
-_OF_FEW = 3.0
+_MIN_GAIN = 1e-3  # of a loss without annealing over one with it: keeps the logarithm finite
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Losses at known sizes, tokens and schedules, all in logarithms except ``annealed``; each of shape ``(n,)``."""
 
     params: Array
@@ -38,10 +33,6 @@ class Rows:
     steps: Array
     loss: Array
 
-    def columns(self) -> tuple[Array, ...]:
-        """All of them, in the order of the fields."""
-        return (self.params, self.work, self.batch, self.peak, self.annealed, self.steps, self.loss)
-
     @property
     def compute(self) -> Array:
         """Logarithm of size times data, up to a constant."""
@@ -50,7 +41,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class FinalLossLaw:
-    """Where the law is centred, its parameters, their covariance, and the scale of its residuals."""
+    """The law fitted to final losses.
+
+    Attributes:
+        centre: Medians of the past runs' size, work, batch, rate and loss, where the law is centred.
+        theta: Logarithms of the irreducible share, the size term, its exponent, the data term, its exponent and the
+            annealing gain; the power of the peak rate in the gain, the power of the tokens per step in the work, and
+            the logarithm of the coupling.
+        covariance: Covariance of these, shape ``(9, 9)``.
+        noise: Scale of the residuals.
+    """
 
     centre: Array
     theta: Array
@@ -66,27 +66,6 @@ class FinalLossLaw:
         return np.asarray(np.einsum("ij,jk,ik->i", slopes, self.covariance, slopes))
 
 
-@dataclass(frozen=True)
-class ResidualProcess:
-    """What the law leaves over, as a Gaussian process in sizes, work, batch, rate and annealing."""
-
-    at: Array
-    length: float
-    amplitude: float
-    nugget: float
-    stretch: float
-    basis: Array
-    mean: Array
-
-    def __call__(self, at: Array) -> tuple[Array, Array]:
-        """Mean and variance (with the noise of one run) of the rest, the latter in units of the noise."""
-        if self.amplitude == 0:
-            return np.zeros(len(at)), np.full(len(at), self.nugget**2)
-        near = self.amplitude**2 * _kernel(at, self.at, self.length)
-        known = np.sum((near @ self.basis) ** 2, axis=1)
-        return near @ self.mean, self.nugget**2 + np.maximum(self.amplitude**2 - known, 0.0)
-
-
 def _law(theta: Array, rows: Rows, centre: Array) -> tuple[Array, Array]:
     """Log losses of shape ``(n,)`` and their derivatives by the parameters, shape ``(n, 9)``."""
     e, a, log_alpha, b, log_beta, kappa, power, share, coupling = theta.tolist()
@@ -94,7 +73,7 @@ def _law(theta: Array, rows: Rows, centre: Array) -> tuple[Array, Array]:
     size, batch, peak = rows.params - centre[0], rows.batch - centre[2], rows.peak - centre[3]
     work = rows.work - centre[1] + share * batch
     left = math.exp(kappa) * beta * (1 - rows.annealed) * np.exp(power * peak)
-    high = np.maximum(1 + left, 1e-3)
+    high = np.maximum(1 + left, _MIN_GAIN)
     first, second = a - alpha * size, b - beta * work + np.log(high)
     both = np.logaddexp(q * first, q * second) / q
     p, s = np.exp(q * (first - both)), np.exp(q * (second - both))
@@ -113,107 +92,114 @@ def _law(theta: Array, rows: Rows, centre: Array) -> tuple[Array, Array]:
         -g * s * beta * batch,
         g * (p * (first - both) + s * (second - both)),
     ]
-    return np.log(whole) + centre[4], np.stack(slopes, axis=1)
+    return np.log(whole) + centre[-1], np.stack(slopes, axis=1)
 
 
-def _descend(rows: Rows, centre: Array, weight: Array, theta: Array) -> tuple[Array, Array, Array, Array]:
-    """Levenberg and Marquardt's descent: parameters, residuals, slopes and the matrix of second derivatives."""
-    tight = np.diag(1 / _SPREAD**2)
-
-    def look(at: Array) -> tuple[float, Array, Array]:
-        with np.errstate(over="ignore", invalid="ignore"):
-            value, slopes = _law(at, rows, centre)
-            rest = value - rows.loss
-            total = float(weight @ rest**2 + np.sum(((at - _PRIOR) / _SPREAD) ** 2))
-        return (total if math.isfinite(total) else math.inf), rest, slopes
-
-    total, rest, slopes = look(theta)
-    damping = 1e-3
-    for _ in range(_DESCENTS):
-        curve = (slopes * weight[:, None]).T @ slopes + tight
-        slope = slopes.T @ (weight * rest) + (theta - _PRIOR) / _SPREAD**2
-        step = np.linalg.solve(curve + damping * np.diag(np.diag(curve)), -slope)
-        tried = look(theta + step)
-        if tried[0] < total:
-            near = total - tried[0] < 1e-5 * total
-            theta, (total, rest, slopes), damping = theta + step, tried, damping / 5
-            if near:
-                break
-        else:
-            damping *= 8
-            if damping > 1e6:
-                break
-    return theta, rest, slopes, (slopes * weight[:, None]).T @ slopes + tight
-
-
-def fit_law(rows: Rows, midway: Rows) -> tuple[FinalLossLaw, Array]:
-    """The law, and the robust weights of the runs' last losses."""
-    count = rows.loss.size
-    every = Rows(*(np.concatenate(pair) for pair in zip(rows.columns(), midway.columns(), strict=True)))
-    part = np.concatenate([np.ones(count), np.full(midway.loss.size, min(_MIDWAY_WEIGHT, _MIDWAY_RUNS / count))])
+def fit_law(rows: Rows, midway: Rows, config: FinalLossConfig) -> tuple[FinalLossLaw, Array]:
+    """The law by reweighted least squares with the weights of a Student t, and the weights of the runs' last losses."""
+    count, nu = rows.loss.size, DEGREES_OF_FREEDOM
+    every = Rows(*map(np.concatenate, zip(rows, midway, strict=True)))
+    midway_weight = min(config.midway_weight, config.midway_runs / count)
+    part = np.concatenate([np.ones(count), np.full(midway.loss.size, midway_weight)])
     centre = np.median([rows.params, rows.work, rows.batch, rows.peak, rows.loss], axis=1)
-    robust, theta, noise, nu = part, _PRIOR, 0.01, DEGREES_OF_FREEDOM
-    for _ in range(_ROUNDS):
-        theta, rest, slopes, curve = _descend(every, centre, robust / noise**2, theta)
-        leverage = np.einsum("ij,jk,ik->i", slopes, np.linalg.inv(curve), slopes) * robust / noise**2
-        rest = rest / np.maximum(1 - leverage, 0.2)
-        found = max(1.4826 * float(np.median(np.abs(rest[:count]))), _NOISE_FLOOR)
-        noise = math.sqrt((count * found**2 + _NOISE_WEIGHT * _NOISE**2) / (count + _NOISE_WEIGHT))
-        robust = part * (nu + 1) / (nu + (rest / noise) ** 2)
-    theta, _, _, curve = _descend(every, centre, robust / noise**2, theta)
-    covariance = np.asarray(np.linalg.inv(curve), dtype=np.float64)
-    return FinalLossLaw(centre, theta, covariance, noise), robust[:count]
+    prior, spread = np.array(config.prior_means), np.array(config.prior_stds)
+
+    def model(u: Array, _: NDArray[np.intp]) -> tuple[Array, Array]:
+        value, slopes = _law(u[0], every, centre)
+        return (value - every.loss)[None], slopes.T[None]
+
+    def penalty(u: Array) -> tuple[Array, Array, Array]:
+        off = (u - prior) / spread
+        return 0.5 * np.sum(off**2, axis=-1), off / spread, np.broadcast_to(spread**-2, u.shape)
+
+    theta, noise, robust = prior, config.first_noise, part
+    for left in reversed(range(config.rounds + 1)):
+        weight = robust / noise**2
+        theta = minimize(
+            model,
+            theta[None],
+            np.array(-np.inf),
+            np.array(np.inf),
+            Objective("least_squares"),
+            weight,
+            penalty=penalty,
+            steps=config.steps,
+            tolerance=config.tolerance,
+        ).u[0]
+        residual, slopes = (found[0] for found in model(theta[None], np.arange(1)))
+        covariance = np.linalg.inv((slopes * weight) @ slopes.T + np.diag(spread**-2))
+        if not left:
+            break
+        leverage = np.einsum("ji,jk,ki->i", slopes, covariance, slopes) * weight
+        residual = residual / np.maximum(1 - leverage, config.min_left_out_share)
+        found = max(robust_std(residual[:count], 0.0), config.min_noise)
+        noise = math.sqrt((count * found**2 + config.noise_runs * config.usual_noise**2) / (count + config.noise_runs))
+        robust = part * (nu + 1) / (nu + (residual / noise) ** 2)
+    return FinalLossLaw(centre, theta, np.asarray(covariance), noise), robust[:count]
 
 
-def axes(rows: Rows) -> Array:
-    """Where the runs lie for the Gaussian process, shape ``(n, 5)``."""
-    columns = (rows.params, rows.work, rows.batch, rows.peak, rows.annealed)
-    return np.stack([scale * column for scale, column in zip(_AXES, columns, strict=True)], axis=1)
+@dataclass(frozen=True)
+class MaternKernel:
+    """Matern covariance of smoothness 3/2 and variance 1 (Rasmussen and Williams 2006, eq. 4.17)."""
+
+    length: float
+
+    def __call__(self, one: Array, other: Array) -> Array:
+        """Covariances at coordinates of shapes ``(n, k)`` and ``(m, k)``, shape ``(n, m)``."""
+        away = np.sqrt(3 * squared_distances(one, other)) / self.length
+        return np.asarray((1 + away) * np.exp(-away))
 
 
-def _kernel(one: Array, other: Array, length: float) -> Array:
-    squares = np.sum(one**2, 1)[:, None] + np.sum(other**2, 1)[None, :] - 2 * one @ other.T
-    away = np.sqrt(3 * np.maximum(squares, 0.0)) / length
-    return np.asarray((1 + away) * np.exp(-away))
+@dataclass(frozen=True)
+class ResidualProcess:
+    """What the law leaves over, as a Gaussian process in sizes, work, batch, rate and annealing.
+
+    Attributes:
+        process: The process of residuals in units of the noise.
+        stretch: Factor on the scale of predictions.
+        axes: Weights of the five coordinates.
+    """
+
+    process: GaussianProcess
+    stretch: float
+    axes: Array
+
+    def __call__(self, rows: Rows) -> tuple[Array, Array]:
+        """Mean and standard deviation (with the noise of one run) of the rest, in units of the noise."""
+        return self.process.predict(self.axes * np.stack(rows[: self.axes.size], axis=1))
+
+    @classmethod
+    def fit(cls, rows: Rows, rest: Array, config: FinalLossConfig) -> ResidualProcess:
+        """The likeliest process, or noise alone where that predicts the left-out runs about as well."""
+        nu = DEGREES_OF_FREEDOM
+        axes = np.array(config.axes)
+        at = axes * np.stack(rows[: axes.size], axis=1)
+        kernels = [MaternKernel(length) for length in config.lengths]
+        candidates = [
+            Hyperparameters(kernel, nugget, amplitude, log_prior=-config.amplitude_penalty * math.log(amplitude) ** 2)
+            for kernel, amplitude, nugget in product(kernels, config.amplitudes, config.nuggets)
+        ]
+
+        def inflation(z: Array) -> Array:
+            return np.asarray(np.sqrt((nu + z**2) / nu))
+
+        def score(z: Array, std: Array | float) -> float:
+            """Log density of left-out residuals under a Student t, up to a constant."""
+            return -float(np.sum((nu + 1) / 2 * np.log1p(z**2 / nu) + np.log(std)))
+
+        process = GaussianProcess(at, rest, candidates, inflation, passes=config.passes)
+        z = process.standardized
+        alone = max(config.nuggets, key=lambda nugget: score(rest / nugget, nugget))
+        if score(z, process.left_out_std) < score(rest / alone, alone) + config.min_score_gain:
+            z = rest / alone
+            process = GaussianProcess(at, rest, [Hyperparameters(kernels[0], alone, 0.0)], inflation, passes=1)
+        return cls(process, _stretch(np.abs(z), config), axes)
 
 
-def fit_field(at: Array, rest: Array) -> ResidualProcess:
-    """The most likely process behind residuals in units of the noise, or none if it does not predict left-out runs."""
-    nu = DEGREES_OF_FREEDOM
-    doubt = np.ones(rest.size)
-    kernels = [(length, _kernel(at, at, length)) for length in _LENGTHS]
-    for _ in range(_PASSES):
-        best = -math.inf
-        for length, kernel in kernels:
-            power, vectors = np.linalg.eigh(kernel / np.outer(doubt, doubt))
-            seen = vectors.T @ (rest / doubt)
-            for amplitude, nugget in product(_AMPLITUDES, _NUGGETS):
-                total = nugget**2 + amplitude**2 * np.maximum(power, 0.0)
-                score = -0.5 * float(np.sum(seen**2 / total + np.log(total))) - 0.2 * math.log(amplitude) ** 2
-                if score > best:
-                    best, chosen = score, (length, amplitude, nugget, vectors, seen, total)
-        length, amplitude, nugget, vectors, seen, total = chosen
-        solved = vectors @ (seen / total) / doubt
-        own = vectors**2 @ (1 / total) / doubt**2
-        spread = np.sqrt(np.maximum(1 / own - (nugget * doubt) ** 2, 0.0) + nugget**2)
-        z = solved / own / spread
-        before, doubt = doubt, np.sqrt((nu + z**2) / nu)
-    alone = max(_NUGGETS, key=lambda n: _score(rest / n, np.full(rest.size, n)))
-    if _score(z, spread) < _score(rest / alone, np.full(rest.size, alone)) + _GAIN:
-        nothing = np.zeros((rest.size, 0))
-        return ResidualProcess(at, 1.0, 0.0, alone, _stretch(np.abs(rest / alone)), nothing, np.zeros(rest.size))
-    basis = vectors / np.sqrt(total) / before[:, None]
-    return ResidualProcess(at, length, amplitude, nugget, _stretch(np.abs(z)), basis, solved)
-
-
-def _score(z: Array, spread: Array) -> float:
-    """Log density of left-out residuals under a Student t, up to a constant."""
-    nu = DEGREES_OF_FREEDOM
-    return -float(np.sum((nu + 1) / 2 * np.log1p(z**2 / nu) + np.log(spread)))
-
-
-def _stretch(z: Array) -> float:
-    """How much wider the intervals must be to hold nine tenths of the left-out past runs, shrunk towards 1."""
-    seen = float(np.quantile(z, 0.9)) / 2.13
-    shrunk = math.exp(z.size / (z.size + 10) * math.log(max(seen, 1e-3)))
-    return min(max(shrunk, 0.9), 2.5) * math.sqrt(1 + _OF_FEW / z.size)
+def _stretch(z: Array, config: FinalLossConfig) -> float:
+    """Factor on the intervals so that they hold nine tenths of the left-out past runs, shrunk towards 1."""
+    level = config.stretch_level
+    seen = float(np.quantile(z, level)) / t_quantile((1 + level) / 2, DEGREES_OF_FREEDOM)
+    shrunk = math.exp(z.size / (z.size + config.stretch_runs) * math.log(max(seen, config.min_stretch_seen)))
+    least, most = config.stretch_range
+    return min(max(shrunk, least), most) * math.sqrt(1 + config.widening_of_few / z.size)

@@ -12,7 +12,7 @@ from lightning_scaling.forecast.config import DEFAULT, ForecastConfig
 from lightning_scaling.forecast.forecaster import Forecaster, Mixture
 from lightning_scaling.forecast.law_grid import before
 from lightning_scaling.forecast.priors.base import PUBLISHED, ShapePrior
-from lightning_scaling.forecast.priors.gaussian_process import RunFeatures
+from lightning_scaling.forecast.priors.features import RunFeatures
 from lightning_scaling.forecast.result import Forecast
 from lightning_scaling.runs.curve import Curve
 from lightning_scaling.runs.final_loss import is_finished
@@ -44,7 +44,7 @@ class PastRun:
         self._config = config.past_run
         self.plan = run.plan
         self.total_steps = run.total_steps
-        self.features = RunFeatures.of(self.plan, run.total_steps, run.params, run.tokens_per_step)
+        self.features = RunFeatures.of(self.plan, run.params, run.tokens_per_step)
         curve = Curve(self.plan)
         curve.add(run.step[seen], run.loss[seen])
         self.points = curve.points

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_scaling._utils.stats import robust_std
-from lightning_scaling.forecast.config import DEFAULT, PriorConfig
+from lightning_scaling.forecast.config import DEFAULT
 from lightning_scaling.forecast.priors.base import ShapePrior
+from lightning_scaling.forecast.priors.config import PriorConfig
 from lightning_scaling.runs.curve import Points
 from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
 

@@ -100,7 +100,7 @@ def test_unfinished_past_runs_are_evidence():
     assert width(ask(more, 3e8, 15_000)) < width(ask(alone, 3e8, 15_000))
 
 
-def test_one_ruined_relative_does_not_ruin_the_forecast():
+def test_one_ruined_past_run_does_not_ruin_the_forecast():
     runs = list(ladder(noise=0.003))
     ruined = runs[5]
     runs[5] = Run(

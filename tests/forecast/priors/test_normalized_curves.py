@@ -7,7 +7,7 @@ import pytest
 
 from lightning_scaling import Run, RunHistory, replay
 from lightning_scaling.forecast.law_grid import before
-from lightning_scaling.forecast.priors.gaussian_process import RunFeatures
+from lightning_scaling.forecast.priors.features import RunFeatures
 from lightning_scaling.forecast.priors.normalized_curves import NormalizedCurves
 from lightning_scaling.forecast.priors.past_run import PastRun
 from lightning_scaling.runs.curve import Curve
@@ -21,8 +21,8 @@ def curve_of(run):
     return curve.points
 
 
-def collapse_of(runs, run):
-    features = RunFeatures.of(run.plan, run.total_steps, run.params, run.tokens_per_step)
+def curves_for(runs, run):
+    features = RunFeatures.of(run.plan, run.params, run.tokens_per_step)
     return NormalizedCurves.among([PastRun(other) for other in runs], run.plan, features)
 
 
@@ -38,11 +38,11 @@ def family(make_run):
     ]
 
 
-def test_normalised_curves_tell_how_a_run_goes_on(make_run, family):
+def test_normalized_curves_predict_how_a_run_goes_on(make_run, family):
     errors = []
     for seed in range(8):
         new = make_run(total=TOTAL, floor=2.43, drop=0.39, seed=50 + seed, params=45 * 10**6)
-        path = collapse_of(family, new).path(before(curve_of(new), NOW), NOW, TOTAL)
+        path = curves_for(family, new).path(before(curve_of(new), NOW), NOW, TOTAL)
         for ahead in (100, 400, 1000):
             seen = (new.step > NOW + ahead - 100) & (new.step <= NOW + ahead)
             median, scale = path(np.array([NOW + ahead - 45.0]))
@@ -53,32 +53,32 @@ def test_normalised_curves_tell_how_a_run_goes_on(make_run, family):
 
 def test_runs_under_another_schedule_unfinished_or_too_few_are_no_measure(make_run, family):
     new = make_run(total=TOTAL, seed=50, params=45 * 10**6)
-    assert collapse_of(family, new).count == 6
-    assert collapse_of(family[:3], new) is None
-    assert collapse_of(family, make_run("wsd", total=TOTAL, seed=50)) is None
+    assert curves_for(family, new).count == 6
+    assert curves_for(family[:3], new) is None
+    assert curves_for(family, make_run("wsd", total=TOTAL, seed=50)) is None
     halves = [
         Run(r.step[: r.step.size // 2], r.loss[: r.step.size // 2], total_steps=r.total_steps, planned_lr=r.planned_lr)
         for r in family[3:]
     ]
-    assert collapse_of(family[:3] + halves, new) is None
+    assert curves_for(family[:3] + halves, new) is None
 
 
-def test_nothing_is_told_at_the_start_after_a_gap_or_below_the_floor(make_run, family):
+def test_nothing_is_predicted_at_the_start_after_a_gap_or_below_the_floor(make_run, family):
     new = make_run(total=TOTAL, floor=2.43, drop=0.39, seed=50, params=45 * 10**6)
-    collapse = collapse_of(family, new)
+    curves = curves_for(family, new)
     points = curve_of(new)
-    assert collapse.path(before(points, 300), 300, TOTAL) is None
-    assert collapse.path(before(points, 600), 600, TOTAL) is not None
-    assert collapse.floor > 0
-    assert collapse.path(before(points, 600), 2000, TOTAL) is None
+    assert curves.path(before(points, 300), 300, TOTAL) is None
+    assert curves.path(before(points, 600), 600, TOTAL) is not None
+    assert curves.floor > 0
+    assert curves.path(before(points, 600), 2000, TOTAL) is None
     low = make_run(total=TOTAL, floor=-1.0, drop=0.39, seed=50, params=45 * 10**6)
-    assert collapse.path(before(curve_of(low), NOW), NOW, TOTAL) is None
+    assert curves.path(before(curve_of(low), NOW), NOW, TOTAL) is None
 
 
 def test_where_the_curves_have_not_coincided_little_is_made_of_it(make_run, family):
     alike = make_run(total=TOTAL, floor=2.43, drop=0.39, seed=50, params=45 * 10**6)
     other = make_run(total=TOTAL, floor=1.2, drop=1.2, alpha=0.8, seed=50, params=45 * 10**6)
-    one, two = (collapse_of(family, run).path(before(curve_of(run), NOW), NOW, TOTAL) for run in (alike, other))
+    one, two = (curves_for(family, run).path(before(curve_of(run), NOW), NOW, TOTAL) for run in (alike, other))
     assert one.divergence_ratio < 1.2
     assert two.divergence_ratio > 3 * one.divergence_ratio
 
@@ -99,12 +99,12 @@ def late(make_run):
     ]
 
 
-def test_relatives_show_trouble_where_the_law_of_the_run_is_still_vague(make_run, late):
+def test_past_runs_show_trouble_where_the_law_of_the_run_is_still_vague(make_run, late):
     new = make_run(total=TOTAL, floor=2.43, drop=0.3, noise=0.002, seed=50, params=45 * 10**6, warmup=0.33)
     broken = with_drift(new, 0.38, 0.01)
-    told = replay(broken, history=RunHistory(late))
+    informed = replay(broken, history=RunHistory(late))
     alone = replay(broken)
-    first = next(update for update in told if update.deviation.alarm)
+    first = next(update for update in informed if update.deviation.alarm)
     assert first.fraction < 0.45
     assert first.deviation.basis == "past_runs"
     assert "from how past runs under this schedule went on" in first.advice.reason

@@ -1,4 +1,4 @@
-"""Relatives that are none lead a forecast astray, but no run is held to that."""
+"""Prior-data conflict: past runs of another kind bias a forecast, but raise no alarm."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def run(floor, seed):
 
 
 @pytest.mark.parametrize("floor", [1.5, 2.6])
-def test_a_healthy_run_among_strangers_raises_no_alarm(floor):
-    strangers = RunHistory([run(floor + 0.001 * i, i) for i in range(6)])
-    updates = replay(run(2.0, 99), history=strangers)
+def test_a_healthy_run_with_unlike_past_runs_raises_no_alarm(floor):
+    unlike = RunHistory([run(floor + 0.001 * i, i) for i in range(6)])
+    updates = replay(run(2.0, 99), history=unlike)
     assert not any(update.deviation.alarm for update in updates)
