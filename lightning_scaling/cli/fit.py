@@ -100,7 +100,8 @@ def fit(
     Inputs are counted in units of one (7e9 parameters, not 7). Columns named like the law's inputs are found by
     themselves. The table of estimates goes to stdout; a weak fit is still printed, with its status on stderr.
     """
-    from lightning_scaling.laws.results import fit_form
+    from lightning_scaling.laws.estimator import estimate
+    from lightning_scaling.laws.results import Fit
 
     _check_target(plot, save)
     name = name_of(data)
@@ -125,7 +126,7 @@ def fit(
             def progress(done: int) -> None:
                 update(advance=done)
 
-            found = fit_form(law, used, how, progress)
+            found = Fit.of(estimate(law, used, how, progress))
         ranking = None if compare is None else _rank(table, law, compare, how, found)
     _show(found, level, as_json, ranking)
     _write(found, level, plot, save)
