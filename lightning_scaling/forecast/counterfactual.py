@@ -16,7 +16,7 @@ from lightning_scaling.forecast.forecaster import Forecaster, Mixture, PriorSour
 from lightning_scaling.forecast.priors.base import PUBLISHED
 from lightning_scaling.forecast.result import DEFAULT_LEVEL, Forecast, MetricPrediction, Prediction, Trust
 from lightning_scaling.runs.curve import Points
-from lightning_scaling.schedule import changes, variants
+from lightning_scaling.schedule import changes
 from lightning_scaling.schedule.changes import USUAL
 from lightning_scaling.schedule.plan import Plan
 from lightning_scaling.schedule.progress import Progress
@@ -132,7 +132,7 @@ def what_if(
         plan: That plan.
         change: ``"carry on"``, ``"stop"`` (option ``at``, a step), ``"decay"`` (``over``, ``shape``, ``to``),
             ``"longer"`` (``factor``), ``"wsd"`` (``decay``, ``shape``, ``to``), each as in
-            :mod:`lightning_scaling.schedule.variants`, or another plan, of which the part after the present counts.
+            :mod:`lightning_scaling.schedule.changes`, or another plan, of which the part after the present counts.
         points: The curve that the forecast was made from, on the scale of the law.
         prior: The prior of the forecast.
         name: What to call it; left out, a few words that say what is changed.
@@ -152,7 +152,7 @@ def what_if(
     step = forecast.step
     changed, words = changes.changed(plan, step, change, options)
     end = changed.total_steps or forecast.horizon
-    shared = variants.first_difference(plan, changed)
+    shared = changes.first_difference(plan, changed)
     trust, why, taken = forecast.trust, forecast.why, ""
     final_distribution = Prediction(float("nan"), float("inf"), forecast.df)
     if end == forecast.horizon and shared >= end:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +56,9 @@ class Plan:
         knots = np.atleast_1d(np.asarray(steps, dtype=np.float64)).copy()
         rates = np.atleast_1d(np.asarray(lr, dtype=np.float64)).copy()
         if knots.ndim != 1 or knots.shape != rates.shape or knots.size == 0:
+            shapes = f"{knots.shape} and {rates.shape}"
             raise ValueError(
-                f"A plan needs `steps` and `lr` of one equal length of at least 1, but got shapes {knots.shape} and "
-                f"{rates.shape}."
+                f"A plan needs `steps` and `lr` of one equal length of at least 1, but got shapes {shapes}."
             )
         if not np.all(np.isfinite(knots)) or np.any(knots < 0) or np.any(np.diff(knots) <= 0):
             raise ValueError("The `steps` of a plan must be finite, not negative and strictly increasing.")
@@ -66,14 +66,9 @@ class Plan:
             raise ValueError("The `lr` of a plan must be finite and not negative.")
         if total_steps is not None and total_steps < 1:
             raise ValueError(f"`total_steps` must be at least 1 or None, but got {total_steps}.")
-        knots.flags.writeable = False
-        rates.flags.writeable = False
-        object.__setattr__(self, "steps", knots)
-        object.__setattr__(self, "lr", rates)
-        object.__setattr__(self, "total_steps", None if total_steps is None else int(total_steps))
-        object.__setattr__(self, "known", known)
-        object.__setattr__(self, "why", why)
-        object.__setattr__(self, "source", source)
+        knots.flags.writeable = rates.flags.writeable = False
+        total_steps = None if total_steps is None else int(total_steps)
+        self.__dict__.update(steps=knots, lr=rates, total_steps=total_steps, known=known, why=why, source=source)
 
     @classmethod
     def constant(cls, lr: float = 1.0, total_steps: int | None = None, *, known: bool = True, why: str = "") -> Plan:
@@ -118,35 +113,14 @@ class Plan:
         old, new = self.steps <= step, future.steps > step
         if not old.any() or not new.any():
             return future
-        return Plan(
-            np.concatenate([self.steps[old], future.steps[new]]),
-            np.concatenate([self.lr[old], future.lr[new]]),
-            total_steps=future.total_steps,
-            known=future.known,
-            why=future.why,
-            source=future.source,
-        )
+        steps = np.concatenate([self.steps[old], future.steps[new]])
+        return Plan(**{**vars(future), "steps": steps, "lr": np.concatenate([self.lr[old], future.lr[new]])})
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as builtins, for checkpoints and journals."""
-        return {
-            "steps": self.steps.tolist(),
-            "lr": self.lr.tolist(),
-            "total_steps": self.total_steps,
-            "known": self.known,
-            "why": self.why,
-            "source": self.source,
-        }
+        return {**vars(self), "steps": self.steps.tolist(), "lr": self.lr.tolist()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """The plan that :meth:`to_dict` described."""
-        steps: Sequence[float] = data["steps"]
-        return cls(
-            steps,
-            data["lr"],
-            total_steps=data["total_steps"],
-            known=data["known"],
-            why=data["why"],
-            source=data["source"],
-        )
+        return cls(**data)

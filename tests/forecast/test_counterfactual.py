@@ -8,8 +8,8 @@ from lightning_scaling.forecast import Forecaster, family_prior, what_if, what_i
 from lightning_scaling.runs.curve import Curve
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.schedule import Plan
+from lightning_scaling.schedule.changes import decay_now, lengthen, wsd
 from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
-from lightning_scaling.schedule.variants import decay_now, lengthen, wsd
 
 TOTAL = 4000
 

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from lightning_scaling.schedule import Plan
-from lightning_scaling.schedule.changes import parse_change
+from lightning_scaling.schedule.changes import (
+    decay_now,
+    first_difference,
+    lengthen,
+    parse_change,
+    replaced,
+    stop_at,
+    wsd,
+)
 from lightning_scaling.schedule.progress import Progress
-from lightning_scaling.schedule.variants import decay_now, first_difference, lengthen, replaced, stop_at, wsd
 
 TOTAL = 1000
 STEPS = np.arange(1, TOTAL + 1)
