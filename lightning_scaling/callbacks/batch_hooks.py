@@ -73,7 +73,8 @@ class BatchHooks:
         per_step: Whether the followed metric may have a value at every step.
         metric_seen: Whether it has had one.
         rate: Learning rate of the last step, a float or a device scalar; ``None`` before the first.
-        counts_only: Whether losses and sizes are left out, as after a failure.
+        failure: An error on this rank, after which losses and sizes are left out.
+        to_pass: Steps that need not be watched, as long as batches keep their shape.
         seconds: Time that stacking has taken.
     """
 
@@ -82,7 +83,8 @@ class BatchHooks:
         self.per_step = metric is not None
         self.metric_seen = False
         self.rate: Any = None
-        self.counts_only = False
+        self.failure: BaseException | None = None
+        self.to_pass = 0
         self.seconds = 0.0
         self.progress = _step_progress(trainer, self.manual)
         self._trainer = trainer
@@ -90,6 +92,7 @@ class BatchHooks:
         self._metric = metric
         self._last: Any = None
         self._last_key: Any = None
+        self._last_found: Any = None
         self._size: BatchSize | None = None
         self._done = self.progress.completed
         self._values: list[Any] = []
@@ -114,52 +117,70 @@ class BatchHooks:
 
     def take(self, outputs: Any, batch: Any) -> bool:
         """Called after each training step; returns whether to flush."""
-        if self.counts_only:
+        if self.failure is not None:
             return self._record(None, None, 1)
-        size = self._size_of(batch)
-        if self._sizes.step_flops is not None:
-            size = self._sizes.measured(size)
-        if self._metric is not None:
-            done, before = self.progress.completed, self._done
-            self._done = done
-            return self._record(self.look() if self.per_step and done != before else None, size, 1)
         try:
-            loss = outputs["loss"]
-        except (LookupError, TypeError):
-            loss = loss_of(outputs)
-        if self.manual or loss.__class__ is not Tensor:
-            loss = owned(loss, _LOSS, clone=self.manual)
-        return self._record(loss, size, self._trainer.accumulate_grad_batches)
-
-    def _record(self, value: Any, size: BatchSize | None, factor: int) -> bool:
-        values = self._values
-        values.append(value)
-        self._records.append((size, factor, self.progress.completed, self.rate))
-        return len(values) >= self._room and self._full()
-
-    def _size_of(self, batch: Any) -> BatchSize:
-        """Size of a batch; at the cost of comparing shapes while they stay the same."""
-        if not self._sizes.by_shape:
-            return self._sizes.look(batch)
-        key: Any
-        try:
+            key: Any = None
             kind = batch.__class__
             if kind is tuple or kind is list:
                 key = [item.shape for item in batch]
             elif kind is dict:
                 key = [item.shape for item in batch.values()]
-            else:
-                key = signature(batch)
         except AttributeError:  # not all of them are tensors
-            key = signature(batch)
-        if self._size is None or key != self._last_key:
-            self._size, lasting = self._sizes.find(tuple(key) if key.__class__ is list else key, batch)
-            self._last_key = key if lasting else None
+            pass
+        try:
+            size = self._size if key is not None and key == self._last_key else self._find(key, batch)
+            if self._metric is not None:
+                done, before = self.progress.completed, self._done
+                self._done = done
+                return self._record(self.look() if self.per_step and done != before else None, size, 1)
+            try:
+                loss = outputs["loss"]
+            except (LookupError, TypeError):
+                loss = loss_of(outputs)
+            if self.manual or loss.__class__ is not Tensor:
+                loss = owned(loss, _LOSS, clone=self.manual)
+        except Exception as error:
+            if self._trainer.world_size == 1:
+                raise
+            self.failure = error
+            return self._record(None, None, 1)
+        values = self._values
+        values.append(loss)
+        self._records.append((size, self._trainer.accumulate_grad_batches, self.progress.completed, self.rate))
+        return len(values) >= self._room and self._full()
+
+    def _record(self, value: Any, size: BatchSize | None, factor: int) -> bool:
+        self._values.append(value)
+        self._records.append((size, factor, self.progress.completed, self.rate))
+        return len(self._values) >= self._room and self._full()
+
+    def _find(self, key: Any, batch: Any) -> BatchSize:
+        """Size of a batch that is not of the shape of the last one."""
+        sizes = self._sizes
+        if not sizes.by_shape:
+            return sizes.look(batch)
+        found = signature(batch) if key is None else tuple(key)
+        if self._size is None or found != self._last_found:
+            sizes.recall(self._size, self.to_pass)
+            self.to_pass = 0
+            self._size, lasting = sizes.find(found, batch)
+            self._last_key, self._last_found = (key, found) if lasting else (None, None)
         return self._size
+
+    def pass_over(self) -> None:
+        """See how many of the next steps need not be watched, as long as their batches have this shape."""
+        self.to_pass = self._sizes.pass_over(self._size)
+
+    def set_flops(self, flops: int) -> None:
+        """Put the FLOPs that the last step was seen to do into its record."""
+        size, *rest = self._records[-1]
+        if size is not None:
+            self._records[-1] = (size._replace(flops=flops), *rest)
 
     def forget_sizes(self) -> None:
         """Look again at the next batch: batches of one shape may no longer hold what they did."""
-        self._last_key = None
+        self._last_key = self._last_found = None
 
     def look(self) -> Tensor | None:
         """The followed metric if it has a value that was not seen before; stays on its device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,7 @@ class BatchSizeMeter:
         module: The LightningModule in training.
 
     Attributes:
-        by_shape: Whether shapes alone tell what a batch holds.
-        step_flops: FLOPs of the step that has just ended, if it was watched and nobody has taken them yet.
+        by_shape: Whether shapes alone determine what a batch holds.
         watch: The look at the step under way; ``None`` while there is none.
         seconds: Time spent on watching steps and on estimates.
         error: What went wrong with FLOPs, which are then left out.
@@ -37,7 +36,6 @@ class BatchSizeMeter:
 
     def __init__(self, count: Any, flops: Any, module: Any) -> None:
         self.seconds = 0.0
-        self.step_flops: int | None = None
         self.watch: Watch | None = None
         self.error: Exception | None = None
         self._counter = BatchCounter(count)
@@ -78,33 +76,42 @@ class BatchSizeMeter:
         return BatchSize(samples, tokens, round(flops) if isinstance(flops, (int, float)) else flops)
 
     @property
-    def begin(self) -> Callable[[Any], None] | None:
-        """What to call with each batch before its step; ``None`` if no step will be watched."""
-        return self._begin if self._meter.wanting else None
+    def wanting(self) -> bool:
+        """Whether steps may have to be watched."""
+        return self._meter.wanting
 
-    def _begin(self, batch: Any) -> None:
-        if self.watch is not None:
-            self.end(failed=True)
-        self.step_flops = None
+    def begin(self, batch: Any) -> bool:
+        """Look at the step on a batch, which is about to begin, if the meter wants to; returns whether it does."""
+        self.end(failed=True)
         try:
             if self.error is None and self._meter.wants(self._module, batch):
                 watch = self._meter.watch(self._module, batch)
-                if watch.begin():
-                    self.watch = watch
+                self.watch = watch if watch.begin() else None
         except Exception as error:
             self.error = error
+        return self.watch is not None
 
-    def end(self, *, failed: bool = False) -> None:
-        """End the look at a step, in whatever way the step ended."""
+    def end(self, *, failed: bool = False) -> int | None:
+        """End the look at a step, in whatever way the step ended; its FLOPs if it was watched and they are known."""
         watch, self.watch = self.watch, None
-        if watch is not None:
-            self.step_flops = watch.end(failed=failed)
-            self.seconds += watch.seconds
+        if watch is None:
+            return None
+        flops = watch.end(failed=failed)
+        self.seconds += watch.seconds
+        return flops
 
-    def measured(self, size: BatchSize) -> BatchSize:
-        """The size of a batch with the FLOPs that its step was seen to do."""
-        flops, self.step_flops = self.step_flops, None
-        return size._replace(flops=flops)
+    def pass_over(self, size: BatchSize | None) -> int:
+        """How many of the next steps need no :meth:`begin`, as long as their batches hold what this one does."""
+        shape = None if size is None else size.flops
+        if not isinstance(shape, ShapeFlops):
+            return 0
+        return shape.family.pass_over(shape)
+
+    @staticmethod
+    def recall(size: BatchSize | None, steps: int) -> None:
+        """Take back what is left of :meth:`pass_over`, as batches hold something else now."""
+        if steps and size is not None and isinstance(size.flops, ShapeFlops):
+            size.flops.family.recall(steps)
 
     @staticmethod
     def resolve(sizes: Sequence[BatchSize | None]) -> tuple[BatchSize | None, ...]:

@@ -98,7 +98,6 @@ class Capture:
         self._clock = clock
         self._partial = (0.0, 0)
         self._last_step = 0
-        self._failure: BaseException | None = None
 
     def attach(self, trainer: Any, module: Any) -> None:
         """Begin, or go on, with this Trainer; called when training starts and everything has been restored."""
@@ -125,7 +124,7 @@ class Capture:
         self.hooks.make_room(1)
 
     def aim(self, next_update: int | None = None) -> None:
-        """Set the next flush: after some seconds' worth of batches, or earlier so that an update is made in time.
+        """Set the next flush: after the batches of some seconds, or earlier so that an update is made in time.
 
         Under several ranks only numbers that they share decide, so that all flush together whatever their engines say.
 
@@ -140,11 +139,6 @@ class Capture:
             group = 1 if self.hooks.manual else int(self._trainer.accumulate_grad_batches)
             block = min(block, (next_update - self.steps) * group - self._partial[1])
         self.hooks.make_room(max(block, 1))
-
-    def fail(self, error: BaseException) -> None:
-        """From now on only count batches, because of an error on this rank, up to the flush where the ranks meet."""
-        self._failure = error
-        self.hooks.counts_only = True
 
     @property
     def pending(self) -> bool:
@@ -211,12 +205,12 @@ class Capture:
         if self.ranks.first:
             header[[_ELAPSED, _OWN]] = elapsed, self.own_seconds
         try:
-            if self._failure is not None:
-                raise self._failure
+            if self.hooks.failure is not None:
+                raise self.hooks.failure
             value = self.hooks.look_between() if looking else None
             rows = self._rows(columns, ends, value, header)
         except Exception as error:
-            self._failure = error
+            self.hooks.failure = error
             header[_FAILED] = 1.0
             rows = np.zeros((ends.size + 1, 6))
         self.reduced_extras = np.zeros(0) if self.extra_reductions is None else self.extra_reductions()
@@ -238,7 +232,7 @@ class Capture:
         self.own_seconds = float(header[_OWN])
         if header[_FAILED]:
             others = f"it failed on {round(header[_FAILED])} other rank(s)"
-            raise CaptureError(str(self._failure or others)) from self._failure
+            raise CaptureError(str(self.hooks.failure or others)) from self.hooks.failure
         rates = columns.rates if ends.size == batches else [columns.rates[end - 1] for end in ends]
         return self._block(rows, [*rates, self.hooks.rate], *before)
 

@@ -51,7 +51,7 @@ def owned(value: Any, name: str, *, clone: bool) -> Tensor | None:
 
 
 def same_value(value: Any, last: Any) -> bool:
-    """Whether two reads of a logged metric gave the same stored value; ``last`` is still held, so memory tells."""
+    """Whether two reads of a logged metric gave the same stored value; ``last`` is still held."""
     if value is last:
         return True
     return isinstance(value, Tensor) and isinstance(last, Tensor) and value.data_ptr() == last.data_ptr() != 0

@@ -9,6 +9,7 @@ from typing import Any
 from weakref import ref
 
 from lightning_scaling.callbacks.batch_hooks import BatchHooks
+from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
 from lightning_scaling.callbacks.capture import Capture
 from lightning_scaling.callbacks.gradients import Gradients
 
@@ -22,58 +23,87 @@ _UPDATE_SECONDS = 0.005  # usual cost of an update; several ranks cannot decide 
 class TimedHooks:
     """Passes batches and steps on to those who record them, and times one batch after each flush.
 
+    At most batches there is nothing but to record: what is called is then the recording itself.
+
     Args:
         hooks: Records losses, sizes and rates.
         gradients: Records gradient norms.
+        sizes: Watches steps.
         clock: Monotonic clock in seconds.
 
     Attributes:
         per_batch: Median cost of the batches timed, in seconds.
+        take: Records a batch, given outputs and batch; returns whether to flush.
+        before_step: Records the learning rate, given the optimizer.
     """
 
-    def __init__(self, hooks: BatchHooks, gradients: Gradients, clock: Callable[[], float]) -> None:
+    take: Callable[[Any, Any], bool]
+    before_step: Callable[[Any], None]
+
+    def __init__(
+        self, hooks: BatchHooks, gradients: Gradients, sizes: BatchSizeMeter, clock: Callable[[], float]
+    ) -> None:
         self.per_batch = 0.0
-        self._hooks, self._gradients, self._clock = hooks, gradients, clock
+        self._hooks, self._gradients, self._sizes, self._clock = hooks, gradients, sizes, clock
         self._samples: list[float] = []
         self._timing = False
         self._step_seconds = 0.0
+        self._choose()
+
+    def _choose(self) -> None:
+        """Call the recording itself, unless there is more to do."""
+        gradients = self._gradients
+        if self._timing or gradients.follows_batches or gradients.armed or self._sizes.watch is not None:
+            self.take, self.before_step = self._take_closely, self._before_step_closely
+        else:
+            self.take, self.before_step = self._hooks.take, self._hooks.before_step
+
+    def detach(self) -> None:
+        """Let go of what is called."""
+        del self.take, self.before_step, self._hooks
 
     def time_next(self) -> None:
         """Time a batch soon, but not one that the flush has slowed down."""
         if not self._timing:
             self._timing, self._to_settle, self._reading = True, _SETTLING_BATCHES, 0.0
+            self._choose()
 
-    def before_step(self, optimizer: Any) -> None:
-        """Record the learning rate, and now and then the norm of the gradient."""
-        if self._timing:
-            begun = self._clock()
-            self._hooks.before_step(optimizer)
-            self._step_seconds = self._clock() - begun
+    def batch_started(self, batch: Any) -> None:
+        """Have the step on a batch watched if its FLOPs are to be counted."""
+        hooks = self._hooks
+        if hooks.to_pass:
+            hooks.to_pass -= 1
+        elif self._sizes.begin(batch):
+            self._choose()
         else:
-            self._hooks.before_step(optimizer)
+            hooks.pass_over()
+
+    def _before_step_closely(self, optimizer: Any) -> None:
+        if self._sizes.watch is not None:
+            self._sizes.watch.updating()
+        begun = self._clock()
+        self._hooks.before_step(optimizer)
+        self._step_seconds = self._clock() - begun
         if self._gradients.armed:
             self._gradients.before_step(optimizer)
 
-    def take(self, outputs: Any, batch: Any) -> bool:
-        """Record a batch; returns whether to flush."""
-        if self._timing:
-            return self._take_timed(outputs, batch)
-        if self._gradients.follows_batches:
-            self._gradients.batch_ended(outputs)
-        return self._hooks.take(outputs, batch)
-
-    def _take_timed(self, outputs: Any, batch: Any) -> bool:
+    def _take_closely(self, outputs: Any, batch: Any) -> bool:
+        flops = self._sizes.end()
         begun = self._clock()
         if self._gradients.follows_batches:
             self._gradients.batch_ended(outputs)
         due = self._hooks.take(outputs, batch)
-        self._to_settle -= 1
-        if self._to_settle <= 0 and self._gradients.seconds == self._reading:  # reading gradients is counted apart
-            self._samples = [*self._samples[1 - _TIMED_BATCHES :], self._clock() - begun + self._step_seconds]
-            self.per_batch = median(self._samples)
-            self._timing = False
-            self._gradients.arm()
-        self._reading = self._gradients.seconds
+        if flops is not None:
+            self._hooks.set_flops(flops)
+        if self._timing:
+            self._to_settle -= 1
+            if self._to_settle <= 0 and self._gradients.seconds == self._reading:  # reading gradients is counted apart
+                self._samples = [*self._samples[1 - _TIMED_BATCHES :], self._clock() - begun + self._step_seconds]
+                self.per_batch = median(self._samples)
+                self._timing = False
+                self._gradients.arm()
+            self._reading = self._gradients.seconds
+        self._choose()
         return due
 
 

@@ -40,6 +40,7 @@ class RunLogger:
         settings: The arguments of the callback.
         trainer: The Trainer, set up.
         console: Where to log lines.
+        scope: What names of metrics, tags and files are distinguished by from those of another monitor.
         state: The state of the session that this one goes on from, with what :meth:`state_dict` returned in it.
 
     Attributes:
@@ -47,11 +48,18 @@ class RunLogger:
     """
 
     def __init__(
-        self, settings: Settings, trainer: Any, console: Console, state: Mapping[str, Any] | None = None
+        self,
+        settings: Settings,
+        trainer: Any,
+        console: Console,
+        state: Mapping[str, Any] | None = None,
+        *,
+        scope: str = "",
     ) -> None:
         self.first = bool(trainer.is_global_zero)
         self._settings = settings
         self._console = console
+        self._scope = scope
         self._guard = Guard(console.warn)
         self._tracker: Tracker | None = None
         self._counting: list[str] = []
@@ -111,7 +119,11 @@ class RunLogger:
         }
         self._state = None
         self._tracker = Tracker(
-            self._targets, journal=self._journal, header=to_builtins(header), interval=_WRITE_INTERVAL
+            self._targets,
+            journal=self._journal,
+            header=to_builtins(header),
+            interval=_WRITE_INTERVAL,
+            scope=self._scope,
         )
         self._tracker.params(params)
         self._tracker.tags({schema.TAG_VERDICT: "undecidable", schema.TAG_ADVICE: "continue"})

@@ -1,4 +1,4 @@
-"""The callback that stops a run when stopping is right, on all ranks at once, and says why."""
+"""The callback that stops a run when stopping is right, on all ranks at once, and gives the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HISTORY = "history"
 
 
 class ScalingEarlyStopping(GuardedCallback):
-    """Stops a run that has diverged for good, will miss what it is to reach, or is not worth going on with.
+    """Stops a run that has diverged for good, will miss what it is to reach, or gains less than it costs.
 
     Acts on the findings of a :class:`ScalingLawMonitor` among the Trainer's callbacks:
 
@@ -28,7 +28,7 @@ class ScalingEarlyStopping(GuardedCallback):
     * the final loss will miss ``target``, or not beat ``best``, with at least ``probability``;
     * with ``best="history"``, the run will not be the best of its experiment with at least ``probability``, compared
       at equal progress with the other runs there, finished or still running;
-    * what is still to be gained is worth less than it costs, where ``value`` and a price are given.
+    * the value of what is still to be gained is less than its cost, where ``value`` and a price are given.
 
     Only a divergence counts without further ado. Nothing else stops a run while the verdict on it is "undecidable", and
     nothing that rests on its forecast while the trust in that is below "ok" or before three updates in a row have
@@ -41,7 +41,7 @@ class ScalingEarlyStopping(GuardedCallback):
         target: Loss that the run is to reach (at least, for a metric that is to be high). Left out, the monitor's own.
         best: A value that the run is to beat, or ``"history"`` for the other runs of the monitor's history.
         probability: Least probability of missing them at which to stop, at least 0.5.
-        value: Worth of one unit of loss, in any currency; needs a price.
+        value: Value of one unit of loss, in any currency; needs a price.
         price_per_hour: What an hour of training costs, in the same currency.
         price_per_flop: What a training FLOP costs, in the same currency.
         min_steps: Optimizer steps to train at least; the Trainer's own minimum counts as well.
@@ -146,8 +146,8 @@ class ScalingEarlyStopping(GuardedCallback):
             return chosen[0]
         names = ", ".join(repr(one.followed) if one.followed else "the training loss" for one in monitors)
         raise ValueError(
-            f"ScalingEarlyStopping cannot tell which ScalingLawMonitor to act on: they follow {names}; name the metric "
-            "of one of them with `monitor=`."
+            f"ScalingEarlyStopping cannot decide which ScalingLawMonitor to act on: they follow {names}; name the "
+            "metric of one of them with `monitor=`."
         )
 
     @guarded

@@ -2,113 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_scaling.advice import Advice
 from lightning_scaling.callbacks.console import ScalingAdviceWarning, warn
-from lightning_scaling.callbacks.guard import GuardedCallback, cause_of, guarded, is_fitting, is_new_run
+from lightning_scaling.callbacks.guard import cause_of, guarded, is_fitting, is_new_run
+from lightning_scaling.callbacks.monitor_results import MonitorResults
 from lightning_scaling.callbacks.session import Session
 from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.compute import BatchCounter, FlopMeter, ParamCounts, count_params
-from lightning_scaling.detection import Deviation
-from lightning_scaling.engine.monitor import Monitor
-from lightning_scaling.forecast import Forecast, WhatIf
 from lightning_scaling.runs.history import RunHistory
-from lightning_scaling.runs.run import Run
-from lightning_scaling.schedule import Plan
 
 __all__ = ["ScalingAdviceWarning", "ScalingLawMonitor"]
 
 _STATE_VERSION = 1
 _END_SECONDS = 8.0  # given to artifacts and servers at the end of a run
 _FAILED_END_SECONDS = 2.0
-
-
-class MonitorResults(GuardedCallback):
-    """What a monitor has found out so far."""
-
-    _settings: Settings
-    _engine: Monitor | None
-    _session: Session | None
-    _last_session: Session | None
-
-    @property
-    def followed(self) -> str | None:
-        """Name of the metric followed; ``None`` for the training loss."""
-        return self._settings.monitor
-
-    @property
-    def run(self) -> Run | None:
-        """The run recorded so far; ``None`` before the first finite loss."""
-        if self._engine is None or len(self._engine.curve) == 0:
-            return None
-        session = self._session or self._last_session
-        return self._engine.run(**({} if session is None else session.run_fields()))
-
-    @property
-    def forecast(self) -> Forecast | None:
-        """The latest forecast; ``None`` before training."""
-        return None if self._engine is None else self._engine.forecast
-
-    @property
-    def deviation(self) -> Deviation | None:
-        """The latest verdict on the run; ``None`` before training."""
-        return None if self._engine is None else self._engine.deviation
-
-    @property
-    def advice(self) -> Advice | None:
-        """The latest advice; ``None`` before training."""
-        return None if self._engine is None else self._engine.advice
-
-    @property
-    def advice_log(self) -> list[Advice]:
-        """Every advice that differed from the one before, oldest first."""
-        return [] if self._engine is None else list(self._engine.advice_log)
-
-    @property
-    def forecast_log(self) -> list[dict[str, Any]]:
-        """Every forecast made, with the realized loss where it is known; builtins."""
-        return [] if self._engine is None else [dict(row) for row in self._engine.forecast_log]
-
-    @property
-    def counters(self) -> dict[str, Any]:
-        """Counters up to the last flush; empty before training.
-
-        ``steps``, ``optimizer_steps`` (of all optimizers), ``micro_batches`` (of each rank), ``skipped`` (micro-batches
-        without a loss), ``samples``, ``tokens`` and ``flops`` (of all ranks; ``None`` if unknown), ``seconds``.
-        """
-        session = self._session or self._last_session
-        return {} if session is None else session.capture.totals()
-
-    @property
-    def overhead(self) -> float:
-        """Time the monitor has taken during training, as a fraction of the training time; 0 before training.
-
-        Counted are its own calls in the training loop, those of single steps by sampling. Not counted are what
-        Lightning spends on calling any callback, the threads that write to MLflow, and what is done once: measuring
-        FLOPs, working out the plan, drawing the figures.
-        """
-        session = self._session or self._last_session
-        return 0.0 if session is None else session.budget.fraction
-
-    def what_if(self, change: str | Plan, **options: Any) -> WhatIf | None:
-        """Forecast of the final loss under another plan from here; ``None`` before training.
-
-        Args:
-            change: ``"stop"``, ``"decay"``, ``"longer"``, ``"wsd"`` or another plan.
-            **options: Its options, as of :func:`~lightning_scaling.forecast.what_if`.
-
-        Raises:
-            ValueError: If the rates of the plan are not known, or the change or an option is none that can be made.
-            TypeError: If the change has no such option.
-        """
-        return None if self._engine is None else self._engine.what_if(change, **options)
-
-    def what_ifs(self, changes: Iterable[str | Plan | tuple[str, Mapping[str, Any]]] | None = None) -> list[WhatIf]:
-        """Carrying on, then several changes, by default the usual ones; empty before training."""
-        return [] if self._engine is None else self._engine.what_ifs(changes)
 
 
 class ScalingLawMonitor(MonitorResults):
@@ -137,11 +47,12 @@ class ScalingLawMonitor(MonitorResults):
     =================================  ======================================================================
 
     One step is one batch, or one group of accumulated batches, after which at least one optimizer stepped. With several
-    optimizers the first one's learning rate counts, of its largest parameter group.
+    optimizers the first one's learning rate counts, of its largest parameter group. A Trainer may have several
+    monitors of different metrics; those after the first write their names as ``scaling/METRIC/...``.
 
     Args:
         monitor: Name of a logged metric to follow instead of the training loss: one logged on every step, one of whole
-            epochs, or one of validation, told apart by when it turns up.
+            epochs, or one of validation, distinguished by when it turns up.
         mode: Whether that metric is to be low (``"min"``) or high (``"max"``). ``"auto"`` is ``"max"`` for the usual
             names of accuracies and scores, such as ``val_acc``, ``f1`` or ``mean_iou``, and ``"min"`` for all others.
         bounds: The lowest and the highest value the metric can have, ``None`` for one there is not, as in ``(0, 1)`` or
@@ -150,7 +61,7 @@ class ScalingLawMonitor(MonitorResults):
         history: Past runs of the same family, whose shapes replace the published prior: a
             ``RunHistory``, a folder of CSV files, or ``"mlflow:EXPERIMENT"``. ``None`` or
             ``"auto"`` is the experiment of the run's own MLflow run, without that run; ``False`` is none. All but a
-            ``RunHistory`` are read beside the training, which does not wait, and used from the next update on.
+            ``RunHistory`` are read in the background, while training goes on, and used from the next update on.
         law: Law of the curve: ``"auto"`` or ``"relative_multi_power"``.
         target: Loss that the run is meant to reach, or value of the metric followed: at most, at least for ``"max"``.
         alpha: Probability of a false alarm over the whole run, in (0, 1).
@@ -162,7 +73,7 @@ class ScalingLawMonitor(MonitorResults):
         flops: Where the training FLOPs of a batch on one rank come from: ``"auto"``, ``"6ND"``, a number, a function of
             the batch, or ``None`` for nowhere; see :class:`~lightning_scaling.compute.FlopMeter`.
         params: Number of parameters, where counting the module's would be wrong.
-        unique_tokens: Distinct training tokens (or samples) there are, by which repeats are told. ``None`` works them
+        unique_tokens: Distinct training tokens (or samples) there are; more than these are repeats. ``None`` works them
             out from the length of the dataloader; of data without a length nothing is said.
         max_overhead: Fraction of the training time that the monitor may use, beyond the first hundredths of a second;
             updates that would take more are left out. 1 sets no limit.
@@ -230,6 +141,7 @@ class ScalingLawMonitor(MonitorResults):
         self._counts: ParamCounts | None = None
         self._loaded: dict[str, Any] | None = None
         self._saved: dict[str, Any] = {}
+        self._scope = ""
         self._interrupted = False
         self._watchers: list[Callable[[Session], None]] = []
         self._new_guard()
@@ -259,23 +171,35 @@ class ScalingLawMonitor(MonitorResults):
 
     # ------------------------------------------------------- hooks of each batch
 
-    @guarded
+    # Called at every batch, these catch their failures themselves: a decorator would cost another call.
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch some of the steps, to count their FLOPs."""
-        if self._session is not None and self._session.batch_started is not None:
-            self._session.batch_started(batch)
+        session = self._session
+        if session is not None and session.batch_started is not None:
+            try:
+                session.batch_started(batch)
+            except Exception as error:
+                self._failed(error)
 
-    @guarded
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Record the learning rate: at the end of the batch, schedulers have set that of the next step."""
-        if self._session is not None:
-            self._session.before_step(optimizer)
+        session = self._session
+        if session is not None:
+            try:
+                session.hooks.before_step(optimizer)
+            except Exception as error:
+                self._failed(error)
 
-    @guarded
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the loss and the size of the batch."""
-        if self._session is not None:
-            self._session.batch_ended(outputs, batch)
+        session = self._session
+        if session is not None:
+            try:
+                if session.hooks.take(outputs, batch):
+                    session.flush_batch()
+            except Exception as error:
+                self._failed(error)
 
     # -------------------------------------------------------------- other hooks
 
@@ -283,6 +207,9 @@ class ScalingLawMonitor(MonitorResults):
     def setup(self, trainer: Any, pl_module: Any, stage: Any) -> None:
         """Count the parameters before the model is sharded."""
         if is_fitting(stage):
+            monitors = [one for one in trainer.callbacks if isinstance(one, ScalingLawMonitor)]
+            # Two of the same metric are refused by Lightning: their state in a checkpoint would be one.
+            self._scope = "" if self in monitors[:1] else self.followed or "training_loss"
             self._new_guard()
             self._counts = None
             self._count(pl_module)
@@ -301,7 +228,7 @@ class ScalingLawMonitor(MonitorResults):
         self._engine = self._session = self._last_session = None
         if trainer.fast_dev_run:
             return
-        session = Session(self._settings, trainer, pl_module, self._counts, state)
+        session = Session(self._settings, trainer, pl_module, self._counts, state, scope=self._scope)
         session.watchers = self._watchers
         self._last_session = self._session = session
         self._engine = session.engine

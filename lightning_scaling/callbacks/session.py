@@ -36,6 +36,7 @@ class Session:
         module: The module in training.
         counts: Parameters counted before the model was sharded.
         state: State of a checkpoint to go on from.
+        scope: What names that are logged are distinguished by from those of another monitor.
         clock: Monotonic clock in seconds; ``time.perf_counter`` unless given.
 
     Attributes:
@@ -56,6 +57,8 @@ class Session:
         module: Any,
         counts: ParamCounts | None,
         state: Mapping[str, Any] | None = None,
+        *,
+        scope: str = "",
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._clock = clock or perf_counter
@@ -75,8 +78,8 @@ class Session:
             self.sizes.load_state_dict(state["sizes"])
         self.capture.attach(trainer, module)
         self.gradients = Gradients(trainer, module, self.capture.hooks.progress, self._clock)
-        self.batch_started = self.sizes.begin
-        self.hooks = TimedHooks(self.capture.hooks, self.gradients, self._clock)
+        self.hooks = TimedHooks(self.capture.hooks, self.gradients, self.sizes, self._clock)
+        self.batch_started = self.hooks.batch_started if self.sizes.wanting else None
         self.capture.extra_reductions = self.gradients.drain
         self.budget = OverheadBudget(self.capture, settings.max_overhead, self._clock)
         self._lockstep = self.capture.ranks.have_as_many_batches(trainer)
@@ -90,7 +93,7 @@ class Session:
         self._resumed = f"resumed at step {self.capture.steps}" if state is not None or self.capture.steps else ""
         if self._resumed:
             self.engine.mark(self._resumed)
-        self.logger = RunLogger(settings, trainer, self._console, state)
+        self.logger = RunLogger(settings, trainer, self._console, state, scope=scope)
         self.past_runs = PastRuns(settings, self._console, self.engine, self.logger)
         self._diagnostics = Diagnostics(trainer, module, self.sizes)
         self._left_at = -1
@@ -124,26 +127,10 @@ class Session:
 
     # ------------------------------------------------------------------ batches and flushes
 
-    def before_step(self, optimizer: Any) -> None:
-        """Record the learning rate, and that a watched step has come to its update."""
-        if self.sizes.watch is not None:
-            self.sizes.watch.updating()
-        self.hooks.before_step(optimizer)
-
-    def batch_ended(self, outputs: Any, batch: Any) -> None:
-        """Record a batch, and flush where it is time to."""
-        try:
-            if self.sizes.watch is not None:
-                self.sizes.end()
-            due = self.hooks.take(outputs, batch)
-        except Exception as error:
-            if self.capture.alone:
-                raise
-            self.capture.fail(error)
-            due = self.capture.hooks.take(None, None)
-        if due:
-            self.flush(at_batch=True)
-            self.hooks.time_next()
+    def flush_batch(self) -> None:
+        """Flush at the end of a batch, and time one of the next."""
+        self.flush(at_batch=True)
+        self.hooks.time_next()
 
     def count_only(self, error: Exception) -> bool:
         """Whether this rank goes on counting after a failure, up to the flush where it meets the others."""
@@ -151,7 +138,7 @@ class Session:
             return False
         self.sizes.end(failed=True)
         self.batch_started = None
-        self.capture.fail(error)
+        self.capture.hooks.failure = error
         return True
 
     @property
@@ -196,7 +183,7 @@ class Session:
             if at_batch:
                 self._guard.run(  # an unusual optimizer may fail: the rest can do without
                     "diagnostics",
-                    "Facts beside the losses could not be seen: {cause}",
+                    "The diagnostics could not be taken: {cause}",
                     self._diagnose,
                     updating=len(block) > 0 and block.step[-1] >= engine.next_update,
                 )
@@ -341,6 +328,7 @@ class Session:
             self._trainer = None
             for part in (self.capture, self.gradients, self.sizes, self._diagnostics):
                 part.detach()
+            self.hooks.detach()
             del self.hooks, self.batch_started
 
     # ------------------------------------------------------------------ results

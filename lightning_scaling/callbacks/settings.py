@@ -114,7 +114,7 @@ class Settings:
 
     @property
     def to_read(self) -> str | Path | None:
-        """Where to read the history from beside the training: ``"auto"``, ``"mlflow:..."`` or a folder."""
+        """Where to read the history from in the background: ``"auto"``, ``"mlflow:..."`` or a folder."""
         if self.history is False or isinstance(self.history, RunHistory | bool):
             return None
         return AUTO if self.history is None else self.history

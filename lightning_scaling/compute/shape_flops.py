@@ -114,6 +114,21 @@ class ShapeFamily:
             self._looked = self._seen
         return wanted
 
+    def pass_over(self, shape: ShapeFlops) -> int:
+        """How many further steps of a shape need no look whatever happens; :meth:`wants` is not to be called for them.
+
+        Where another shape ends them early, :meth:`recall` gives back the rest.
+        """
+        if len(shape.values) < _FIRST:
+            return 0
+        steps = max(int(self._looked * (_RARELY if self.steady else _OFTEN)) - self._seen, 0)
+        self._seen += steps
+        return steps
+
+    def recall(self, steps: int) -> None:
+        """Take back steps that were to be passed over."""
+        self._seen -= steps
+
     def _tells(self, shape: ShapeFlops) -> bool:
         """Whether more than the passing of time speaks for a look at this shape."""
         shapes = len(self._measured)

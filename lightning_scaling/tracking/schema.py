@@ -127,5 +127,18 @@ def params_of(values: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in named.items() if value is not None}
 
 
+def scoped(name: str, scope: str) -> str:
+    """A name of the scheme as a further monitor of the same run writes it, after the metric it follows.
+
+    Example:
+        >>> scoped("scaling/loss", "val_acc"), scoped("scaling.advice", "val_acc"), scoped("scaling/loss", "")
+        ('scaling/val_acc/loss', 'scaling.val_acc.advice', 'scaling/loss')
+    """
+    if not scope or not name.startswith(("scaling/", "scaling.")):
+        return name
+    mark = len("scaling/")
+    return f"{name[:mark]}{scope}{name[mark - 1 :]}"
+
+
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}

@@ -22,7 +22,7 @@ from lightning_scaling.tracking.delivery import TargetReport, TrackerReport
 from lightning_scaling.tracking.delivery_log import DeliveryLog
 from lightning_scaling.tracking.detect import Target
 from lightning_scaling.tracking.journal import Journal
-from lightning_scaling.tracking.schema import params_of
+from lightning_scaling.tracking.schema import params_of, scoped
 from lightning_scaling.tracking.sink import DirectSink, Op, Sink
 
 _P = ParamSpec("_P")
@@ -65,6 +65,8 @@ class Tracker:
         max_bytes: Size of the journal beyond which no more curve points are written.
         deadline: Time that :meth:`close` gives to the targets, in seconds. A tracker that nobody closed is closed when
             the interpreter exits, within 5 s.
+        scope: What names are distinguished by where another tracker writes to the same targets, see
+            :func:`~lightning_scaling.tracking.schema.scoped`; the description is then left to the other.
         say: Called with one sentence when something goes wrong, also from another thread; by default a warning in the
             log, and in a copy that was pickled always that.
 
@@ -85,6 +87,7 @@ class Tracker:
         limit: int = 2000,
         max_bytes: int | None = 64 * 2**20,
         deadline: float = 5.0,
+        scope: str = "",
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.targets = list(targets)
@@ -95,9 +98,11 @@ class Tracker:
             "limit": limit,
             "max_bytes": max_bytes,
             "deadline": deadline,
+            "scope": scope,
         }
         self._say = say or _logger.warning
         self._deadline = deadline
+        self._scope = scope
         self._pid = os.getpid()
         self._journal: Journal | None = None
         if journal is not None:
@@ -148,7 +153,7 @@ class Tracker:
         if at != step or not -_LARGEST_STEP <= at <= _LARGEST_STEP:
             self._left_out += len(values)
             return
-        kept = {str(key): finite_or_none(value) for key, value in values.items()}
+        kept = {scoped(str(key), self._scope): finite_or_none(value) for key, value in values.items()}
         numbers = {key: value for key, value in kept.items() if value is not None}
         for value in values.values():
             if finite_or_none(value) is None:
@@ -169,6 +174,7 @@ class Tracker:
         self._texts("tags", {str(key): str(value) for key, value in values.items() if value is not None})
 
     def _texts(self, kind: str, values: dict[str, str]) -> None:
+        values = {scoped(key, self._scope): value for key, value in values.items()}
         if values:
             n, now = self._write(kind, {"values": values})
             self._put(Op(n, kind, now, values))
@@ -176,6 +182,8 @@ class Tracker:
     @_safely
     def note(self, markdown: str) -> None:
         """Write the description of the run; one that somebody else wrote is left alone."""
+        if self._scope:
+            return
         n, now = self._write("note", {"text": str(markdown)})
         self._put(Op(n, "note", now, {"text": str(markdown)}))
 
@@ -187,7 +195,7 @@ class Tracker:
             path: Where it belongs under the run, for example ``"scaling/curve.csv"``.
             content: Text (stored as UTF-8) or bytes.
         """
-        place = posixpath.normpath(str(path))
+        place = scoped(posixpath.normpath(str(path)), self._scope)
         if place.startswith(("/", "..")) or place == ".":
             raise ValueError(f"the path of an artifact is relative and stays within the run, but got {path!r}")
         data = content.encode() if isinstance(content, str) else bytes(content)

@@ -12,7 +12,7 @@ import pytest
 from lightning_scaling import Run, RunHistory, replay
 from lightning_scaling.callbacks import ScalingLawMonitor
 from lightning_scaling.forecast import Forecaster
-from lightning_scaling.forecast.calibration import Calibration, Spread
+from lightning_scaling.forecast.calibration import Calibration, ErrorSpread
 from lightning_scaling.history.calibration_store import keep_in_mlflow
 from lightning_scaling.history.mlflow_parse import Experiment
 from lightning_scaling.history.reader_thread import THREAD
@@ -89,7 +89,7 @@ def test_the_next_run_uses_what_is_kept_and_its_journal_says_the_same_again(pl, 
         fit(pl, ScalingLawMonitor(max_overhead=1, history=False, journal=False), module(pl), **make(pl))
     client = mlflow.MlflowClient(uri)
     found = client.get_experiment_by_name("family")
-    kept = Calibration({"family": Spread(50, (50,) * 6, (3.0,) * 6)}, Forecaster.law)
+    kept = Calibration({"family": ErrorSpread(50, (50,) * 6, (3.0,) * 6)}, Forecaster.law)
     keep_in_mlflow(Experiment(found.experiment_id, found.name), kept, uri)
 
     monitor = ScalingLawMonitor(max_overhead=1, name="third")

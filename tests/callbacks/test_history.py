@@ -173,7 +173,7 @@ def test_nothing_is_read_where_nothing_was_asked_for(pl, module, fit, logged, tm
 
 def test_a_fast_dev_run_reads_nothing(both, module, fit, monkeypatch):
     started = []
-    monkeypatch.setattr("lightning_scaling.callbacks.past_runs.BackgroundHistory.start", started.append)
+    monkeypatch.setattr("lightning_scaling.callbacks.past_runs.HistoryReader.start", started.append)
     fit(both, ScalingLawMonitor(), module(both), fast_dev_run=True)
     assert started == []
 

@@ -63,8 +63,8 @@ def test_a_run_that_never_leaves_its_warmup_has_no_law_but_all_else(pl, module, 
 
 def test_the_logger_is_asked_for_its_run_once(pl, module, fit, tmp_path, monkeypatch):
     asked = []
-    real = detect._of_logger
-    monkeypatch.setattr(detect, "_of_logger", lambda logger: asked.append(logger) or real(logger))
+    real = detect._run_of
+    monkeypatch.setattr(detect, "_run_of", lambda logger: asked.append(logger) or real(logger))
     logger = pl.loggers.MLFlowLogger("runs", tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     fit(pl, ScalingLawMonitor(count=3), module(pl), logger=logger, max_epochs=1, log_every_n_steps=1)
     assert asked == [logger]  # each time it could block on a dead server

@@ -1,6 +1,7 @@
 """The callback in a Trainer: what it gives, and that the run comes first."""
 
 import copy
+import csv
 import gc
 import logging
 import pickle
@@ -393,3 +394,28 @@ def test_a_search_for_a_learning_rate_leaves_no_trace(pl, module, fit):
         fit(pl, [search, monitor], tunable(), batches=120, max_epochs=1)
         assert (monitor.counters["steps"], monitor.counters["samples"]) == (30, 120)
         assert monitor.run.step.tolist() == list(range(1, 31))
+
+
+def test_two_monitors_of_one_metric_are_refused(pl):
+    monitors = [ScalingLawMonitor(journal=False), ScalingLawMonitor(journal=False, count=3)]
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `ScalingLawMonitor`"):
+        pl.Trainer(callbacks=monitors, logger=False, enable_checkpointing=False)
+
+
+def test_two_monitors_of_different_metrics_log_under_different_names(pl, module, fit, tmp_path):
+    model = module(pl)
+    step = model.training_step
+
+    def training_step(batch, batch_idx):
+        loss = step(batch, batch_idx)
+        model.log("seen", loss)
+        return loss
+
+    model.training_step = training_step
+    settings = {"journal": False, "max_overhead": 1, "count": 3}
+    monitors = [ScalingLawMonitor(**settings), ScalingLawMonitor("seen", **settings)]
+    logger = pl.loggers.CSVLogger(tmp_path)
+    fit(pl, monitors, model, logger=logger, max_epochs=8, log_every_n_steps=1)
+    with open(logger.experiment.metrics_file_path) as file:
+        logged = set(csv.DictReader(file).fieldnames)
+    assert {"scaling/loss", "scaling/tokens", "scaling/seen/loss", "scaling/seen/tokens"} <= logged
