@@ -197,7 +197,9 @@ def past_runs_of(runs: Sequence[Run]) -> tuple[HistorySource, list[RunHistory]]:
             for (began, _), run in zip(times, runs, strict=True)
         ]
         return HistorySource.EARLIER_RUNS, [RunHistory(past[-MAX_PAST_RUNS:]) for past in earlier]
-    alike = replicate_matrix([run.plan for run in runs], [run.params for run in runs], unknown_matches=True)
+    alike = replicate_matrix(
+        [run.plan for run in runs], [run.params for run in runs], unknown_matches=True, same_peak=False
+    )
     found = []
     for i, run in enumerate(runs):
         others = [

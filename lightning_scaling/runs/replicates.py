@@ -45,7 +45,11 @@ def is_replicate(run: Run, other: Run) -> bool:
 
 
 def replicate_matrix(
-    plans: Sequence[Plan], params: Sequence[float | None], *, unknown_matches: bool = False
+    plans: Sequence[Plan],
+    params: Sequence[float | None],
+    *,
+    unknown_matches: bool = False,
+    same_peak: bool = True,
 ) -> NDArray[np.bool_]:
     """Which of several runs are replicates of which.
 
@@ -54,6 +58,8 @@ def replicate_matrix(
         params: Their parameters, ``None`` where not known.
         unknown_matches: Whether two runs that both lack a size, an end or a schedule are the same in it. ``False``
             where a replicate is evidence; ``True`` where replicates are left out of it.
+        same_peak: Whether they must share the peak rate. ``False`` where runs of one sweep of the rate, whose losses are
+            much alike, are left out together.
 
     Returns:
         Shape ``(n, n)``, symmetric. The diagonal holds whether enough is known of the run itself.
@@ -63,11 +69,10 @@ def replicate_matrix(
         return np.zeros((0, 0), dtype=bool)
     known = [plan.known and plan.peak > 0 for plan in plans]
     alike = np.ones((number, number), dtype=bool)
-    for column in (
-        [size or np.nan for size in params],
-        [plan.total_steps or np.nan for plan in plans],
-        [plan.peak if yes else np.nan for plan, yes in zip(plans, known, strict=True)],
-    ):
+    columns = [[size or np.nan for size in params], [plan.total_steps or np.nan for plan in plans]]
+    if same_peak:
+        columns.append([plan.peak if yes else np.nan for plan, yes in zip(plans, known, strict=True)])
+    for column in columns:
         logs = np.log(np.array(column, dtype=np.float64))
         alike &= _within(np.abs(logs[:, None] - logs), np.log(SAME_SIZE_MAX_RATIO), unknown_matches)
     profiles = np.stack([plan.profile for plan in plans])

@@ -187,7 +187,7 @@ class ResidualProcess:
             """Log density of left-out residuals under a Student t, up to a constant."""
             return -float(np.sum((nu + 1) / 2 * np.log1p(z**2 / nu) + np.log(std)))
 
-        process = GaussianProcess(at, rest, candidates, inflation, passes=config.passes)
+        process = GaussianProcess(at, rest, candidates, inflation, passes=config.passes, reselect=True)
         z = process.standardized
         alone = max(config.nuggets, key=lambda nugget: score(rest / nugget, nugget))
         if score(z, process.left_out_std) < score(rest / alone, alone) + config.min_score_gain:

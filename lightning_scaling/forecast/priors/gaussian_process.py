@@ -47,7 +47,8 @@ class GaussianProcess:
         inflation: Factors on the standard deviations of the values' noise by their standardized leave-one-out errors.
         error: Standard deviation of each value, shape ``(n,)`` or one number.
         middle: Mean of the quantity before anything is known.
-        passes: How often hyperparameters and factors are chosen in turn.
+        passes: How often the values are predicted by leave-one-out, each time with factors from the errors before.
+        reselect: Whether the hyperparameters are chosen anew each time.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class GaussianProcess:
         error: ArrayLike = 0.0,
         middle: float = 0.0,
         passes: int = 2,
+        reselect: bool = False,
     ) -> None:
         self.value = value
         self._at, self._middle = at, middle
@@ -71,6 +73,7 @@ class GaussianProcess:
         for index in range(passes):
             if index:
                 factors = inflation(self.standardized)
+                candidates = candidates if reselect else [self.chosen]
             settled = [(*self._settle(one, covariances[one.kernel], factors), one) for one in candidates]
             _, root, self.chosen = max(settled, key=lambda found: found[0])
             self._noise = self._noise_of(self.chosen)
@@ -79,7 +82,6 @@ class GaussianProcess:
             own = 1 / np.diag(self._inverse)
             self.left_out_std = np.sqrt(np.maximum(own - (self._noise * factors) ** 2, 0.0) + self._noise**2)
             self.standardized = self._pull * own / self.left_out_std
-        self._inflated = self._noise * factors
 
     def _noise_of(self, chosen: Hyperparameters) -> Array:
         return np.asarray(np.hypot(chosen.nugget, chosen.error_factor * self._error))
@@ -96,7 +98,8 @@ class GaussianProcess:
     def without(self, group: NDArray[np.intp]) -> tuple[Array, Array]:
         """Leave-out prediction of a group of runs by the others: medians and standard deviations."""
         covariance = np.linalg.inv(self._inverse[np.ix_(group, group)])
-        variance = np.maximum(np.diag(covariance) - self._inflated[group] ** 2, 0.0) + self.chosen.nugget**2
+        own = (self.chosen.error_factor * self._error[group]) ** 2
+        variance = np.maximum(np.diag(covariance) - own, self.chosen.nugget**2)
         return self.value[group] - covariance @ self._pull[group], np.sqrt(variance)
 
     def calibrate(self, groups: Sequence[NDArray[np.intp]], max_error: float, expected: float) -> GaussianProcess:
