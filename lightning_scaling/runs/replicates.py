@@ -58,8 +58,8 @@ def replicate_matrix(
         params: Their parameters, ``None`` where not known.
         unknown_matches: Whether two runs that both lack a size, an end or a schedule are the same in it. ``False``
             where a replicate is evidence; ``True`` where replicates are left out of it.
-        same_peak: Whether they must share the peak rate. ``False`` where runs of one sweep of the rate, whose losses are
-            much alike, are left out together.
+        same_peak: Whether they must share the peak rate. ``False`` where runs of one sweep of the rate, whose losses
+            are much alike, are left out together.
 
     Returns:
         Shape ``(n, n)``, symmetric. The diagonal holds whether enough is known of the run itself.
