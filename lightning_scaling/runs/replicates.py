@@ -69,7 +69,7 @@ def replicate_matrix(
         return np.zeros((0, 0), dtype=bool)
     known = [plan.known and plan.peak > 0 for plan in plans]
     alike = np.ones((number, number), dtype=bool)
-    columns = [[size or np.nan for size in params], [plan.total_steps or np.nan for plan in plans]]
+    columns: list[list[float]] = [[size or np.nan for size in params], [plan.total_steps or np.nan for plan in plans]]
     if same_peak:
         columns.append([plan.peak if yes else np.nan for plan, yes in zip(plans, known, strict=True)])
     for column in columns:
