@@ -70,6 +70,7 @@ class GaussianProcess:
         covariances = {kernel: kernel(at, at) for kernel in dict.fromkeys(one.kernel for one in candidates)}
         factors = np.ones(value.size)
         self.standardized = np.zeros(value.size)
+        self.chosen: Hyperparameters = candidates[0]
         for index in range(passes):
             if index:
                 factors = inflation(self.standardized)
