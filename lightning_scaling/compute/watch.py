@@ -34,6 +34,7 @@ class Watch:
         self.seconds = 0.0
         self._prepare, self._store = prepare, store
         self._mode: OpCounter | None = None
+        self._depth = 0
         self._hooks: list[Any] = []
 
     def begin(self) -> bool:
@@ -61,11 +62,14 @@ class Watch:
             self._mode.updating = True
 
     def _before_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._depth += 1
         if len(args) < 2 and kwargs.get("closure") is None:
             self.updating()
 
     def _after_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if self._mode is not None:
+        # An optimizer that calls the step of its base class is still updating when that returns.
+        self._depth -= 1
+        if self._mode is not None and self._depth <= 0:
             self._mode.updating = False
 
     def _unhook(self) -> None:

@@ -99,7 +99,9 @@ def test_all_but_itself_and_its_replicates_are_past_runs_where_they_are_not(fami
 
 
 def test_at_most_a_hundred_are_past_runs_and_those_nearest_in_size(make_run):
-    runs = [make_run(total=400, params=1000 + i, alpha=0.3 + i / 1000, seed=i, name=str(i)) for i in range(120)]
+    runs = [
+        make_run(total=400, params=int(1000 * 1.06**i), alpha=0.3 + i / 1000, seed=i, name=str(i)) for i in range(120)
+    ]
     _, histories = past_runs_of(runs)
     assert names(histories[119]) == [str(i) for i in range(19, 119)]
 

@@ -67,7 +67,7 @@ def test_a_finished_run_leaves_its_forecasts_in_a_tag(both, module, fit, logged)
     assert set(told["at"]) >= {0.25, 0.5, 0.75}
     assert set(told["mode"]) == {"alone"}
     assert len(told["at"]) == len(told["error"]) == len(told["scale"])
-    assert Run.from_mlflow(settings["logger"].run_id, tracking_uri=uri).meta["ledger"] == told
+    assert Run.from_mlflow(settings["logger"].run_id, tracking_uri=uri).meta["forecasts"] == told
 
 
 def test_a_run_broken_off_leaves_none(pl, module, fit, logged):

@@ -154,5 +154,5 @@ def test_facts_survive_a_resume(pl, model, train, tmp_path):
     train(model(stop_at=119), freezing(pl, 60), monitor).save_checkpoint(tmp_path / "half.ckpt")
     state = torch.load(tmp_path / "half.ckpt", weights_only=True)["callbacks"]
     (kept,) = (value for key, value in state.items() if key.startswith("ScalingLawMonitor"))
-    assert kept["engine"]["background"]["facts"]["idle"] == 2
-    assert kept["engine"]["background"]["facts"]["precision"] == "32-true"
+    assert kept["engine"]["context"]["facts"]["idle"] == 2
+    assert kept["engine"]["context"]["facts"]["precision"] == "32-true"

@@ -60,7 +60,7 @@ def seen(monitor):
 
 
 def noise_of(monitor):
-    facts = monitor.state_dict()["engine"]["background"]["facts"]
+    facts = monitor.state_dict()["engine"]["context"]["facts"]
     return [facts.get(name) for name in ("batch", "noise_scale", "noise_low", "noise_high")]
 
 
@@ -211,7 +211,7 @@ def test_they_are_charted_and_the_hint_is_given_once(pl, mean, fit, monkeypatch,
     assert hinted[0].action == "continue"
     assert 60 <= hinted[0].step <= 80
     assert "128 samples are" in hinted[0].reason
-    assert monitor.advice.evidence["remark"] == "batch"
+    assert monitor.advice.evidence["hint"] == "batch"
     assert "A hint on the batch" not in monitor.advice.reason
     (path,) = tmp_path.glob("*.jsonl")
     rows = [row["values"] for row in map(json.loads, path.read_text().splitlines()) if row["op"] == "metrics"]

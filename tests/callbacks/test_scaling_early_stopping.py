@@ -242,7 +242,7 @@ def test_the_monitor_is_found_or_missed_clearly(pl, trainer, scripted, loader):
         fit(ScalingEarlyStopping())
     with pytest.raises(ValueError, match="they follow the training loss, 'mine'; name the metric"):
         fit(watch(), watch("mine"), ScalingEarlyStopping())
-    with pytest.raises(ValueError, match="cannot tell"):
+    with pytest.raises(ValueError, match="cannot decide"):
         fit(watch(), ScalingEarlyStopping("other"))
     fit(watch(), watch("mine"), ScalingEarlyStopping("mine"))
 

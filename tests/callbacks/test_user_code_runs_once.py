@@ -217,6 +217,10 @@ def test_every_closure_of_lbfgs_counts(pl, tmp_path):
 
 
 def test_products_of_the_optimizer_do_not_count(pl, tmp_path):
+    torch.optim.SGD(
+        [torch.nn.Parameter(torch.ones(1))], lr=0.1
+    )  # from then on torch calls hooks in the base class, too
+
     class Orthogonal(torch.optim.SGD):
         @torch.no_grad()
         def step(self, closure=None):
