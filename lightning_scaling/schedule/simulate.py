@@ -25,7 +25,7 @@ LOOKAHEAD = 1_000_000
 """Steps simulated beyond the present when the run has no known end."""
 
 MAX_TICKS = 2_000_000
-"""Steps of the schedulers simulated at most. One takes 2 to 3 us, so a million take about 2.5 s, once: .3 % of a run
+"""Steps of the schedulers simulated at most. One takes 3 to 7 us, so a million take some seconds, once: under 1 % of a run
 whose steps take 1 ms."""
 
 MAX_SECONDS = 10.0
