@@ -25,8 +25,8 @@ LOOKAHEAD = 1_000_000
 """Steps simulated beyond the present when the run has no known end."""
 
 MAX_TICKS = 2_000_000
-"""Steps of the schedulers simulated at most. One takes 3 to 7 us, so a million take some seconds, once: under 1 % of a run
-whose steps take 1 ms."""
+"""Steps of the schedulers simulated at most. One takes 3 to 7 us, so a million take some seconds, once: under 1 %
+of a run whose steps take 1 ms."""
 
 MAX_SECONDS = 10.0
 SECONDS_PER_TICK = 25e-6
