@@ -119,7 +119,8 @@ class Session:
 
     def _replan(self) -> None:
         """Ask again where the module steps its own schedulers: how often, only the run can show."""
-        if self.capture.hooks.manual and not self.engine.plan.known:
+        unread = not self.engine.plan.known and self.engine.plan.source == "constant"
+        if self.capture.hooks.manual and unread:  # a plan known in part would be simulated anew at every epoch
             plan = self._plan()
             if plan.known:
                 self.engine.replan(plan)
