@@ -39,19 +39,19 @@ class Block:
         step: Optimizer step, 1-based, shape ``(n,)``, strictly increasing.
         loss: Loss of the step, the mean over its micro-batches and over the ranks, shape ``(n,)``.
         lr: Learning rate used for the step, shape ``(n,)``; ``nan`` where unknown.
+        seconds: Wall time of training up to the step, shape ``(n,)``; linear between flushes.
         samples: Samples seen up to and including the step, all ranks together, shape ``(n,)``; ``None`` if unknown.
         tokens: Tokens likewise; ``None`` when they are not counted.
         flops: Training FLOPs likewise, as floats from ``2**62`` on; ``None`` when they are not known.
-        seconds: Wall time of training up to the step, shape ``(n,)``; linear between flushes.
     """
 
     step: NDArray[np.int64]
     loss: Array
     lr: Array
+    seconds: Array
     samples: Counts | None
     tokens: Counts | None
     flops: Counts | None
-    seconds: Array
 
     def __len__(self) -> int:
         return int(self.step.size)
@@ -61,8 +61,13 @@ class Block:
         row = int(np.searchsorted(self.step, step))
         if row >= len(self) or self.step[row] != step:
             return {}
-        columns = {name: getattr(self, name) for name in ("lr", "samples", "tokens", "flops", "seconds")}
-        return {name: float(column[row]) for name, column in columns.items() if column is not None}
+        known = {name: column for name, column in vars(self).items() if name not in ("step", "loss")}
+        return {name: float(column[row]) for name, column in known.items() if column is not None}
+
+    def columns(self) -> dict[str, Any]:
+        """The columns as the engine takes them, by name: of samples, where tokens are not counted."""
+        columns = {name: column for name, column in vars(self).items() if name != "samples"}
+        return {**columns, "tokens": self.samples if self.tokens is None else self.tokens}
 
 
 class Rows:
@@ -97,16 +102,13 @@ class Rows:
             return
         first = sizes[0]
         if _all_same(sizes):
-            for column, value in ((SAMPLES, first.samples), (TOKENS, first.tokens)):
-                self.values[:, column] = self.lengths * (np.nan if value is None else float(value))
-            low, high = _halves(first.flops)
-            self.values[:, LOW], self.values[:, HIGH] = self.lengths * low, self.lengths * high
+            each = [*read_numbers([first.samples, first.tokens]), *_halves(first.flops)]
+            self.values[:, SAMPLES:] = np.multiply.outer(self.lengths, each)
             return
         self.add(SAMPLES, read_numbers([size.samples for size in sizes]))
         self.add(TOKENS, read_numbers([size.tokens for size in sizes]))
-        halves = np.array([_halves(size.flops) for size in sizes])
-        self.add(LOW, halves[:, 0])
-        self.add(HIGH, halves[:, 1])
+        for column, halves in zip((LOW, HIGH), np.transpose([_halves(size.flops) for size in sizes]), strict=True):
+            self.add(column, halves)
 
     def average(self) -> None:
         """Turn the losses of each step into their mean and its count into 1, or 0 without a loss."""
@@ -117,48 +119,30 @@ class Rows:
 
 def _all_same(sizes: Sequence[Any]) -> bool:
     """Whether all are one object of plain numbers, as they are while the batch shape stays the same."""
-    first = sizes[0]
-    if isinstance(first.samples, Tensor) or isinstance(first.tokens, Tensor):
-        return False
-    return len(set(map(id, sizes))) == 1
+    return len(set(map(id, sizes))) == 1 and not any(isinstance(value, Tensor) for value in sizes[0][:2])
 
 
 def _halves(flops: int | None) -> tuple[float, float]:
     return (np.nan, np.nan) if flops is None else (float(flops % _HALF), float(flops // _HALF))
 
 
-def running(total: int | None, column: Array, copies: int) -> tuple[Counts | None, int | None]:
+def running(
+    total: int | None, column: Array, copies: int, high: Array | None = None
+) -> tuple[Counts | None, int | None]:
     """Cumulative sums of whole numbers and the new total; ``None`` once something was unknown.
 
     Args:
         total: Total so far.
         column: What each row adds, shape ``(n,)``.
         copies: How many ranks count the same batch.
+        high: The upper halves of numbers whose lower halves are in ``column`` and whose sum may not fit into 64 bits.
     """
     if total is None or np.isnan(column).any():
         return None, None
-    return _cumulated(total, np.rint(column).astype(np.int64) // copies)
-
-
-def running_flops(total: int | None, low: Array, high: Array, copies: int) -> tuple[Counts | None, int | None]:
-    """As :func:`running`, for numbers in two halves whose sum may not fit into 64 bits."""
-    if total is None or np.isnan(low).any():
-        return None, None
-    whole, parts = np.rint(low).astype(np.int64), np.rint(high).astype(np.int64)
-    if float(parts.sum()) * _HALF + total < _WORD:
-        return _cumulated(total, (whole + parts * _HALF) // copies)
-    exact = np.array(
-        [(a + _HALF * b) // copies for a, b in zip(whole.tolist(), parts.tolist(), strict=True)], dtype=object
-    )
-    sums = np.cumsum(exact) + total
-    return sums.astype(np.float64), int(sums[-1])
-
-
-def _cumulated(total: int, parts: NDArray[np.int64]) -> tuple[Counts, int]:
-    sums = np.cumsum(parts) + total
-    return sums, int(sums[-1])
-
-
-def kept(column: Any, keep: NDArray[np.bool_]) -> Any:
-    """The rows to keep of a column that may not exist."""
-    return None if column is None else column[keep]
+    whole = np.rint(column).astype(np.int64)
+    if high is not None:
+        parts = np.rint(high).astype(np.int64)
+        fits = float(parts.sum()) * _HALF + total < _WORD
+        whole = whole + parts * _HALF if fits else whole.astype(object) + parts.astype(object) * _HALF
+    sums = np.cumsum(whole // copies) + total
+    return sums.astype(np.float64) if sums.dtype == object else sums, int(sums[-1])

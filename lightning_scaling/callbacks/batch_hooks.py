@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import compress
 from time import perf_counter
@@ -100,8 +101,7 @@ class BatchHooks:
         self._parts: list[Tensor] = []
         self._present: list[bool] = []
         self._error: Exception | None = None
-        self._flush_at = 1
-        self._room = 1
+        self.make_room(1)
         optimizers = list(trainer.optimizers)
         self._main = optimizers[0] if optimizers else None
         self._several = len(optimizers) > 1
@@ -211,7 +211,7 @@ class BatchHooks:
         """Stack the values taken, and return whether it is time to flush."""
         begun = perf_counter()
         self._stack()
-        self._room = max(min(self._flush_at - self.pending, _STACK_SIZE), 1)
+        self.make_room(self._flush_at)
         self.seconds += perf_counter() - begun
         return self.pending >= self._flush_at
 
@@ -220,9 +220,7 @@ class BatchHooks:
         present = [value is not None for value in values]
         self._present += present
         try:
-            if all(present):
-                self._parts.append(stacked(values))
-            elif any(present):
+            if any(present):
                 self._parts.append(stacked(list(compress(values, present))))
         except Exception as error:  # reported at the flush, where all ranks meet
             self._error = error
@@ -258,21 +256,11 @@ class BatchHooks:
 
 
 class _GlobalStep:
-    """``trainer.global_step`` in the shape of Lightning's own tracker."""
+    """``trainer.global_step`` in the shape of Lightning's own tracker; batches, where it does not see the steps."""
+
+    every_batch = False
 
     def __init__(self, trainer: Any) -> None:
-        self._trainer = trainer
-
-    @property
-    def completed(self) -> int:
-        return int(self._trainer.global_step)
-
-
-class _ManualSteps:
-    """Optimizer steps under manual optimization; batches, where Lightning does not get to see the steps."""
-
-    def __init__(self, trainer: Any) -> None:
-        self.every_batch = False
         self._trainer = trainer
 
     @property
@@ -283,10 +271,9 @@ class _ManualSteps:
 
 def _step_progress(trainer: Any, manual: bool) -> Any:
     """The object whose ``completed`` counts optimizer steps; one attribute instead of the chain behind the property."""
-    if manual:
-        return _ManualSteps(trainer)
-    try:
-        tracker = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
-        return tracker if tracker.completed == trainer.global_step else _GlobalStep(trainer)
-    except AttributeError:
-        return _GlobalStep(trainer)
+    if not manual:
+        with suppress(AttributeError):
+            tracker = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+            if tracker.completed == trainer.global_step:
+                return tracker
+    return _GlobalStep(trainer)

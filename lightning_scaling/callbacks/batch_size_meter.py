@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ class BatchSizeMeter:
         module: The LightningModule in training.
 
     Attributes:
+        meter: Knows the FLOPs.
         by_shape: Whether shapes alone determine what a batch holds.
         watch: The look at the step under way; ``None`` while there is none.
         seconds: Time spent on watching steps and on estimates.
@@ -39,7 +40,7 @@ class BatchSizeMeter:
         self.watch: Watch | None = None
         self.error: Exception | None = None
         self._counter = BatchCounter(count)
-        self._meter = FlopMeter(flops, counter=self._counter)
+        self.meter = FlopMeter(flops, counter=self._counter)
         self._samples_only = BatchCounter("samples")
         self._guard = Guard()
         self._module = module
@@ -57,7 +58,7 @@ class BatchSizeMeter:
         if known is not None:
             return known, True
         size = self.look(batch)
-        lasting = self.by_shape and not isinstance(size.samples, Tensor) and not isinstance(size.tokens, Tensor)
+        lasting = self.by_shape and not any(isinstance(value, Tensor) for value in size[:2])
         if lasting and len(self._known) < _MAX_SHAPES:
             self._known[key] = size
         return size, lasting and len(self._known) < _MAX_SHAPES
@@ -69,23 +70,18 @@ class BatchSizeMeter:
         if self.error is None:
             begun = perf_counter()
             try:
-                flops = self._meter.prospect(self._module, batch)
+                flops = self.meter.prospect(self._module, batch)
             except Exception as error:
                 self.error = error
             self.seconds += perf_counter() - begun
         return BatchSize(samples, tokens, round(flops) if isinstance(flops, (int, float)) else flops)
 
-    @property
-    def wanting(self) -> bool:
-        """Whether steps may have to be watched."""
-        return self._meter.wanting
-
     def begin(self, batch: Any) -> bool:
         """Look at the step on a batch, which is about to begin, if the meter wants to; returns whether it does."""
         self.end(failed=True)
         try:
-            if self.error is None and self._meter.wants(self._module, batch):
-                watch = self._meter.watch(self._module, batch)
+            if self.error is None and self.meter.wants(self._module, batch):
+                watch = self.meter.watch(self._module, batch)
                 self.watch = watch if watch.begin() else None
         except Exception as error:
             self.error = error
@@ -103,9 +99,7 @@ class BatchSizeMeter:
     def pass_over(self, size: BatchSize | None) -> int:
         """How many of the next steps need no :meth:`begin`, as long as their batches hold what this one does."""
         shape = None if size is None else size.flops
-        if not isinstance(shape, ShapeFlops):
-            return 0
-        return shape.family.pass_over(shape)
+        return shape.family.pass_over(shape) if isinstance(shape, ShapeFlops) else 0
 
     @staticmethod
     def recall(size: BatchSize | None, steps: int) -> None:
@@ -135,8 +129,7 @@ class BatchSizeMeter:
 
     def refresh(self) -> bool:
         """Measure anew if parameters were added, frozen or unfrozen; says whether."""
-        changed = self._meter.refresh(self._module)
-        if changed:
+        if changed := self.meter.refresh(self._module):
             self._known.clear()
         return changed
 
@@ -145,24 +138,6 @@ class BatchSizeMeter:
         """What is counted: ``"tokens"`` or ``"samples"``."""
         return self._counter.unit
 
-    @property
-    def provenance(self) -> str | None:
-        """Where the FLOPs come from; ``None`` when they are not known."""
-        return self._meter.provenance
-
-    @property
-    def note(self) -> str:
-        """What the cross-check of the FLOPs found."""
-        return self._meter.note
-
     def sentences(self) -> list[str]:
         """What is counted, and how."""
-        return [self._counter.describe(), self._meter.describe()]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The FLOPs of the shapes measured so far, as builtins."""
-        return self._meter.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what was measured, as long as the parameters are the same."""
-        self._meter.load_state_dict(state)
+        return [self._counter.describe(), self.meter.describe()]

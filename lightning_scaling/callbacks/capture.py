@@ -6,27 +6,14 @@ Nothing here imports Lightning: the Trainer is used through what it offers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_scaling.callbacks.aggregation import (
-    COUNT,
-    HIGH,
-    LOSS,
-    LOW,
-    SAMPLES,
-    TOKENS,
-    Array,
-    Block,
-    Rows,
-    kept,
-    running,
-    running_flops,
-)
+from lightning_scaling._utils.state import AttributeState
+from lightning_scaling.callbacks.aggregation import COUNT, HIGH, LOSS, LOW, SAMPLES, TOKENS, Array, Block, Rows, running
 from lightning_scaling.callbacks.batch_hooks import BatchHooks, BatchRecords
 from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
 from lightning_scaling.callbacks.device_reads import CaptureError, read_numbers
@@ -35,21 +22,11 @@ from lightning_scaling.callbacks.distributed import Ranks
 _MAX_PENDING = 4096  # batches; bounds the memory of a run that flushes seldom
 _FLUSH_INTERVAL = 5.0  # seconds of training: fresh enough for charts, rare enough to cost nothing
 _STATE_VERSION = 1
-_COUNTERS = (
-    "micro_batches",
-    "optimizer_steps",
-    "steps",
-    "skipped",
-    "samples",
-    "tokens",
-    "flops",
-    "seconds",
-    "own_seconds",
-)
+_COUNTERS = ("micro_batches", "optimizer_steps", "steps", "skipped", "samples", "tokens", "flops", "seconds")
 _FAILED, _ELAPSED, _OWN, _SKIPPED = range(4)
 
 
-class Capture:
+class Capture(AttributeState):
     """Own counters and pending values of one training run.
 
     Args:
@@ -74,36 +51,29 @@ class Capture:
         reduced_extras: Their sums at the latest flush.
     """
 
-    def __init__(
-        self,
-        sizes: BatchSizeMeter,
-        *,
-        metric: str | None = None,
-        clock: Callable[[], float] = perf_counter,
-    ) -> None:
+    STATE = (*_COUNTERS, "own_seconds", "_partial", "_last_step")
+
+    def __init__(self, sizes: BatchSizeMeter, *, metric: str | None, clock: Callable[[], float]) -> None:
         self.metric = metric
-        self.micro_batches = 0
-        self.optimizer_steps = 0
-        self.steps = 0
-        self.flushes = 0
-        self.skipped = 0
+        self.micro_batches = self.optimizer_steps = self.steps = self.flushes = self.skipped = 0
         self.samples: int | None = 0
         self.tokens: int | None = 0
         self.flops: int | None = 0
-        self.seconds = 0.0
-        self.own_seconds = 0.0
-        self.extra_reductions: Callable[[], Array] | None = None
+        self.seconds = self.own_seconds = 0.0
+        self.extra_reductions: Callable[[], Array] = lambda: np.zeros(0)
         self.reduced_extras: Array = np.zeros(0)
         self._sizes = sizes
         self._clock = clock
-        self._partial = (0.0, 0)
+        self._partial: list[Any] = [0.0, 0]
         self._last_step = 0
+        self._left_at = -1
 
     def attach(self, trainer: Any, module: Any) -> None:
         """Begin, or go on, with this Trainer; called when training starts and everything has been restored."""
         self.hooks = BatchHooks(trainer, module, self._sizes, self.metric)
         self._trainer = trainer
         self.ranks = Ranks(trainer)
+        self._lockstep = self.ranks.have_as_many_batches(trainer)
         self._done = self.hooks.progress.completed
         if not self.hooks.manual:
             self.steps = self.optimizer_steps = self._done
@@ -114,8 +84,7 @@ class Capture:
 
     def detach(self) -> None:
         """Let go of the Trainer and of all that belongs to it; the counters stay."""
-        del self.hooks, self._trainer, self.ranks
-        self.extra_reductions = None
+        del self.hooks, self._trainer, self.ranks, self.extra_reductions
 
     def begin(self) -> None:
         """Start the clock; the next batch is flushed at once."""
@@ -160,33 +129,56 @@ class Capture:
         """Whether not one of the batches so far had a loss."""
         return self.metric is None and 0 < self.micro_batches * self.ranks.world <= self.skipped
 
+    @property
+    def counted(self) -> int | None:
+        """Samples or tokens of all ranks so far, whichever is counted."""
+        return self.samples if self._sizes.unit == "samples" else self.tokens
+
     def counters(self) -> dict[str, float]:
         """Rate and counters as of the last flush, by name; what is not known is left out."""
-        found = {"samples": self.samples, "tokens": self.tokens, "flops": self.flops, "seconds": self.seconds}
-        found["lr"] = float(read_numbers([self.hooks.rate])[0])
+        found = {name: getattr(self, name) for name in ("samples", "tokens", "flops", "seconds")}
+        found["lr"] = read_numbers([self.hooks.rate])[0]
         return {name: float(value) for name, value in found.items() if value is not None}
 
     def totals(self) -> dict[str, Any]:
         """All counters as of the last flush, by name."""
-        return {name: getattr(self, name) for name in _COUNTERS if name != "own_seconds"}
+        return {name: getattr(self, name) for name in _COUNTERS}
 
     @property
     def batches(self) -> int:
         """Batches taken so far, pending ones included."""
         return self.micro_batches + self.hooks.pending
 
-    def flush(self, *, looking: bool = False, closing: bool = False, together: bool = True) -> Block:
+    def leave_batches(self) -> None:
+        """Note that what follows is called after the end of a batch: at the end of an epoch, or of a validation."""
+        self._left_at = self.batches
+
+    @property
+    def _all_ranks_here(self) -> bool:
+        """Whether every rank is certain to be at this point between two batches.
+
+        Ranks with as many batches meet at every epoch, and those that have trained for all steps at the end. All meet
+        at the end of a batch, where Lightning has exchanged their gradients, before anything else happens.
+        """
+        trainer = self._trainer
+        done = isinstance(trainer.max_steps, int) and 0 < trainer.max_steps <= trainer.global_step
+        return self._lockstep or done or self.batches > self._left_at
+
+    def flush(self, *, looking: bool = False, closing: bool = False, at_batch: bool = False) -> Block:
         """Read what is pending in one transfer, sum it over the ranks and update the counters.
+
+        Where not all ranks are certain to be here, nothing is reduced, so that none can wait for another for ever: the
+        other ranks' batches are taken to equal those of this one.
 
         Args:
             looking: Whether the followed metric may have a new value here, measured at the present step.
             closing: Whether an epoch or the training ends here.
-            together: Whether all ranks are certain to be here. Otherwise nothing is reduced, so that none can wait for
-                another for ever: the other ranks' batches are taken to equal those of this one.
+            at_batch: Whether this is the end of a batch.
 
         Raises:
             CaptureError: If this or another rank could not go on.
         """
+        together = at_batch or self._all_ranks_here
         every_batch = self.stepless and self.pending and (closing or self.hooks.pending >= _MAX_PENDING)
         if every_batch:
             self.hooks.count_batches()
@@ -213,7 +205,7 @@ class Capture:
             self.hooks.failure = error
             header[_FAILED] = 1.0
             rows = np.zeros((ends.size + 1, 6))
-        self.reduced_extras = np.zeros(0) if self.extra_reductions is None else self.extra_reductions()
+        self.reduced_extras = self.extra_reductions()
         if together:
             header, self.reduced_extras, rows = self.ranks.sum_parts(header, self.reduced_extras, rows)
             self.flushes += 1
@@ -264,11 +256,11 @@ class Capture:
         share, world = self.ranks.copies, self.ranks.world
         if self.metric is None:
             # Every rank goes on with the mean over ranks of the open group: the group's mean comes out the same.
-            self._partial = (float(rows[-1, LOSS]) / world, round(rows[-1, COUNT] / world))
+            self._partial = [float(rows[-1, LOSS]) / world, round(rows[-1, COUNT] / world)]
             rows[-1, COUNT] = 0.0
         samples, self.samples = running(self.samples, rows[:, SAMPLES], share)
         tokens, self.tokens = running(self.tokens, rows[:, TOKENS], share)
-        flops, self.flops = running_flops(self.flops, rows[:, LOW], rows[:, HIGH], share)
+        flops, self.flops = running(self.flops, rows[:, LOW], share, rows[:, HIGH])
         step = np.append(np.arange(1, steps + 1), steps)
         seconds = seconds_before + step * ((self.seconds - seconds_before) / max(steps, 1))
         seconds[-1] = self.seconds
@@ -279,20 +271,13 @@ class Capture:
         chosen = step[keep]
         if chosen.size:
             self._last_step = int(chosen[-1])
-        return Block(
-            step=chosen,
-            loss=rows[keep, LOSS] / rows[keep, COUNT],
-            lr=read_numbers(rates)[keep],
-            samples=kept(samples, keep),
-            tokens=kept(tokens, keep),
-            flops=kept(flops, keep),
-            seconds=seconds[keep],
-        )
+        counted = [None if column is None else column[keep] for column in (samples, tokens, flops)]
+        loss = rows[keep, LOSS] / rows[keep, COUNT]
+        return Block(chosen, loss, read_numbers(rates)[keep], seconds[keep], *counted)
 
     def state_dict(self) -> dict[str, Any]:
         """The counters as builtins; flush first."""
-        counters = {name: getattr(self, name) for name in _COUNTERS}
-        return {"version": _STATE_VERSION, **counters, "partial": list(self._partial), "last_step": self._last_step}
+        return {"version": _STATE_VERSION, **super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the counters of :meth:`state_dict`.
@@ -305,7 +290,4 @@ class Capture:
                 f"the saved counters have version {state['version']}, but this version of lightning-scaling reads up "
                 f"to {_STATE_VERSION}; update the package"
             )
-        for name in _COUNTERS:
-            setattr(self, name, state[name])
-        self._partial = (float(state["partial"][0]), int(state["partial"][1]))
-        self._last_step = int(state["last_step"])
+        super().load_state_dict(state)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
 
@@ -15,8 +14,7 @@ _UPPER_TAIL = 0.975  # of a two-sided 95 % interval
 _SUMS = ("weight", "weight2", "noise", "signal", "noise2", "signal2", "noise_noise", "noise_signal", "signal_signal")
 
 
-@dataclass(frozen=True)
-class NoiseEstimate:
+class NoiseEstimate(NamedTuple):
     """The gradient-noise scale and its 95 % interval, in the unit of the batch.
 
     Attributes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import isfinite, sqrt
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,11 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_scaling.callbacks.aggregation import Array
 from lightning_scaling.callbacks.device_reads import read_numbers
-from lightning_scaling.callbacks.gradient_noise import NoiseEstimate, NoiseScale
+from lightning_scaling.callbacks.gradient_noise import NoiseScale
 
 _STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
 _EVERY = 50
 _SLOTS = 16
-_VALID, _SMALL, _BIG, _PARTS = range(4)
 _HALVES = (torch.float16, torch.bfloat16)
 _STATE_VERSION = 1
 
@@ -54,11 +52,12 @@ class Gradients:
         error: What went wrong; nothing is read any more.
         world: Number of ranks.
         noise: The averages.
+        resting: Whether to read nothing for now; all ranks alike.
         follows_batches: Whether :meth:`batch_ended` is to be called.
         armed: Whether :meth:`before_step` is to be called before the next optimizer step.
     """
 
-    def __init__(self, trainer: Any, module: Any, progress: Any, clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(self, trainer: Any, module: Any, progress: Any, clock: Callable[[], float]) -> None:
         self.seconds = 0.0
         self.norm: float | None = None
         self.batch: float | None = None
@@ -68,7 +67,7 @@ class Gradients:
         self.world = int(trainer.world_size)
         self._able = self._shared = _can_be_seen(trainer, module)
         self.follows_batches = self._able and self.world * int(trainer.accumulate_grad_batches) > 1
-        self._resting = False
+        self.resting = False
         self._wait = 0
         self._slots: list[tuple[Tensor | None, Tensor | None, float]] = []
         self._done = self._next = int(progress.completed)
@@ -94,10 +93,6 @@ class Gradients:
         self._slots = []
         del self._trainer, self._progress
 
-    def rest(self, resting: bool) -> None:
-        """Set whether to read nothing for now; all ranks alike."""
-        self._resting = resting
-
     # ---------------------------------------------------------- in the training loop
 
     def batch_ended(self, outputs: Any) -> None:
@@ -105,27 +100,23 @@ class Gradients:
         if self._wait:
             self._wait -= 1
         elif self._able:
-            self._wait = self._guarded(partial(self._batch_done, outputs)) or 0
+            self._wait = self._guarded(self._batch_done, outputs) or 0
 
     def before_step(self, optimizer: Any) -> None:
         """Called before an optimizer step while :attr:`armed`: all gradients are there, reduced, and not clipped."""
-        if self._open:
-            self._guarded(partial(self._step, optimizer))
-        else:
-            self.armed = False
-            self._guarded(partial(self._norm_alone, optimizer))
+        self._guarded(self._step if self._open else self._norm_alone, optimizer)
 
     def arm(self) -> None:
         """Read the norm at the next optimizer step if it is due, where only norms can be had."""
         done = int(self._progress.completed)
-        ready = self._able and not self._resting and len(self._slots) < _SLOTS
+        ready = self._able and not self.resting and len(self._slots) < _SLOTS
         if ready and done >= self._next and self.world * int(self._trainer.accumulate_grad_batches) == 1:
             self.armed = True
 
-    def _guarded(self, function: Callable[[], int | None]) -> int | None:
+    def _guarded(self, function: Callable[[Any], int | None], argument: Any) -> int | None:
         begun = self._clock()
         try:
-            return function()
+            return function(argument)
         except Exception as error:
             self._fail(error)
             return None
@@ -139,9 +130,9 @@ class Gradients:
 
     def _norm_alone(self, optimizer: Any) -> None:
         self._next = int(self._progress.completed) + _EVERY
-        self._big = self._norm_of_step(optimizer)
-        if self._big is not None:
-            self._slots.append((None, self._big, 1.0))
+        norm = self._norm_of_step(optimizer)
+        if norm is not None:
+            self._slots.append((None, norm, 1.0))
         self._close_step()
 
     def _batch_done(self, outputs: Any) -> int:
@@ -166,7 +157,7 @@ class Gradients:
 
     def _begin(self, done: int) -> None:
         self._next = done + _EVERY
-        if self._resting or len(self._slots) == _SLOTS:
+        if self.resting or len(self._slots) == _SLOTS:
             return
         self._group = int(self._trainer.accumulate_grad_batches)
         self._open = self.armed = True
@@ -238,22 +229,23 @@ class Gradients:
     # ------------------------------------------------------------------ at flushes
 
     def drain(self) -> Array:
-        """Numbers to be summed over the ranks, of one length on all of them; one transfer."""
+        """Numbers to be summed over the ranks, of one length on all of them; one transfer.
+
+        A row is 1 for a sample of use, the squared norm of a micro-batch and that of the step, and the micro-batches.
+        """
         if self.world > 1 and not self._shared:
             return np.zeros(0)
         slots, self._slots = self._slots, []
         rows = np.zeros((_SLOTS, 4))
-        if not slots:
-            return rows.ravel()
         try:
             read = read_numbers([value for small, big, _ in slots for value in (small, big)])
         except Exception as error:
             self._fail(error)
             return rows.ravel()
-        for place, (_, _, parts) in enumerate(slots):
-            small, big, alone = read[2 * place], read[2 * place + 1], parts == 1
-            if isfinite(big) and (alone or isfinite(small)):
-                rows[place] = 1.0, 0.0 if alone else small, big, parts
+        for place, (small, big) in enumerate(read.reshape(-1, 2)):
+            parts = slots[place][2]
+            if isfinite(big) and (parts == 1 or isfinite(small)):
+                rows[place] = 1.0, 0.0 if parts == 1 else small, big, parts
         return rows.ravel()
 
     def update(self, summed: Array, size: float | None) -> None:
@@ -264,39 +256,30 @@ class Gradients:
             size: Samples, or tokens, of a micro-batch; ``None`` where they are not counted.
         """
         rows = summed.reshape(-1, 4)
-        rows = rows[rows[:, _VALID] == self.world] / self.world
-        if not len(rows):
-            return
-        self.norm = sqrt(float(rows[:, _BIG].mean()))
-        for row in rows[rows[:, _PARTS] > 1] if size else ():
-            self.noise.add(float(row[_SMALL]), float(row[_BIG]), float(row[_PARTS]), float(size or 0.0))
-            self.batch = float(row[_PARTS]) * float(size or 0.0)
-
-    def reset(self) -> None:
-        """Begin anew with the noise, as after an announced change."""
-        self.noise = NoiseScale()
-
-    @property
-    def estimate(self) -> NoiseEstimate | None:
-        """The gradient-noise scale; ``None`` while nothing is known of it."""
-        return self.noise.estimate()
+        rows = rows[rows[:, 0] == self.world] / self.world
+        if len(rows):
+            self.norm = sqrt(float(rows[:, 2].mean()))
+        for _, small, big, parts in rows[rows[:, 3] > 1].tolist():
+            if size:
+                self.noise.add(small, big, parts, float(size))
+                self.batch = parts * float(size)
 
     def counters(self) -> dict[str, float]:
         """Norm and noise scale for the charts, where they are known well."""
         found = {} if self.norm is None else {"gradient_norm": self.norm}
-        estimate = self.estimate
+        estimate = self.noise.estimate()
         if estimate is not None and estimate.scale is not None and estimate.clear:
             found["gradient_noise_scale"] = estimate.scale
         return found
 
     def diagnostics(self) -> dict[str, Any]:
         """Noise scale and batch for the engine, as builtins; ``None`` where unknown."""
-        estimate = self.estimate
-        known = estimate is not None and self.batch is not None
         names = ("noise_scale", "noise_low", "noise_high")
-        values = (estimate.scale, estimate.low, estimate.high) if estimate is not None and known else (None,) * 3
-        short = [None if value is None else float(f"{value:.4g}") for value in values]
-        return {**dict(zip(names, short, strict=True)), "batch": self.batch if known else None}
+        estimate = None if self.batch is None else self.noise.estimate()
+        if estimate is None:
+            return dict.fromkeys((*names, "batch"))
+        short = [None if value is None else float(f"{value:.4g}") for value in estimate]
+        return {**dict(zip(names, short, strict=True)), "batch": self.batch}
 
     def state_dict(self) -> dict[str, Any]:
         """The averages as builtins; flush first."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import median
-from time import perf_counter
 from typing import Any
-from weakref import ref
 
 from lightning_scaling.callbacks.batch_hooks import BatchHooks
 from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
@@ -116,7 +114,7 @@ class OverheadBudget:
         clock: Monotonic clock in seconds.
     """
 
-    def __init__(self, capture: Capture, share: float, clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(self, capture: Capture, share: float, clock: Callable[[], float]) -> None:
         self.share = share
         self._capture, self._clock = capture, clock
         self._unbooked = 0.0
@@ -162,20 +160,9 @@ class OverheadBudget:
         self._capture.own_seconds += self._unbooked + seconds
         self._unbooked = 0.0
 
-    def skip(self) -> Callable[[int], bool] | None:
-        """What the engine is to ask whether to leave an update out; ``None`` without a limit."""
-        return None if self.share >= 1 else _Skip(self)
-
-
-class _Skip:
-    """Asks a budget, without keeping it alive or being pickled with it."""
-
-    def __init__(self, budget: OverheadBudget) -> None:
-        self._budget = ref(budget)
-
     def __call__(self, step: int) -> bool:
-        budget = self._budget()
-        return budget is not None and budget.exceeded(step)
+        """Whether the engine is to leave an update at a step out."""
+        return self.exceeded(step)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_unlimited, ())

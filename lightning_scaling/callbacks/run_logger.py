@@ -138,8 +138,8 @@ class RunLogger:
         return {
             "unit": sizes.unit,
             "counting": sizes.sentences()[0],
-            "flops.provenance": sizes.provenance,
-            "flops.note": sizes.note or None,
+            "flops.provenance": sizes.meter.provenance,
+            "flops.note": sizes.meter.note or None,
             "plan.total_steps": self._total,
             "plan.source": None if plan is None else plan.source,
             "plan.peak_lr": None if plan is None else plan.peak,

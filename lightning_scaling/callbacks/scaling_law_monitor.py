@@ -197,7 +197,7 @@ class ScalingLawMonitor(MonitorResults):
         if session is not None:
             try:
                 if session.hooks.take(outputs, batch):
-                    session.flush_batch()
+                    session.flush(at_batch=True)
             except Exception as error:
                 self._failed(error)
 

@@ -12,6 +12,7 @@ from lightning_scaling.callbacks.capture import Capture
 from lightning_scaling.callbacks.console import Console
 from lightning_scaling.callbacks.device_reads import CaptureError
 from lightning_scaling.callbacks.diagnostics import Diagnostics
+from lightning_scaling.callbacks.gradient_noise import NoiseScale
 from lightning_scaling.callbacks.gradients import Gradients
 from lightning_scaling.callbacks.guard import Guard
 from lightning_scaling.callbacks.overhead import OverheadBudget, TimedHooks
@@ -37,7 +38,6 @@ class Session:
         counts: Parameters counted before the model was sharded.
         state: State of a checkpoint to go on from.
         scope: What names that are logged are distinguished by from those of another monitor.
-        clock: Monotonic clock in seconds; ``time.perf_counter`` unless given.
 
     Attributes:
         engine: The engine.
@@ -59,79 +59,54 @@ class Session:
         state: Mapping[str, Any] | None = None,
         *,
         scope: str = "",
-        clock: Callable[[], float] | None = None,
     ) -> None:
-        self._clock = clock or perf_counter
-        begun = self._clock()
+        self._clock = clock = perf_counter
+        begun = clock()
         self.watchers: list[Callable[[Session], None]] = []
         self.counts = counts
-        self._settings = settings
-        self._trainer = trainer
+        self._settings, self._trainer = settings, trainer
         self._console = Console(bool(trainer.is_global_zero))
         self._guard = Guard(self._console.warn)
         self._closed = self._introduced = self._validated = False
         self._lead = 1
         self.sizes = BatchSizeMeter(settings.count, settings.flops, module)
-        self.capture = Capture(self.sizes, metric=settings.monitor, clock=self._clock)
+        self.capture = Capture(self.sizes, metric=settings.monitor, clock=clock)
         if state is not None:
             self.capture.load_state_dict(state["capture"])
-            self.sizes.load_state_dict(state["sizes"])
+            self.sizes.meter.load_state_dict(state["sizes"])
         self.capture.attach(trainer, module)
-        self.gradients = Gradients(trainer, module, self.capture.hooks.progress, self._clock)
-        self.hooks = TimedHooks(self.capture.hooks, self.gradients, self.sizes, self._clock)
-        self.batch_started = self.hooks.batch_started if self.sizes.wanting else None
+        self.gradients = Gradients(trainer, module, self.capture.hooks.progress, clock)
+        self.hooks = TimedHooks(self.capture.hooks, self.gradients, self.sizes, clock)
+        self.batch_started = self.hooks.batch_started if self.sizes.meter.wanting else None
         self.capture.extra_reductions = self.gradients.drain
-        self.budget = OverheadBudget(self.capture, settings.max_overhead, self._clock)
-        self._lockstep = self.capture.ranks.have_as_many_batches(trainer)
-        counted = None if counts is None else counts.total
-        self.engine = Monitor(self._plan(), settings.for_engine(counted), skip=self.budget.skip())
-        self._topic: tuple[str, str | None] = ("continue", None)
+        self.budget = OverheadBudget(self.capture, settings.max_overhead, clock)
+        config = settings.for_engine(None if counts is None else counts.total)
+        plan = plan_of(trainer, self.capture.steps, self._guard)
+        self.engine = Monitor(plan, config, skip=self.budget if settings.max_overhead < 1 else None)
         if state is not None:
             self.gradients.load_state_dict(state["gradients"])
             self.engine.load_state_dict(state["engine"])
-            self._topic = self.engine.advice.topic
+        self._topic = self.engine.advice.topic
         self._resumed = f"resumed at step {self.capture.steps}" if state is not None or self.capture.steps else ""
         if self._resumed:
             self.engine.mark(self._resumed)
         self.logger = RunLogger(settings, trainer, self._console, state, scope=scope)
         self.past_runs = PastRuns(settings, self._console, self.engine, self.logger)
         self._diagnostics = Diagnostics(trainer, module, self.sizes)
-        self._left_at = -1
         self._console.open(trainer)
-        self._setup_seconds = self._clock() - begun
+        self._setup_seconds = clock() - begun
         self.capture.begin()
-
-    def _plan(self) -> Plan:
-        """The plan, as rank zero sees it."""
-        trainer = self._trainer
-        plan = self._guard.run(
-            "plan",
-            "The learning-rate schedule could not be worked out ({cause}); it is taken as constant, and the forecasts "
-            "are to be trusted little.",
-            plan_from_trainer,
-            trainer,
-            step=self.capture.steps,
-        )
-        if plan is None:
-            total = trainer.max_steps if isinstance(trainer.max_steps, int) and trainer.max_steps > 0 else None
-            plan = Plan.constant(total_steps=total, known=False, why="the schedule could not be worked out")
-        return plan if trainer.world_size == 1 else Plan.from_dict(trainer.strategy.broadcast(plan.to_dict()))
 
     def _replan(self) -> None:
         """Ask again where the module steps its own schedulers: how often, only the run can show."""
         unread = not self.engine.plan.known and self.engine.plan.source == "constant"
         if self.capture.hooks.manual and unread:  # a plan known in part would be simulated anew at every epoch
-            plan = self._plan()
+            plan = plan_of(self._trainer, self.capture.steps, self._guard)
             if plan.known:
                 self.engine.replan(plan)
                 self.logger.replan(plan, max(self.engine.curve.last_step, 0))
 
     # ------------------------------------------------------------------ batches and flushes
-
-    def flush_batch(self) -> None:
-        """Flush at the end of a batch, and time one of the next."""
-        self.flush(at_batch=True)
-        self.hooks.time_next()
 
     def count_only(self, error: Exception) -> bool:
         """Whether this rank goes on counting after a failure, up to the flush where it meets the others."""
@@ -142,38 +117,28 @@ class Session:
         self.capture.hooks.failure = error
         return True
 
-    @property
-    def _all_ranks_here(self) -> bool:
-        """Whether every rank is certain to be at this point between two batches.
-
-        Ranks with as many batches meet at every epoch, and those that have trained for all steps at the end. All meet
-        at the end of a batch, where Lightning has exchanged their gradients, before anything else happens.
-        """
-        trainer = self._trainer
-        done = isinstance(trainer.max_steps, int) and 0 < trainer.max_steps <= trainer.global_step
-        return self._lockstep or done or self.capture.batches > self._left_at
-
     def flush(self, *, looking: bool = False, closing: bool = False, at_batch: bool = False) -> None:
         """Read what is pending and pass it to the engine.
 
         Args:
             looking: Whether the followed metric may have a new value here.
             closing: Whether an epoch or the training ends here.
-            at_batch: Whether this is the end of a batch.
+            at_batch: Whether this is the end of a batch; one of the next is then timed.
 
         Raises:
             CaptureError: If capture had to be given up, on all ranks alike.
         """
         begun = self._clock()
         capture, engine, budget = self.capture, self.engine, self.budget
-        before, counted = capture.micro_batches, self._counted
+        before, counted = capture.micro_batches, capture.counted
         budget.book(capture.hooks.seconds + self.gradients.seconds + self.sizes.seconds)
         capture.hooks.seconds = self.gradients.seconds = self.sizes.seconds = 0.0
-        block = capture.flush(looking=looking, closing=closing, together=at_batch or self._all_ranks_here)
+        block = capture.flush(looking=looking, closing=closing, at_batch=at_batch)
+        batches = capture.micro_batches - before
         if at_batch:
             stepped = getattr(self._trainer.fit_loop.epoch_loop, "_batches_that_stepped", capture.steps - 1)
             self._lead = capture.steps - stepped
-        self._update_gradients(capture.micro_batches - before, counted)
+        self._update_gradients(batches, counted)
         if not self._introduced and capture.steps:
             self._introduce()
             self._setup_seconds += self._clock() - begun
@@ -181,15 +146,13 @@ class Session:
         budget.begin_flush(begun)
         if self._introduced:
             self.past_runs.deliver()
-            if at_batch:
-                self._guard.run(  # an unusual optimizer may fail: the rest can do without
-                    "diagnostics",
-                    "The diagnostics could not be taken: {cause}",
-                    self._diagnose,
-                    updating=len(block) > 0 and block.step[-1] >= engine.next_update,
-                )
+            if at_batch:  # an unusual optimizer may fail: the rest can do without
+                updating = len(block) > 0 and block.step[-1] >= engine.next_update
+                self._guard.run("diagnostics", "The diagnostics could not be taken: {cause}", self._diagnose, updating)
         if len(block):
-            self._observe(block)
+            updates = engine.observe(**block.columns())
+            self.logger.points(block)
+            self._report(updates, block)
         if self.sizes.error is not None:
             self._guard.failed("flops", "FLOPs are left out from here: {cause}", self.sizes.error)
         if capture.lossless:
@@ -198,8 +161,10 @@ class Session:
                 "No loss has been seen, because `training_step` returns none: return it (a tensor, or a dict with the "
                 "key 'loss'), or name a logged metric with `monitor=`.",
             )
-        budget.end_flush(begun, self.hooks.per_batch * (capture.micro_batches - before))
+        budget.end_flush(begun, self.hooks.per_batch * batches)
         capture.aim(None if budget.exceeded(engine.next_update) else engine.next_look)
+        if at_batch:
+            self.hooks.time_next()
 
     def _introduce(self) -> None:
         """The first step has been seen: say and write what is counted and planned."""
@@ -211,19 +176,7 @@ class Session:
             self.logger.mark(self._resumed, self.capture.steps, {"kind": EventKind.RESUME})
         self.past_runs.introduce()
 
-    def _observe(self, block: Block) -> None:
-        updates = self.engine.observe(
-            block.step,
-            block.loss,
-            lr=block.lr,
-            tokens=block.samples if block.tokens is None else block.tokens,
-            flops=block.flops,
-            seconds=block.seconds,
-        )
-        self.logger.points(block)
-        self._report(updates, block)
-
-    def _diagnose(self, *, updating: bool) -> None:
+    def _diagnose(self, updating: bool) -> None:
         """Pass new diagnostics to the engine, and to the journal, so that a backtest has them as well."""
         steps = self.capture.steps
         found = self._diagnostics.look(steps, **(self.gradients.diagnostics() if updating else {}))
@@ -234,18 +187,18 @@ class Session:
     def _update_gradients(self, batches: int, counted: int | None) -> None:
         """Use the norms read, and read no more of them while too much time has been taken."""
         capture, gradients = self.capture, self.gradients
-        known = batches and counted is not None and self._counted is not None
-        size = ((self._counted or 0) - (counted or 0)) / (batches * gradients.world) if known else None
+        size = None
+        if batches and counted is not None and capture.counted is not None:
+            size = (capture.counted - counted) / (batches * capture.ranks.world)
         gradients.update(capture.reduced_extras, size)
-        gradients.rest(self.budget.spent)
+        gradients.resting = self.budget.spent
         if gradients.error is not None:
             self._guard.failed("gradients", "Gradients could not be read: {cause}", gradients.error)
 
-    def _report(self, updates: list[Update], block: Block | None) -> None:
-        seen = self.gradients.counters() if updates else {}
+    def _report(self, updates: list[Update], block: Block | None = None) -> None:
         for update in updates:
-            found = {} if block is None else block.at(update.step)
-            counters = {**(found or self.capture.counters()), **seen, "overhead": self.budget.fraction}
+            found = (block and block.at(update.step)) or self.capture.counters()
+            counters = {**found, **self.gradients.counters(), "overhead": self.budget.fraction}
             self.logger.update(update, counters, update.step - self._lead, self.engine)
             if update.advice.topic != self._topic:
                 self._topic = update.advice.topic
@@ -259,7 +212,7 @@ class Session:
         """An epoch has begun or ended: the two moments at which metrics of whole epochs turn up."""
         capture = self.capture
         self.sizes.end(failed=True)
-        self._left_at = capture.batches
+        capture.leave_batches()
         if capture.metric is not None or (ended and capture.stepless):
             self.flush(looking=True, closing=ended)
         if not ended and capture.micro_batches:
@@ -271,7 +224,7 @@ class Session:
     def validated(self) -> None:
         """A validation within the fit has ended."""
         self._validated = True
-        self._left_at = self.capture.batches
+        self.capture.leave_batches()
         if self.capture.metric is not None or self.capture.pending:
             self.flush(looking=True)
 
@@ -281,25 +234,23 @@ class Session:
             self.flush()
         self.engine.mark(reason, follow_rates=follow_rates)
         self._diagnostics.reset()
-        self.gradients.reset()
+        self.gradients.noise = NoiseScale()
         self.logger.mark(reason, self.capture.steps, {"kind": EventKind.CHANGE, "follow_rates": follow_rates})
 
     def _check_metric(self, *, final: bool) -> None:
-        metric = self.capture.metric
-        if metric is None or self.capture.hooks.metric_seen:
-            return
-        if not final and not self._validated and getattr(self._trainer, "enable_validation", False):
-            return
-        names = ", ".join(sorted(self._trainer.callback_metrics)) or "none at all"
-        self._console.warn_once(
-            "metric",
-            f"The metric `{metric}` that `monitor=` names has not been logged; available: {names}. Nothing can be "
-            "forecast until it is.",
-        )
+        metric, trainer = self.capture.metric, self._trainer
+        due = final or self._validated or not getattr(trainer, "enable_validation", False)
+        if metric is not None and due and not self.capture.hooks.metric_seen:
+            names = ", ".join(sorted(trainer.callback_metrics)) or "none at all"
+            self._console.warn_once(
+                "metric",
+                f"The metric `{metric}` that `monitor=` names has not been logged; available: {names}. Nothing can be "
+                "forecast until it is.",
+            )
 
     def finish(self) -> None:
         """Training has ended in order."""
-        self._left_at = self.capture.batches
+        self.capture.leave_batches()
         self.flush(looking=True, closing=True)
         self._check_metric(final=True)
         self._conclude()
@@ -313,7 +264,7 @@ class Session:
 
     def _conclude(self) -> None:
         self.budget.book()
-        self._report(self.engine.finish(), None)
+        self._report(self.engine.finish())
         self.past_runs.cancel()
 
     def close(self, deadline: float) -> None:
@@ -327,36 +278,38 @@ class Session:
         finally:
             self._console.close()
             self._trainer = None
-            for part in (self.capture, self.gradients, self.sizes, self._diagnostics):
+            for part in (self.capture, self.gradients, self.sizes, self._diagnostics, self.hooks):
                 part.detach()
-            self.hooks.detach()
             del self.hooks, self.batch_started
 
     # ------------------------------------------------------------------ results
 
-    @property
-    def _counted(self) -> int | None:
-        """Samples or tokens of all ranks so far, whichever is counted."""
-        return self.capture.samples if self.sizes.unit == "samples" else self.capture.tokens
-
     def run_fields(self) -> dict[str, Any]:
         """What is known of the run besides its curve, as arguments of :class:`~lightning_scaling.runs.run.Run`."""
-        capture, counted = self.capture, self._counted
+        capture, counted = self.capture, self.capture.counted
         return {
             "name": self._settings.name,
             "tokens_per_step": counted / capture.steps if counted and capture.steps else None,
             "flops_per_step": capture.flops / capture.steps if capture.flops and capture.steps else None,
-            "meta": {"unit": self.sizes.unit, "flops": self.sizes.provenance},
+            "meta": {"unit": self.sizes.unit, "flops": self.sizes.meter.provenance},
         }
 
     def state_dict(self, *, flush: bool) -> dict[str, Any]:
         """Everything needed to go on, as builtins."""
         if flush and self.capture.pending:
             self.flush()
-        return {
-            "capture": self.capture.state_dict(),
-            "sizes": self.sizes.state_dict(),
-            "engine": self.engine.state_dict(),
-            "gradients": self.gradients.state_dict(),
-            "logger": self.logger.state_dict(),
-        }
+        parts = {name: getattr(self, name) for name in ("capture", "engine", "gradients", "logger")}
+        return {name: part.state_dict() for name, part in {**parts, "sizes": self.sizes.meter}.items()}
+
+
+def plan_of(trainer: Any, step: int, guard: Guard) -> Plan:
+    """The plan of a run, as rank zero sees it; constant rates where the schedule cannot be worked out."""
+    sentence = (
+        "The learning-rate schedule could not be worked out ({cause}); it is taken as constant, and the forecasts are "
+        "to be trusted little."
+    )
+    plan = guard.run("plan", sentence, plan_from_trainer, trainer, step=step)
+    if plan is None:
+        total = trainer.max_steps if isinstance(trainer.max_steps, int) and trainer.max_steps > 0 else None
+        plan = Plan.constant(total_steps=total, known=False, why="the schedule could not be worked out")
+    return plan if trainer.world_size == 1 else Plan.from_dict(trainer.strategy.broadcast(plan.to_dict()))
