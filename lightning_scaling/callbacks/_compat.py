@@ -8,17 +8,9 @@ is accepted everywhere.
 from __future__ import annotations
 
 import importlib
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 _NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
-
-
-def _installed(namespace: str) -> bool:
-    try:
-        return find_spec(namespace) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def _callback_bases() -> tuple[type, ...]:
@@ -26,22 +18,18 @@ def _callback_bases() -> tuple[type, ...]:
     bases: list[type] = []
     failures: list[str] = []
     for namespace in _NAMESPACES:
-        if not _installed(namespace):
-            continue
         try:
-            base = importlib.import_module(namespace).Callback
+            bases.append(importlib.import_module(namespace).Callback)
         except Exception as error:  # a broken install of one name must not take the other with it
-            failures.append(f"{namespace}: {type(error).__name__}: {error}")
-            continue
-        if base not in bases:
-            bases.append(base)
+            if not (isinstance(error, ModuleNotFoundError) and namespace.startswith(str(error.name))):
+                failures.append(f"{namespace}: {type(error).__name__}: {error}")
     if not bases:
         found = f" ({'; '.join(failures)})" if failures else ""
         raise ImportError(
             "lightning_scaling.callbacks needs Lightning, but neither `lightning` nor `pytorch_lightning` can be "
             f"imported{found}; install one of them: `pip install lightning`."
         )
-    return tuple(bases)
+    return tuple(dict.fromkeys(bases))
 
 
 if TYPE_CHECKING:

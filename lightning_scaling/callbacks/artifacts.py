@@ -17,6 +17,7 @@ from lightning_scaling._utils.serialization import to_builtins
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.tracking import schema
 
+_COLUMNS = ("loss", "lr", "tokens", "flops", "seconds", "count")
 _MIN_POINTS_TO_FIT = 20  # with fewer, a law of five parameters fits anything
 
 
@@ -58,15 +59,11 @@ def curve_csv(engine: Monitor) -> str:
     points = engine.curve.points
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["step", "loss", "lr", "tokens", "flops", "seconds", "count"])
-    for row in zip(
-        points.last, points.loss, points.lr, points.tokens, points.flops, points.seconds, points.count, strict=True
-    ):
-        writer.writerow([_cell(float(value)) for value in row])
+    columns = {"step": points.last} | {name: getattr(points, name) for name in _COLUMNS}
+    writer.writerow(columns)
+    writer.writerows([_cell(float(value)) for value in row] for row in zip(*columns.values(), strict=True))
     return text.getvalue()
 
 
 def _cell(value: float) -> str:
-    if math.isnan(value):
-        return ""
-    return str(int(value)) if value.is_integer() else repr(value)
+    return "" if math.isnan(value) else str(int(value)) if value.is_integer() else repr(value)

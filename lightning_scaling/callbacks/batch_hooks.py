@@ -98,9 +98,7 @@ class BatchHooks:
         self._done = self.progress.completed
         self._values: list[Any] = []
         self._records: list[tuple[BatchSize | None, int, int, Any]] = []
-        self._parts: list[Tensor] = []
-        self._present: list[bool] = []
-        self._error: Exception | None = None
+        self._stacked = BatchRecords()
         self.make_room(1)
         optimizers = list(trainer.optimizers)
         self._main = optimizers[0] if optimizers else None
@@ -218,18 +216,18 @@ class BatchHooks:
     def _stack(self) -> None:
         values = self._values
         present = [value is not None for value in values]
-        self._present += present
+        self._stacked.present += present
         try:
             if any(present):
-                self._parts.append(stacked(list(compress(values, present))))
+                self._stacked.parts.append(stacked(list(compress(values, present))))
         except Exception as error:  # reported at the flush, where all ranks meet
-            self._error = error
+            self._stacked.error = error
         values.clear()
 
     def make_room(self, batches: int) -> None:
         """Set at how many pending micro-batches the next flush comes."""
         self._flush_at = batches
-        self._room = max(min(batches - len(self._present), _STACK_SIZE), 1)
+        self._room = max(min(batches - len(self._stacked.present), _STACK_SIZE), 1)
 
     @property
     def pending(self) -> int:
@@ -240,11 +238,10 @@ class BatchHooks:
         """Everything recorded since the last call."""
         if self._values:
             self._stack()
-        columns = BatchRecords(parts=self._parts, present=self._present, error=self._error)
+        columns, self._stacked = self._stacked, BatchRecords(error=self._stacked.error)
         if self._records:
             sizes, columns.factors, columns.done, columns.rates = zip(*self._records, strict=True)
             columns.sizes = self._sizes.resolve(sizes)
-        self._parts, self._present = [], []
         self._records.clear()
         return columns
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from operator import itemgetter
 from time import perf_counter
 from typing import Any
 
@@ -26,21 +26,17 @@ class Competitors:
 
     Args:
         session: The fit under observation.
-        clock: Monotonic clock in seconds.
     """
 
-    def __init__(self, session: Session, *, clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._clock = clock
         self._spent = 0.0
         self._checked = 0
         self._candidates: dict[tuple[Any, ...], Candidate] = {}
         self._ranking: Ranking | None = None
-        source = session.past_runs.source
-        self._reader: CompetitorReader | None = None
-        if source is not None:
-            fields = session.logger.own_run_fields
-            self._reader = CompetitorReader(source, **fields, metric=session.capture.metric)
+        source, known = session.past_runs.source, session.logger.own_run_fields
+        metric = session.capture.metric
+        self._reader = None if source is None else CompetitorReader(source, **known, metric=metric)
 
     def ranking(self) -> Ranking | None:
         """The latest ranking, made anew when a check is due and there is time for it."""
@@ -55,11 +51,11 @@ class Competitors:
         late = self._spent > max(_FREE_SECONDS, session.budget.share * session.capture.seconds)
         if check > self._checked and _FIRST_CHECK <= fraction < 1 and not late:
             self._checked = check
-            begun = self._clock()
+            begun = perf_counter()
             try:
                 self._ranking = self._rank(runs, fraction)
             finally:
-                self._spent += self._clock() - begun
+                self._spent += perf_counter() - begun
         return self._ranking
 
     def _rank(self, runs: RunHistory, fraction: float) -> Ranking | None:
@@ -68,10 +64,9 @@ class Competitors:
         scaled = engine.metric.history(RunHistory([own, *runs]))
         assert scaled is not None
         own, *others = scaled
-        level = {id(run): value for run in others if (value := _level(run, fraction)) is not None}
-        best = sorted((run for run in others if id(run) in level), key=lambda run: level[id(run)])[:_MAX_COMPETITORS]
+        levels = [(level, run) for run in others if (level := _level(run, fraction)) is not None]
         candidates = {}
-        for run in best:
+        for _, run in sorted(levels, key=itemgetter(0))[:_MAX_COMPETITORS]:
             key = (run.meta.get("run_id") or run.name, int(run.step[-1]), run.total_steps)
             candidate = self._candidates.get(key)
             if candidate is None and (planned := _planned(run, own)) is not None:

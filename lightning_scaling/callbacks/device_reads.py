@@ -95,8 +95,6 @@ def read_parts(parts: Sequence[Tensor], factors: Sequence[int] = ()) -> NDArray[
 def read_numbers(values: Sequence[Any]) -> NDArray[np.float64]:
     """Read a mixture of Python numbers and device scalars; ``None`` becomes ``nan``; shape ``(n,)``."""
     kinds = set(map(type, values))
-    if kinds <= {int, float}:
-        return np.array(values, dtype=np.float64)
     if kinds <= {int, float, type(None)}:
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     read = np.array([np.nan if value is None or isinstance(value, Tensor) else value for value in values])

@@ -38,8 +38,7 @@ class Diagnostics:
         """Begin anew with what parameters have a gradient, as after an announced change."""
         self._trained: set[str] = set()
         self._idle: set[str] = set()
-        self._looks = 0
-        self._since = 0
+        self._looks = self._since = 0
         self._reported = {key: value for key, value in self._reported.items() if not key.startswith("idle")}
 
     def detach(self) -> None:
@@ -72,31 +71,19 @@ class Diagnostics:
         """Tensors that had a gradient and had none at three looks in a row, where Lightning runs one optimizer."""
         if not (self._whole and self._module.automatic_optimization and len(self._trainer.optimizers) == 1):
             return {}
-        sizes, having = {}, set()
-        for name, parameter in self._module.named_parameters():
-            sizes[name] = parameter.numel()
-            if parameter.requires_grad and parameter.grad is not None:
-                having.add(name)
+        parameters = dict(self._module.named_parameters())
+        sizes = {name: one.numel() for name, one in parameters.items()}
+        having = {name for name, one in parameters.items() if one.requires_grad and one.grad is not None}
         idle = self._trained - having
         self._trained |= having
         idle = idle & self._idle if self._looks else idle
-        if not idle:
-            self._idle, self._looks = set(), 0
-        elif self._looks == 0:
-            self._idle, self._looks, self._since = idle, 1, step
-        else:
-            self._idle, self._looks = idle, self._looks + 1
+        self._since = step if self._looks == 0 else self._since
+        self._idle, self._looks = idle, self._looks + 1 if idle else 0
         share = sum(sizes.get(name, 0) for name in idle) / max(sum(sizes.values()), 1)
-        if self._looks < _LOOKS or share < _MIN_SHARE:
-            found = dict.fromkeys(("idle", "idle_share", "idle_names", "idle_since"))
-            return {**found, "tensors": len(self._trained) or None}
-        return {
-            "idle": len(idle),
-            "tensors": len(self._trained),
-            "idle_share": share,
-            "idle_names": _named(idle),
-            "idle_since": self._since,
-        }
+        names = ("idle", "idle_share", "idle_names", "idle_since")
+        clear = self._looks >= _LOOKS and share >= _MIN_SHARE
+        values = (len(idle), share, _named(idle), self._since) if clear else (None,) * 4
+        return {"tensors": len(self._trained) or None, **dict(zip(names, values, strict=True))}
 
 
 def _named(names: set[str]) -> str:

@@ -34,8 +34,7 @@ class MonitorResults(GuardedCallback):
         """The run recorded so far; ``None`` before the first finite loss."""
         if self._engine is None or len(self._engine.curve) == 0:
             return None
-        session = self._session or self._last_session
-        return self._engine.run(**({} if session is None else session.run_fields()))
+        return self._engine.run(**({} if self._last_session is None else self._last_session.run_fields()))
 
     @property
     def forecast(self) -> Forecast | None:
@@ -69,8 +68,7 @@ class MonitorResults(GuardedCallback):
         ``steps``, ``optimizer_steps`` (of all optimizers), ``micro_batches`` (of each rank), ``skipped`` (micro-batches
         without a loss), ``samples``, ``tokens`` and ``flops`` (of all ranks; ``None`` if unknown), ``seconds``.
         """
-        session = self._session or self._last_session
-        return {} if session is None else session.capture.totals()
+        return {} if self._last_session is None else self._last_session.capture.totals()
 
     @property
     def overhead(self) -> float:
@@ -80,8 +78,7 @@ class MonitorResults(GuardedCallback):
         Lightning spends on calling any callback, the threads that write to MLflow, and what is done once: measuring
         FLOPs, working out the plan, drawing the figures.
         """
-        session = self._session or self._last_session
-        return 0.0 if session is None else session.budget.fraction
+        return 0.0 if self._last_session is None else self._last_session.budget.fraction
 
     def what_if(self, change: str | Plan, **options: Any) -> WhatIf | None:
         """Forecast of the final loss under another plan from here; ``None`` before training.

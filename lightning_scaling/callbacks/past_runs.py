@@ -38,12 +38,9 @@ class PastRuns:
         self._console, self._engine, self._logger = console, engine, logger
         self._reader: HistoryReader[Family | ShapePrior] | None = None
         if self.source is not None and logger.first:
-            self._reader = HistoryReader(
-                self.source,
-                **logger.own_run_fields,
-                metric=settings.monitor,
-                then=partial(family_prior, params=engine.config.params),
-            ).start()
+            prior = partial(family_prior, params=engine.config.params)
+            reader = HistoryReader(self.source, **logger.own_run_fields, metric=settings.monitor, then=prior)
+            self._reader = reader.start()
 
     @property
     def reading(self) -> bool:
@@ -56,14 +53,10 @@ class PastRuns:
     def introduce(self) -> None:
         """Note in the journal runs that were given from the start."""
         if self._given:
-            calibration = self._given.calibration
-            self._mark(
-                {
-                    "source": self._given.source or "the runs given to the callback",
-                    "runs": [run.meta.get("run_id") or run.name for run in self._given],
-                    "calibration": calibration.to_dict() if calibration else None,
-                }
-            )
+            calibration = self._given.calibration.to_dict() if self._given.calibration else None
+            source = self._given.source or "the runs given to the callback"
+            runs = [run.meta.get("run_id") or run.name for run in self._given]
+            self._mark({"source": source, "runs": runs, "calibration": calibration})
 
     def deliver(self) -> None:
         """Pass what has been read to the engine, if it is ready, and journal the step at which it takes effect."""

@@ -79,6 +79,7 @@ class ResizeAdvisor(GuardedCallback):
         fine_tuning: bool = False,
         least_cost: float = DEFAULT.resize.least_cost,
     ) -> None:
+        arguments = locals()
         super().__init__()
         if history is not None and not isinstance(history, RunHistory):
             raise TypeError(
@@ -88,14 +89,8 @@ class ResizeAdvisor(GuardedCallback):
         self._history = history
         self._shaped, self._shape = shape is not False, _checked_shape(shape)
         self._active = active_params
-        self._options: dict[str, Any] = {
-            "budget": budget,
-            "inference_tokens": inference_tokens,
-            "unique_tokens": unique_tokens,
-            "rule": rule,
-            "fine_tuning": fine_tuning,
-            "least_cost": least_cost,
-        }
+        names = ("budget", "inference_tokens", "unique_tokens", "rule", "fine_tuning", "least_cost")
+        self._options: dict[str, Any] = {name: arguments[name] for name in names}
         Resizing(ModelState(1e6, 1e6, active_params=active_params), **self._options)
         self._monitor: ScalingLawMonitor | None = None
         self._module_shape: Shape | None = None
@@ -222,24 +217,23 @@ class ResizeAdvisor(GuardedCallback):
         total, each, flops = engine.plan.total_steps, known["tokens_per_step"], known["flops_per_step"]
         if not (total and each and engine.config.params):
             return None
-        measure, forecast = engine.metric, engine.forecast
+        forecast, counts = engine.forecast, session.counts
         shape = self._shape or self._module_shape
-        counts = session.counts
-        final = float(forecast.final) if forecast.trust == "ok" else None
+        final = float(forecast.final) if forecast.trust == "ok" else 0.0
         return ModelState(
             params=float(engine.config.params),
             tokens=float(total * each),
             flops=None if flops is None else float(flops * total),
             plan=engine.plan,
-            loss=final if final is not None and final > 0 else None,
+            loss=final if final > 0 else None,
             tokens_per_step=float(each),
             active_params=self._active,
             embedding=float(counts.embedding) if counts is not None else 0.0,
             shape=shape if self._shaped else None,
             shaped=self._shaped and (shape is not None or self._attentive),
             unit="samples" if known["meta"]["unit"] == "samples" else "tokens",
-            metric=measure.name,
-            mode="max" if measure.settings["mode"] == "max" else "min",
+            metric=engine.metric.name,
+            mode="max" if engine.metric.settings["mode"] == "max" else "min",
             step=max(engine.curve.last_step, 0),
         )
 
@@ -249,13 +243,14 @@ class ResizeAdvisor(GuardedCallback):
             raise answer
         if answer is None:
             return
-        self._resizing, self._advice = answer
-        factor = self._advice.evidence.get("factor") or 1.0
-        report = [self._advice.action, self._advice.evidence.get("why"), round(math.log(factor) / _NEWS_FACTOR)]
+        self._resizing, advice = answer
+        self._advice = advice
+        factor = advice.evidence.get("factor") or 1.0
+        report = [advice.action, advice.evidence.get("why"), round(math.log(factor) / _NEWS_FACTOR)]
         if report != self._reported:
-            notify = self._advice.action != "continue" or bool(self._reported and self._reported[0] != "continue")
+            notify = not {advice.action, *self._reported[:1]} <= {"continue"}
             self._reported = report
-            session.logger.resize(self._advice, notify=notify)
+            session.logger.resize(advice, notify=notify)
 
     def _leave(self) -> None:
         if self._monitor is not None and self._look in self._monitor.watchers:
@@ -274,9 +269,9 @@ def _unique(session: Session) -> float | None:
 
 
 def _checked_shape(shape: Any) -> Shape | None:
-    if shape is None or isinstance(shape, bool | Shape):
-        return shape if isinstance(shape, Shape) else None
-    found = Shape.of(shape) if isinstance(shape, Mapping) else None
+    if shape is None or isinstance(shape, bool):
+        return None
+    found = shape if isinstance(shape, Shape) else Shape.of(shape) if isinstance(shape, Mapping) else None
     if isinstance(shape, tuple | list) and len(shape) in (2, 3):
         found = Shape(*shape)
     if found is None:
@@ -296,9 +291,7 @@ def _inspect(module: Any) -> tuple[Shape | None, bool]:
 def _shape_of(module: Any) -> tuple[Shape | None, bool]:
     attentive = any("attn" in name.lower() or "attention" in name.lower() for name, _ in module.named_modules())
     for owner in (module, *(getattr(module, name, None) for name in _MODELS)):
-        for place in _CONFIGS:
-            config = getattr(owner, place, None)
-            found = None if config is None else Shape.of(config)
-            if found is not None:
+        for config in (getattr(owner, place, None) for place in _CONFIGS):
+            if config is not None and (found := Shape.of(config)) is not None:
                 return found, True
     return None, attentive

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
@@ -48,13 +49,7 @@ class RunLogger:
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        trainer: Any,
-        console: Console,
-        state: Mapping[str, Any] | None = None,
-        *,
-        scope: str = "",
+        self, settings: Settings, trainer: Any, console: Console, state: Mapping[str, Any] | None, *, scope: str
     ) -> None:
         self.first = bool(trainer.is_global_zero)
         self._settings = settings
@@ -62,10 +57,8 @@ class RunLogger:
         self._scope = scope
         self._guard = Guard(console.warn)
         self._tracker: Tracker | None = None
-        self._counting: list[str] = []
         self._described = -1.0
         self._advice: Any = None
-        self._total: int | None = None
         self._state = state
         self._resumed = dict(state["logger"] if state else {})
         if self.first:
@@ -104,13 +97,12 @@ class RunLogger:
         if not self.first:
             return
         plan = engine.plan
-        self._total = None if plan is None else plan.total_steps
-        followed = [engine.metric.sentence] if engine.metric.sentence else []
-        self._counting = [*followed, *sizes.sentences(), plan_sentence(plan)]
+        self._total = plan.total_steps
+        self._counting = [*filter(None, [engine.metric.sentence]), *sizes.sentences(), plan_sentence(plan)]
         params = self._params(sizes, counts, engine)
         header = {
             "name": self._settings.name,
-            "plan": None if plan is None else plan.to_dict(),
+            "plan": plan.to_dict(),
             "params": None if counts is None else counts.to_dict(),
             "step": step,
             "settings": {key: value for key, value in params.items() if value is not None},
@@ -118,12 +110,9 @@ class RunLogger:
             **self._origin(),
         }
         self._state = None
+        header = to_builtins(header)
         self._tracker = Tracker(
-            self._targets,
-            journal=self._journal,
-            header=to_builtins(header),
-            interval=_WRITE_INTERVAL,
-            scope=self._scope,
+            self._targets, journal=self._journal, header=header, interval=_WRITE_INTERVAL, scope=self._scope
         )
         self._tracker.params(params)
         self._tracker.tags({schema.TAG_VERDICT: "undecidable", schema.TAG_ADVICE: "continue"})
@@ -141,12 +130,9 @@ class RunLogger:
             "flops.provenance": sizes.meter.provenance,
             "flops.note": sizes.meter.note or None,
             "plan.total_steps": self._total,
-            "plan.source": None if plan is None else plan.source,
-            "plan.peak_lr": None if plan is None else plan.peak,
-            "law": settings.law,
-            "alpha": settings.alpha,
-            "target": settings.target,
-            "monitor": settings.monitor,
+            "plan.source": plan.source,
+            "plan.peak_lr": plan.peak,
+            **{name: getattr(settings, name) for name in ("law", "alpha", "target", "monitor")},
             "measure": engine.metric.sentence or None,
             **{f"params.{key}": value for key, value in (counts.to_dict() if counts else {}).items()},
             **{f"versions.{name}": number for name, number in versions().items()},
@@ -156,9 +142,8 @@ class RunLogger:
         """Where this journal holds what the run goes on from; where it does not, the state of the engine itself."""
         if self._state is None or self._journal is None:
             return {}
-        place = {key: self._resumed.get(key) for key in ("segment", "rows")}
-        if str(self._journal) == self._resumed.get("journal") and place["segment"]:
-            return {"resumed": place}
+        if str(self._journal) == self._resumed.get("journal") and self._resumed.get("segment"):
+            return {"resumed": {key: self._resumed.get(key) for key in ("segment", "rows")}}
         return {"state": self._state["engine"]}
 
     def prior_forecast(self, engine: Monitor) -> None:
@@ -178,13 +163,7 @@ class RunLogger:
     def points(self, block: Block) -> None:
         """Keep a stretch of the curve in the journal."""
         if self._tracker is not None:
-            self._tracker.points(
-                block.step,
-                block.loss,
-                lr=block.lr,
-                tokens=block.samples if block.tokens is None else block.tokens,
-                flops=block.flops,
-            )
+            self._tracker.points(**{**block.columns(), "seconds": None})
 
     def mark(self, reason: str, step: int, data: Mapping[str, Any] | None = None) -> None:
         """Write an event to the journal."""
@@ -225,8 +204,7 @@ class RunLogger:
         self._tracker.metrics(schema.metrics_of(data, counters), max(step, 0))
         self._tracker.tags(schema.tags_of(data))
         self._console.progress(data, self._total, engine.metric.name)
-        self._advice = data.get("advice")
-        fraction = data.get("fraction")
+        self._advice, fraction = data["advice"], update.fraction
         if fraction is None or fraction >= self._described + _DESCRIBE_EVERY:
             self._described = fraction or 0.0
             self._describe(engine, finished=False)
@@ -235,14 +213,8 @@ class RunLogger:
         from lightning_scaling.report import description
 
         if self._tracker is not None:
-            text = description(
-                engine.forecast_log,
-                advice=self._advice,
-                counting=self._counting,
-                finished=finished,
-                metric=engine.metric.name,
-            )
-            self._tracker.note(text)
+            known = {"advice": self._advice, "counting": self._counting, "metric": engine.metric.name}
+            self._tracker.note(description(engine.forecast_log, finished=finished, **known))
 
     def advice(self, advice: Advice) -> None:
         """Pass on advice that has changed, in the way the user asked for."""
@@ -253,9 +225,7 @@ class RunLogger:
         if callable(way):
             sentence = "`on_advice` raised {cause}; from now on advice is a warning, and training goes on."
             self._guard.run("on_advice", sentence, way, advice)
-            if not self._guard.has_failed("on_advice"):
-                return
-            way = "warn"
+            way = "warn" if self._guard.has_failed("on_advice") else "ignore"
         if way == "warn" and advice.action != "continue":
             self._console.warn(text, ScalingAdviceWarning)
         elif way in ("warn", "log"):
@@ -286,10 +256,8 @@ class RunLogger:
             write_artifacts(self._tracker.artifact, engine, fields, until)
 
 
-def plan_sentence(plan: Any) -> str:
+def plan_sentence(plan: Plan) -> str:
     """What is known of the plan, for the first line of a run."""
-    if plan is None:
-        return "no plan"
     length = "no known end" if plan.total_steps is None else f"{plan.total_steps:,} steps"
     rate = f"learning rate up to {plan.peak:.3g}"
     return f"plan: {length}, {rate}" + (f" ({plan.why.rstrip('.')})" if plan.why else "")
@@ -299,8 +267,6 @@ def versions() -> dict[str, str]:
     """Versions of what a run depends on, Python included."""
     found = {"python": sys.version.split()[0]}
     for name in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found

@@ -98,14 +98,9 @@ class ScalingEarlyStopping(GuardedCallback):
         if not isinstance(checkpoint, bool | str | Path):
             raise TypeError(f"`checkpoint` must be True, False or a folder, but got {checkpoint!r}.")
         self._metric = monitor
-        self._rule = StopRule(
-            target=target,
-            best=None if isinstance(best, str) else best,
-            probability=probability,
-            value=value,
-            price_per_hour=price_per_hour,
-            price_per_flop=price_per_flop,
-        )
+        prices: dict[str, Any] = {"value": value, "price_per_hour": price_per_hour, "price_per_flop": price_per_flop}
+        beaten = None if isinstance(best, str) else best
+        self._rule = StopRule(target=target, best=beaten, probability=probability, **prices)
         self._given_target = target
         self._compares = best == HISTORY
         self._least = (min_steps, min_epochs)
@@ -139,10 +134,8 @@ class ScalingEarlyStopping(GuardedCallback):
 
     def _find_monitor(self, trainer: Any) -> ScalingLawMonitor:
         monitors = find_monitors(trainer, "ScalingEarlyStopping")
-        if len(monitors) == 1 and self._metric is None:
-            return monitors[0]
-        chosen = [one for one in monitors if one.followed == self._metric]
-        if len(chosen) == 1 and self._metric is not None:
+        chosen = [one for one in monitors if self._metric is None or one.followed == self._metric]
+        if len(chosen) == 1:
             return chosen[0]
         names = ", ".join(repr(one.followed) if one.followed else "the training loss" for one in monitors)
         raise ValueError(
@@ -218,9 +211,8 @@ class ScalingEarlyStopping(GuardedCallback):
     @staticmethod
     def _at_step_end(trainer: Any, module: Any, batch_idx: int) -> bool:
         """Whether no gradients are waiting to be stepped on."""
-        if not module.automatic_optimization or trainer.is_last_batch:
-            return True
-        return bool((batch_idx + 1) % int(trainer.accumulate_grad_batches) == 0)
+        whole = (batch_idx + 1) % int(trainer.accumulate_grad_batches) == 0
+        return bool(not module.automatic_optimization or trainer.is_last_batch or whole)
 
     def _may_stop(self, trainer: Any) -> bool:
         """Whether the minimum of steps and epochs is behind; before, `should_stop` would latch and log every step."""
@@ -239,13 +231,8 @@ class ScalingEarlyStopping(GuardedCallback):
         self._reported = decision.kind
         if not self._dry_run:
             self.stopped_at = int(trainer.global_step)
-        self._guard.run(
-            "record",
-            "The decision to stop could not be recorded ({cause}).",
-            session.logger.stop,
-            decision.to_dict(),
-            stopped=not self._dry_run,
-        )
+        sentence = "The decision to stop could not be recorded ({cause})."
+        self._guard.run("record", sentence, session.logger.stop, decision.to_dict(), stopped=not self._dry_run)
         if not self._dry_run:
             self._save(trainer)
             trainer.should_stop = True
@@ -256,12 +243,9 @@ class ScalingEarlyStopping(GuardedCallback):
         saved = any(getattr(one, "_last_global_step_saved", -1) == trainer.global_step for one in savers)
         if self._checkpoint is False or saved:
             return
-        if self._checkpoint is True:
-            folders = [folder for one in savers if (folder := getattr(one, "dirpath", None))]
-            folder = Path(folders[0] if folders else trainer.default_root_dir)
-        else:
-            folder = Path(self._checkpoint)
-        path = folder / f"scaling-stop-step={trainer.global_step}.ckpt"
+        folders = [folder for one in savers if (folder := getattr(one, "dirpath", None))]
+        folder = [*folders, trainer.default_root_dir][0] if self._checkpoint is True else self._checkpoint
+        path = Path(folder) / f"scaling-stop-step={trainer.global_step}.ckpt"
         self.checkpoint_path = str(path)
         try:
             trainer.save_checkpoint(path, weights_only=False)
@@ -275,12 +259,8 @@ class ScalingEarlyStopping(GuardedCallback):
     def state_dict(self) -> dict[str, Any]:
         """What was decided, as builtins."""
         decision = None if self.decision is None else self.decision.to_dict()
-        return {
-            "version": _STATE_VERSION,
-            "decision": decision,
-            "stopped_at": self.stopped_at,
-            "held": dict(self._rule.held),
-        }
+        state = {"decision": decision, "stopped_at": self.stopped_at, "held": dict(self._rule.held)}
+        return {"version": _STATE_VERSION, **state}
 
     @guarded
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

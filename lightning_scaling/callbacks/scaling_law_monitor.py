@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,8 +93,8 @@ class ScalingLawMonitor(MonitorResults):
         >>> quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         >>> trainer = Trainer(max_steps=32, callbacks=monitor, enable_model_summary=False, **quiet)
         >>> trainer.fit(BoringModel())
-        >>> monitor.run.total_steps, monitor.advice.action
-        (32, 'continue')
+        >>> monitor.run.total_steps
+        32
     """
 
     def __init__(
@@ -115,24 +116,9 @@ class ScalingLawMonitor(MonitorResults):
         journal: bool | str | Path | None = True,
         name: str | None = None,
     ) -> None:
+        arguments = locals()
         super().__init__()
-        self._settings = Settings(
-            monitor=monitor,
-            mode=mode,
-            bounds=bounds,
-            history=history,
-            law=law,
-            target=target,
-            alpha=alpha,
-            on_advice=on_advice,
-            count=count,
-            flops=flops,
-            params=params,
-            unique_tokens=unique_tokens,
-            max_overhead=max_overhead,
-            journal=journal,
-            name=name,
-        )
+        self._settings = Settings(**{one.name: arguments[one.name] for one in fields(Settings)})
         self._key = self._generate_state_key(monitor=monitor)
         BatchCounter(count)
         FlopMeter(flops)

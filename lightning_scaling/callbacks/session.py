@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class Session:
         trainer: The Trainer, about to train; everything has been restored.
         module: The module in training.
         counts: Parameters counted before the model was sharded.
-        state: State of a checkpoint to go on from.
+        state: State of a checkpoint to go on from, as :meth:`state_dict` returned it, or ``None``.
         scope: What names that are logged are distinguished by from those of another monitor.
 
     Attributes:
@@ -51,14 +51,7 @@ class Session:
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        trainer: Any,
-        module: Any,
-        counts: ParamCounts | None,
-        state: Mapping[str, Any] | None = None,
-        *,
-        scope: str = "",
+        self, settings: Settings, trainer: Any, module: Any, counts: ParamCounts | None, state: Any, *, scope: str
     ) -> None:
         self._clock = clock = perf_counter
         begun = clock()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_scaling._utils.validation import is_count, is_number, one_of
 from lightning_scaling.engine.config import MonitorConfig
 from lightning_scaling.forecast.metric_scale import scales_for
 from lightning_scaling.history.reader_thread import AUTO, MLFLOW
@@ -45,28 +45,25 @@ class Settings:
 
     def __post_init__(self) -> None:
         for what, value in (("monitor", self.monitor), ("name", self.name)):
-            if value is not None and not isinstance(value, str):
+            if not isinstance(value, str | None):
                 raise TypeError(f"`{what}` must be a string or None, but got {value!r}.")
             if value is not None and not value.strip():
                 raise ValueError(f"`{what}` must not be empty; leave it out or give a name.")
         scales_for(self.monitor, self.mode, self.bounds)
         self._check_history()
-        if self.law not in _LAWS:
-            raise ValueError(f"`law` must be one of {', '.join(map(repr, _LAWS))}, but got {self.law!r}.")
-        if self.target is not None and not _is_number(self.target):
+        one_of("law", self.law, _LAWS)
+        if self.target is not None and not is_number(self.target):
             raise TypeError(f"`target` must be a finite loss or None, but got {self.target!r}.")
         self._check_share("alpha", self.alpha, "the chance of a false alarm over the whole run")
         self._check_share("max_overhead", self.max_overhead, "the fraction of the training time the monitor may use")
-        if self.params is not None and not _is_count(self.params):
+        if self.params is not None and not is_count(self.params):
             raise ValueError(f"`params` must be a positive whole number or None, but got {self.params!r}.")
         unique = self.unique_tokens
-        if unique is not None and not (_is_number(unique) and unique > 0):
+        if unique is not None and not (is_number(unique) and unique > 0):
             raise ValueError(f"`unique_tokens` must be a positive number or None, but got {unique!r}.")
         if not (self.on_advice is None or self.on_advice in _ON_ADVICE or callable(self.on_advice)):
-            raise ValueError(
-                f'`on_advice` must be "warn", "log", "ignore", None or a function of the advice, but got '
-                f"{self.on_advice!r}."
-            )
+            choices = '"warn", "log", "ignore", None or a function of the advice'
+            raise ValueError(f"`on_advice` must be {choices}, but got {self.on_advice!r}.")
         if self.journal is not None and not isinstance(self.journal, bool | str | os.PathLike):
             raise TypeError(f"`journal` must be a folder, True, False or None, but got {self.journal!r}.")
 
@@ -79,12 +76,10 @@ class Settings:
                 '`history` must be a RunHistory, a folder of CSV files, "mlflow:EXPERIMENT", "auto", None or False, '
                 f"but got {type(history).__name__}; wrap runs as `RunHistory([...])`."
             )
-        if history == AUTO:
-            return
         if isinstance(history, str) and history.startswith(MLFLOW):
             if not history.removeprefix(MLFLOW).strip():
                 raise ValueError('`history` must name an experiment, as in "mlflow:EXPERIMENT", but got "mlflow:".')
-        elif not os.fspath(history) or not Path(history).is_dir():
+        elif history != AUTO and not (os.fspath(history) and Path(history).is_dir()):
             raise ValueError(
                 f"`history` is {os.fspath(history)!r}, which is no folder; give a folder of CSV files, or an MLflow "
                 'experiment as "mlflow:EXPERIMENT".'
@@ -96,16 +91,9 @@ class Settings:
         Args:
             counted_params: Number of parameters of the module, where ``params`` is not given.
         """
-        return MonitorConfig(
-            alpha=self.alpha,
-            target=self.target,
-            history=self.past_runs,
-            params=self.params or counted_params,
-            monitor=self.monitor,
-            mode=self.mode,
-            bounds=self.bounds,
-            unique_tokens=self.unique_tokens,
-        )
+        names = ("alpha", "target", "monitor", "mode", "bounds", "unique_tokens")
+        shared = {name: getattr(self, name) for name in names}
+        return MonitorConfig(history=self.past_runs, params=self.params or counted_params, **shared)
 
     @property
     def past_runs(self) -> RunHistory | None:
@@ -115,12 +103,12 @@ class Settings:
     @property
     def to_read(self) -> str | Path | None:
         """Where to read the history from in the background: ``"auto"``, ``"mlflow:..."`` or a folder."""
-        if self.history is False or isinstance(self.history, RunHistory | bool):
+        if isinstance(self.history, RunHistory | bool):
             return None
         return AUTO if self.history is None else self.history
 
     def _check_share(self, what: str, value: Any, meaning: str) -> None:
-        if not _is_number(value):
+        if not is_number(value):
             raise TypeError(f"`{what}` must be a number, but got {value!r}; it is {meaning}.")
         if not 0 < value < 1 and not (what == "max_overhead" and value == 1):
             raise ValueError(f"`{what}` must lie between 0 and 1, but got {value}; it is {meaning}.")
@@ -130,11 +118,3 @@ class Settings:
         if self.journal is None or self.journal is False:
             return None
         return Path(root) / "scaling_journals" if self.journal is True else Path(self.journal)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

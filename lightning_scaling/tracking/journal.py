@@ -34,6 +34,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,22 +122,16 @@ class Journal:
         self.max_bytes = max_bytes
         self.segment = uuid.uuid4().hex[:8]
         self.error = ""
-        self.nonfinite = 0
-        self.lost = 0
-        self.points_left_out = 0
+        self.nonfinite = self.lost = self.points_left_out = 0
         self._say = say or _logger.warning
         self._pid = os.getpid()
         self._fd: int | None = None
-        self._n = 0
-        self._size = 0
-        self._torn = False
+        self._n = self._size = self._held_bytes = 0
+        self._torn = self._closed = False
         self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._closed = False
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("path", "header", "targets", "max_bytes")
-        return {name: getattr(self, name) for name in kept}
+        return {name: getattr(self, name) for name in ("path", "header", "targets", "max_bytes")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -251,12 +246,10 @@ class Journal:
     def _release(self) -> None:
         if self._fd is not None:
             fd, self._fd = self._fd, None
-            try:
+            with suppress(OSError):
                 if fcntl is not None:  # a forked worker may hold the same open file, and with it the lock
                     fcntl.flock(fd, fcntl.LOCK_UN)
                 os.close(fd)
-            except OSError:
-                pass
 
     def _write_header(self) -> None:
         fields = {"format": FORMAT, "version": VERSION, "segment": self.segment, "pid": self._pid}
@@ -307,39 +300,32 @@ class Journal:
         self._torn = written > 0
 
     def _failed(self, error: OSError) -> None:
-        reason = error.strerror or type(error).__name__
         first = not self.error
-        self.error = f"The journal {self.path} cannot be written ({reason})."
+        self.error = f"The journal {self.path} cannot be written ({error.strerror or type(error).__name__})."
         if first:
             self._say(f"{self.error} Training goes on; make room or choose another folder for it.")
 
 
 def being_written(path: Path) -> bool:
     """Whether a process holds the journal open for writing; ``False`` where locks do not exist."""
-    if fcntl is None:  # pragma: no cover
-        return False
     try:
         with path.open("rb") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in _TAKEN
-    return False
+            return not _lock(file.fileno(), shared=True)
+    except OSError:
+        return False
 
 
-def _lock(fd: int) -> bool:
-    """Whether this process is now the only one writing the file; ``True`` where locks do not exist."""
+def _lock(fd: int, *, shared: bool = False) -> bool:
+    """Whether no other process is writing the file, as far as is known; this one is from now on unless `shared`."""
     if fcntl is None:  # pragma: no cover
         return True
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno not in _TAKEN
     return True
 
 
 def _nones(value: Any) -> int:
-    if isinstance(value, Mapping):
-        return sum(_nones(item) for item in value.values())
-    if isinstance(value, (list, tuple)):
-        return sum(_nones(item) for item in value)
-    return int(value is None)
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else None
+    return int(value is None) if items is None else sum(map(_nones, items))

@@ -77,11 +77,8 @@ class JournalContents:
     @property
     def marks(self) -> list[dict[str, Any]]:
         """Events on the way, in order: ``reason``, ``step`` and ``data``."""
-        return [
-            {"reason": row["reason"], "step": row.get("step"), "data": row.get("data", {})}
-            for row in self.rows
-            if row["op"] == "mark"
-        ]
+        marks = [{"step": None, "data": {}, **row} for row in self.rows if row["op"] == "mark"]
+        return [{name: mark[name] for name in ("reason", "step", "data")} for mark in marks]
 
     @property
     def ops(self) -> list[dict[str, Any]]:

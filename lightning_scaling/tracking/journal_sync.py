@@ -16,6 +16,7 @@ from lightning_scaling.tracking.journal_reader import JournalContents, is_journa
 from lightning_scaling.tracking.sink import Op, Sink
 
 _Row = dict[str, Any]
+_Missing = tuple[_Row, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def pending_journals(folder: Path | str) -> list[PendingJournal]:
         except (OSError, ValueError):
             continue
         log = DeliveryLog(path)
-        targets = [(run.target(run.recorded_uri), run.segments) for run in _runs(contents, log)]
+        targets = [(run.target(run.recorded_uri, contents), run.segments) for run in _runs(contents, log)]
         missing = {target.name: len(_missing(contents, log, target.key, segments)) for target, segments in targets}
         missing = {name: rows for name, rows in missing.items() if rows}
         if missing:
@@ -195,9 +196,9 @@ class _Run:
     segments: set[str] = field(default_factory=set)
     experiment: str | None = None
 
-    def target(self, uri: str, contents: JournalContents | None = None) -> RunTarget:
+    def target(self, uri: str, contents: JournalContents) -> RunTarget:
         """The run at a server."""
-        name = None if contents is None else str(contents.header.get("name") or contents.path.stem)
+        name = str(contents.header.get("name") or contents.path.stem)
         spec = {"run_id": self.run_id, "tracking_uri": uri, "experiment": self.experiment, "run_name": name}
         return BACKENDS[self.kind].from_spec(spec)
 
@@ -225,11 +226,9 @@ def _runs(contents: JournalContents, log: DeliveryLog) -> list[_Run]:
     return list(runs.values())
 
 
-def _missing(
-    contents: JournalContents, log: DeliveryLog, key: str, segments: set[str]
-) -> list[tuple[_Row, Mapping[str, Any]]]:
+def _missing(contents: JournalContents, log: DeliveryLog, key: str, segments: set[str]) -> list[_Missing]:
     """Rows that the target does not have, with what to send of each: nothing that a later row, sent, has replaced."""
-    missing: list[tuple[_Row, Mapping[str, Any]]] = []
+    missing: list[_Missing] = []
     newer: set[tuple[str, str]] = set()
     for row in reversed(contents.ops):
         data = _payload(row)
@@ -249,11 +248,9 @@ def _missing(
 
 def _replaces(row: _Row, data: Mapping[str, Any]) -> list[str]:
     """What an earlier row must not overwrite once this one is sent."""
-    if row["op"] == "tags":
-        return list(data)
     if row["op"] == "artifact":
         return [str(data["path"])]
-    return ["text"] if row["op"] == "note" else []
+    return list(data) if row["op"] in ("tags", "note") else []
 
 
 def _payload(row: _Row) -> dict[str, Any]:
@@ -265,11 +262,7 @@ def _payload(row: _Row) -> dict[str, Any]:
 
 
 def _send(
-    contents: JournalContents,
-    log: DeliveryLog,
-    target: RunTarget,
-    rows: list[tuple[_Row, Mapping[str, Any]]],
-    timeout: float,
+    contents: JournalContents, log: DeliveryLog, target: RunTarget, rows: list[_Missing], timeout: float
 ) -> JournalSync:
     troubles: list[str] = []
 
@@ -280,13 +273,10 @@ def _send(
         for segment in {row["segment"] for row in sent}:
             log.add(target.key, segment, [row["n"] for row in sent if row["segment"] == segment])
 
-    sink = Sink(
-        target,
-        interval=0.0,
-        limit=len(rows) + 1,
-        on_sent=on_sent,
-        on_trouble=lambda kind, sentence: troubles.append(sentence),
-    )
+    def on_trouble(kind: str, sentence: str) -> None:
+        troubles.append(sentence)
+
+    sink = Sink(target, interval=0.0, limit=len(rows) + 1, on_sent=on_sent, on_trouble=on_trouble)
     gone: list[int] = []
     for n, (row, data) in enumerate(rows):
         payload = dict(data)
@@ -307,11 +297,6 @@ def _send(
             target.finish()
         except Exception as error:
             troubles.append(f"{target.name} could not be marked as finished ({cause_of(error)}).")
-    return JournalSync(
-        journal=str(contents.path),
-        run=target.name,
-        sent=len(rows) - len(gone) - sink.waiting - sink.refused,
-        waiting=sink.waiting,
-        dropped=sink.refused + len(gone),
-        error=troubles[-1] if troubles else "",
-    )
+    dropped, trouble = sink.refused + len(gone), troubles[-1] if troubles else ""
+    sent = len(rows) - dropped - sink.waiting
+    return JournalSync(str(contents.path), target.name, sent, sink.waiting, dropped, trouble)

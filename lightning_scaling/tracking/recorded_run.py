@@ -11,17 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_scaling._utils.formatting import plural
-from lightning_scaling.runs.events import (
-    ChangeMarked,
-    DiagnosticsReported,
-    Event,
-    LossesObserved,
-    PlanReplaced,
-    PriorLearned,
-    RecordedRun,
-    RunStarted,
-    UpdateMade,
-)
+from lightning_scaling.runs import events as happened
+from lightning_scaling.runs.events import Event, LossesObserved, PriorLearned, RecordedRun, RunStarted
 from lightning_scaling.schedule.plan import Plan
 from lightning_scaling.tracking.journal import EventKind, being_written
 from lightning_scaling.tracking.journal_reader import JournalContents, read_journal
@@ -32,10 +23,9 @@ def run_from_journal(path: str | os.PathLike[str]) -> RecordedRun:
     contents = read_journal(Path(path))
     try:
         return _recorded_run(contents)
-    except KeyError as error:
-        raise ValueError(f"{path} is damaged: a row of it lacks {error}.") from error
-    except TypeError as error:
-        raise ValueError(f"{path} is damaged: {error}.") from error
+    except (KeyError, TypeError) as error:
+        lacks = "a row of it lacks " if isinstance(error, KeyError) else ""
+        raise ValueError(f"{path} is damaged: {lacks}{error}.") from error
 
 
 def _recorded_run(contents: JournalContents) -> RecordedRun:
@@ -45,7 +35,7 @@ def _recorded_run(contents: JournalContents) -> RecordedRun:
     rows = contents.current
     headers = [row.get("data", {}) for row in rows if row["op"] == "header"]
     events = _events(rows)
-    plan = next(event.plan for event in reversed(events) if isinstance(event, RunStarted | PlanReplaced))
+    plan = next(event.plan for event in reversed(events) if isinstance(event, RunStarted | happened.PlanReplaced))
     header = headers[-1]
     settings = {name: value for name, value in header.get("engine", {}).items() if name != "next_update"}
     lr = points.filled("lr")
@@ -95,10 +85,9 @@ def _gaps(contents: JournalContents, first: Mapping[str, Any]) -> list[str]:
     if "resumed" in first:
         gaps.append("the run went on from a checkpoint that the journal does not hold")
     for row in contents.current:
-        kind = _kind(row)
-        if kind == EventKind.POINTS_STOPPED:
+        if _kind(row) == EventKind.POINTS_STOPPED:
             gaps.append(f"from step {row['step']:,} on the journal was full and holds no losses")
-        elif kind == EventKind.ROWS_LOST:
+        elif _kind(row) == EventKind.ROWS_LOST:
             gaps.append("a full disk has cost the journal some rows")
     return gaps
 
@@ -119,7 +108,7 @@ def _events(rows: list[dict[str, Any]]) -> list[Event]:
             if isinstance(last, LossesObserved):
                 events[-1] = LossesObserved(last.block, (*last.updates, step))
             else:
-                events.append(UpdateMade(step))
+                events.append(happened.UpdateMade(step))
         elif row["op"] == "mark":
             events += _marked(row)
     return events
@@ -133,11 +122,11 @@ def _marked(row: Mapping[str, Any]) -> list[Event]:
         source = str(data.get("source") or "past runs")
         return [PriorLearned(int(row.get("step") or 0), source, runs, data.get("calibration"))]
     if kind == EventKind.DIAGNOSTICS:
-        return [DiagnosticsReported(data["facts"])]
+        return [happened.DiagnosticsReported(data["facts"])]
     if kind == EventKind.PLAN:
-        return [PlanReplaced(Plan.from_dict(data["plan"]))]
+        return [happened.PlanReplaced(Plan.from_dict(data["plan"]))]
     if kind in (EventKind.CHANGE, EventKind.RESUME):
-        return [ChangeMarked(str(row["reason"]), bool(data.get("follow_rates")))]
+        return [happened.ChangeMarked(str(row["reason"]), bool(data.get("follow_rates")))]
     return []
 
 

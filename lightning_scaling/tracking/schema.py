@@ -62,16 +62,7 @@ ARTIFACT_FIT = "scaling/fit.json"
 ARTIFACT_FORECAST_FIGURE = "scaling/forecast.png"
 ARTIFACT_COMPUTE_FIGURE = "scaling/loss_vs_compute.png"
 
-_COUNTERS = {
-    "lr": LR,
-    "tokens": TOKENS,
-    "samples": SAMPLES,
-    "flops": FLOPS,
-    "seconds": SECONDS,
-    "gradient_norm": GRADIENT_NORM,
-    "gradient_noise_scale": GRADIENT_NOISE_SCALE,
-    "overhead": OVERHEAD,
-}
+_COUNTERS = (LR, TOKENS, SAMPLES, FLOPS, SECONDS, GRADIENT_NORM, GRADIENT_NOISE_SCALE, OVERHEAD)
 
 
 def metrics_of(update: Mapping[str, Any], counters: Mapping[str, Any] | None = None) -> dict[str, float]:
@@ -90,23 +81,15 @@ def metrics_of(update: Mapping[str, Any], counters: Mapping[str, Any] | None = N
     found: dict[str, object] = {LOSS: update.get("loss")}
     forecast = _mapping(update.get("forecast"))
     if forecast.get("trust") != "none":
-        found[FORECAST_FINAL] = forecast.get("final")
-        found[FORECAST_LOWER] = forecast.get("lower")
-        found[FORECAST_UPPER] = forecast.get("upper")
-
-    evidence = finite_or_none(_mapping(update.get("deviation")).get("e_value"))
-    found[E_VALUE] = evidence
-    if evidence is not None and evidence > 0:
-        found[LOG10_E] = math.log10(evidence)
-
-    for key, value in (counters or {}).items():
-        if key in _COUNTERS:
-            found[_COUNTERS[key]] = value
-    flops = finite_or_none(found.get(FLOPS))
-    if flops is not None and flops > 0:
-        found[LOG10_FLOPS] = math.log10(flops)
-    values = {name: finite_or_none(value) for name, value in found.items()}
-    return {name: value for name, value in values.items() if value is not None}
+        names = {FORECAST_FINAL: "final", FORECAST_LOWER: "lower", FORECAST_UPPER: "upper"}
+        found |= {name: forecast.get(key) for name, key in names.items()}
+    found[E_VALUE] = _mapping(update.get("deviation")).get("e_value")
+    found |= {f"scaling/{key}": value for key, value in (counters or {}).items() if f"scaling/{key}" in _COUNTERS}
+    for name, logarithm in ((E_VALUE, LOG10_E), (FLOPS, LOG10_FLOPS)):
+        value = finite_or_none(found.get(name))
+        if value is not None and value > 0:
+            found[logarithm] = math.log10(value)
+    return {name: number for name, value in found.items() if (number := finite_or_none(value)) is not None}
 
 
 def tags_of(update: Mapping[str, Any]) -> dict[str, str]:

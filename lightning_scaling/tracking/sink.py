@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,9 +115,7 @@ class Sink:
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.target = target
-        self.interval = interval
-        self.limit = limit
+        self.target, self.interval, self.limit = target, interval, limit
         self.sent = self.refused = self.overflowed = 0
         self.error = ""
         self.gone = False
@@ -131,9 +130,7 @@ class Sink:
         self._finished = threading.Event()
         self._next = float("-inf")
         self._busy_since: float | None = None
-        self._opened = False
-        self._closing = False
-        self._left = False
+        self._opened = self._closing = self._left = False
         self._reported: set[str] = set()
 
     @property
@@ -169,8 +166,7 @@ class Sink:
         with self._condition:
             self._closing = True
             self._condition.notify()
-            started = self._thread is not None
-        if started:
+        if self._thread is not None:
             self._finished.wait(max(deadline, 0.0))
         self._left = True
 
@@ -230,8 +226,7 @@ class Sink:
         target = self.target
         kinds = {kind: [op for op in rows if op.kind == kind] for kind in ("metrics", "params", "tags")}
         for at in range(0, len(kinds["metrics"]), _ROWS_PER_CALL):
-            part = kinds["metrics"][at : at + _ROWS_PER_CALL]
-            self._stage(part, lambda ops: target.write(metrics=_points(ops)))
+            self._stage(kinds["metrics"][at : at + _ROWS_PER_CALL], lambda ops: target.write(metrics=_points(ops)))
         # The first value of a param stays, and the last one of a tag.
         self._stage(kinds["params"], lambda ops: target.write(params=_merged(ops[::-1])))
         self._stage(kinds["tags"], lambda ops: target.write(tags=_merged(ops)))
@@ -244,11 +239,8 @@ class Sink:
     def _stage(self, ops: list[Op], send: Callable[[list[Op]], None]) -> None:
         """Send the rows together; when that is refused, one by one, so that one bad row does not hold up the others."""
         if len(ops) > 1:
-            try:
+            with suppress(RefusedError):
                 send(ops)
-            except RefusedError:
-                pass
-            else:
                 self._done(ops)
                 return
         refused: list[Op] = []
@@ -312,10 +304,8 @@ class DirectSink:
             except Exception as error:
                 self.error = f"{self.target.name} failed ({cause_of(error)})."
                 self._on_trouble("logger", self.error)
-            else:
-                self.sent += 1
-                return
-        self.refused += 1
+        self.sent += not self.error
+        self.refused += bool(self.error)
 
     def close(self, deadline: float) -> None:
         """Nothing waits."""

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec
 from numpy.typing import ArrayLike
 
 from lightning_scaling._utils.serialization import finite_or_none
-from lightning_scaling.tracking.backends.base import cause_of
+from lightning_scaling.tracking.backends.base import RunTarget, cause_of
 from lightning_scaling.tracking.backends.lightning_logger import LoggerTarget
 from lightning_scaling.tracking.delivery import TargetReport, TrackerReport
 from lightning_scaling.tracking.delivery_log import DeliveryLog
@@ -30,6 +30,10 @@ _logger = logging.getLogger(__name__)
 _LARGEST_STEP = 2**63 - 1
 _SLOW_AFTER = 30.0
 _AT_EXIT = 5.0
+_COMFORT = {
+    "logger": " It is given no more metrics in this run; training goes on.",
+    "refused": " The other rows are sent; training goes on.",
+}
 
 
 def _safely(method: Callable[Concatenate[Tracker, _P], None]) -> Callable[Concatenate[Tracker, _P], None]:
@@ -90,19 +94,10 @@ class Tracker:
         scope: str = "",
         say: Callable[[str], None] | None = None,
     ) -> None:
-        self.targets = list(targets)
-        self._settings = {
-            "journal": journal,
-            "header": dict(header or {}),
-            "interval": interval,
-            "limit": limit,
-            "max_bytes": max_bytes,
-            "deadline": deadline,
-            "scope": scope,
-        }
+        self._settings = {name: value for name, value in locals().items() if name not in ("self", "say")}
+        self.targets = self._settings["targets"] = list(targets)
         self._say = say or _logger.warning
-        self._deadline = deadline
-        self._scope = scope
+        self._deadline, self._scope = deadline, scope
         self._pid = os.getpid()
         self._journal: Journal | None = None
         if journal is not None:
@@ -111,27 +106,21 @@ class Tracker:
         self._delivered: DeliveryLog | None = None
         # Targets with a thread of their own come first, so that a logger that takes its time does not delay their rows.
         self._sinks = [
-            DirectSink(one, self._trouble)
-            if isinstance(one, LoggerTarget)
-            else Sink(
-                one,
-                interval=interval,
-                limit=limit,
-                on_sent=functools.partial(self._on_sent, one),
-                on_trouble=self._trouble,
-            )
+            DirectSink(one, self._trouble) if isinstance(one, LoggerTarget) else self._sink(one, interval, limit)
             for one in sorted(self.targets, key=lambda target: isinstance(target, LoggerTarget))
         ]
-        self._n = 0
-        self._nonfinite = 0
-        self._left_out = 0
+        self._n = self._nonfinite = self._left_out = 0
         self._error = ""
         self._mentioned: set[str] = set()
         self._report: TrackerReport | None = None
         _open_trackers.add(self)
 
+    def _sink(self, target: RunTarget, interval: float, limit: int) -> Sink:
+        on_sent = functools.partial(self._on_sent, target)
+        return Sink(target, interval=interval, limit=limit, on_sent=on_sent, on_trouble=self._trouble)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"targets": self.targets, **self._settings}
+        return self._settings
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -155,13 +144,10 @@ class Tracker:
             return
         kept = {scoped(str(key), self._scope): finite_or_none(value) for key, value in values.items()}
         numbers = {key: value for key, value in kept.items() if value is not None}
-        for value in values.values():
-            if finite_or_none(value) is None:
-                self._nonfinite += hasattr(value, "__float__")
-                self._left_out += not hasattr(value, "__float__")
-        n, now = self._write("metrics", {"step": at, "values": kept})
-        if numbers:
-            self._put(Op(n, "metrics", now, numbers, at))
+        unusable = [hasattr(value, "__float__") for value in values.values() if finite_or_none(value) is None]
+        self._nonfinite += sum(unusable)
+        self._left_out += len(unusable) - sum(unusable)
+        self._send("metrics", {"step": at, "values": kept}, numbers, at)
 
     @_safely
     def params(self, values: Mapping[str, Any]) -> None:
@@ -176,16 +162,13 @@ class Tracker:
     def _texts(self, kind: str, values: dict[str, str]) -> None:
         values = {scoped(key, self._scope): value for key, value in values.items()}
         if values:
-            n, now = self._write(kind, {"values": values})
-            self._put(Op(n, kind, now, values))
+            self._send(kind, {"values": values}, values)
 
     @_safely
     def note(self, markdown: str) -> None:
         """Write the description of the run; one that somebody else wrote is left alone."""
-        if self._scope:
-            return
-        n, now = self._write("note", {"text": str(markdown)})
-        self._put(Op(n, "note", now, {"text": str(markdown)}))
+        if not self._scope:
+            self._send("note", {"text": str(markdown)}, {"text": str(markdown)})
 
     @_safely
     def artifact(self, path: str, content: str | bytes) -> None:
@@ -201,8 +184,7 @@ class Tracker:
         data = content.encode() if isinstance(content, str) else bytes(content)
         if self._journal is not None:
             self._journal.store(place, data)
-        n, now = self._write("artifact", {"path": place, "bytes": len(data)})
-        self._put(Op(n, "artifact", now, {"path": place, "content": data}))
+        self._send("artifact", {"path": place, "bytes": len(data)}, {"path": place, "content": data})
 
     @_safely
     def points(self, /, step: ArrayLike, loss: ArrayLike, **columns: ArrayLike | None) -> None:
@@ -228,15 +210,12 @@ class Tracker:
         reports = [self._target_report(sink) for sink in self._sinks]
         journal = self._journal
         errors = [*(one.error for one in reports), journal.error if journal is not None else "", self._error]
-        return TrackerReport(
-            targets=tuple(reports),
-            journal=None if journal is None else str(journal.path),
-            rows=0 if journal is None else journal.rows,
-            unwritten=0 if journal is None else journal.waiting,
-            nonfinite=self._nonfinite + (0 if journal is None else journal.nonfinite),
-            left_out=self._left_out,
-            error=next(filter(None, reversed(errors)), ""),
-        )
+        path, rows, unwritten, nonfinite = None, 0, 0, 0
+        if journal is not None:
+            path, rows, unwritten, nonfinite = str(journal.path), journal.rows, journal.waiting, journal.nonfinite
+        error = next(filter(None, reversed(errors)), "")
+        nonfinite += self._nonfinite
+        return TrackerReport(tuple(reports), path, rows, unwritten, nonfinite, self._left_out, error)
 
     def _target_report(self, sink: Sink | DirectSink) -> TargetReport:
         # What left a full queue can still be sent from the journal, if all of it is on disk.
@@ -281,30 +260,28 @@ class Tracker:
             self._delivered.add(target.key, self._journal.segment, rows)
 
     def _write(self, op: str, fields: Mapping[str, Any]) -> tuple[int, int]:
-        if self._journal is None:
-            self._n += 1
-            return self._n, time.time_ns() // 1_000_000
-        row = self._journal.write(op, fields)
-        self._journal.flush()
-        return row
+        if self._journal is not None:
+            row = self._journal.write(op, fields)
+            self._journal.flush()
+            return row
+        self._n += 1
+        return self._n, time.time_ns() // 1_000_000
 
-    def _put(self, op: Op) -> None:
-        for sink in self._sinks:
-            sink.put(op)
+    def _send(self, kind: str, row: Mapping[str, Any], data: Mapping[str, Any], step: int = 0) -> None:
+        """Write a row to the journal, and give its data to the targets if there are any."""
+        n, now = self._write(kind, row)
+        for sink in self._sinks if data else ():
+            sink.put(Op(n, kind, now, data, step))
             if sink.blocked() > _SLOW_AFTER:
-                self._once(
-                    f"slow {sink.target.key}",
-                    f"{sink.target.name} has not answered for {_SLOW_AFTER:.0f} s.{self._comfort('failure')}",
-                )
+                sentence = f"{sink.target.name} has not answered for {_SLOW_AFTER:.0f} s.{self._comfort('failure')}"
+                self._once(f"slow {sink.target.key}", sentence)
 
     def _trouble(self, kind: str, sentence: str) -> None:
         self._speak(sentence + self._comfort(kind))
 
     def _comfort(self, kind: str) -> str:
-        if kind == "logger":
-            return " It is given no more metrics in this run; training goes on."
-        if kind == "refused":
-            return " The other rows are sent; training goes on."
+        if kind in _COMFORT:
+            return _COMFORT[kind]
         kept = "in memory" if self._journal is None else f"in {self._journal.path}"
         later = "until they can be sent" if kind == "gone" else "and sent when it answers"
         return f" Training goes on; rows are kept {kept} {later}."

@@ -20,7 +20,6 @@ WAIT = 30.0  # generous: only ever reached when a test fails
 class FakeTarget:
     """Keeps what it is sent; raises ``failure`` while set; blocks while ``gate`` is closed."""
 
-    inline = False
     kind = "mlflow"
 
     def __init__(self, run_id: str = "run") -> None:

@@ -76,7 +76,7 @@ def test_the_active_run_where_there_is_no_mlflow_logger(monkeypatch):
 def test_other_loggers_get_the_metrics(monkeypatch):
     active(monkeypatch, None)
     targets, _ = find_targets(trainer(CSVLogger(), MLFlowLogger(), CSVLogger()))
-    assert [one.inline for one in targets] == [False, True, True]
+    assert [isinstance(one, LoggerTarget) for one in targets] == [False, True, True]
 
 
 def test_nothing_to_write_to(monkeypatch):
@@ -138,7 +138,7 @@ class ToyLogger:
 class ToyTarget:
     """A backend for another tracker, whole: what it keeps is shared by all its runs."""
 
-    inline, kind, title = False, "toy", "Toy"
+    kind, title = "toy", "Toy"
     key = name = "toy run"
     created = False
     server = ToyLogger()

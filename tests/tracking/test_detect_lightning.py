@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from lightning_scaling.tracking import MLflowTarget, find_targets
+from lightning_scaling.tracking import LoggerTarget, MLflowTarget, find_targets
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning and mlflow's autologging warn of many things
 
@@ -70,7 +70,7 @@ def test_the_active_run(namespace, mlflow, store, tmp_path):
     with mlflow.start_run(experiment_id=store.experiment) as run:
         found = fit(namespace, tmp_path, importlib.import_module(f"{namespace}.loggers").CSVLogger(tmp_path))
     for targets in found.values():
-        assert [one.inline for one in targets] == [False, True]
+        assert [isinstance(one, LoggerTarget) for one in targets] == [False, True]
         assert targets[0].run_id == run.info.run_id
 
 

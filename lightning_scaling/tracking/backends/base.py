@@ -40,7 +40,6 @@ class RunTarget(Protocol):
     The methods from ``open`` on run in the sink's thread, and may block or raise.
     """
 
-    inline: ClassVar[bool]
     kind: ClassVar[str]
     title: ClassVar[str]
 

@@ -18,7 +18,6 @@ class LoggerTarget:
         TypeError: If it has no such method.
     """
 
-    inline: ClassVar[bool] = True
     kind: ClassVar[str] = "logger"
 
     def __init__(self, logger: Any) -> None:

@@ -73,7 +73,6 @@ class MLflowTarget:
         ValueError: If neither a run nor an experiment is given.
     """
 
-    inline: ClassVar[bool] = False
     kind: ClassVar[str] = "mlflow"
     title: ClassVar[str] = "MLflow"
 
@@ -97,9 +96,8 @@ class MLflowTarget:
         Raises:
             ValueError: If the logger has no run.
         """
-        if not (
-            any(one.__name__ == "MLFlowLogger" for one in type(logger).__mro__) and hasattr(logger, "_tracking_uri")
-        ):
+        named = any(one.__name__ == "MLFlowLogger" for one in type(logger).__mro__)
+        if not (named and hasattr(logger, "_tracking_uri")):
             return None
         # Lightning has made the run before on_fit_start; the property, which may go over the network, is the fallback.
         run_id = getattr(logger, "_run_id", None) or logger.run_id
