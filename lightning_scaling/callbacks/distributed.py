@@ -29,12 +29,10 @@ class Ranks:
         self._strategy = trainer.strategy
         self.world = int(trainer.world_size)
         self.first = bool(trainer.is_global_zero)
-        self.copies = self.world // max(1, min(self.world, self._data_replicas()))
-
-    def _data_replicas(self) -> int:
-        """Ranks that see different data; tensor-parallel ranks see the same batch, which counts once."""
         sampler = getattr(self._strategy, "distributed_sampler_kwargs", None)
-        return int(sampler["num_replicas"]) if sampler else self.world
+        # Tensor-parallel ranks see the same batch, which counts once.
+        replicas = int(sampler["num_replicas"]) if sampler else self.world
+        self.copies = self.world // max(1, min(self.world, replicas))
 
     def sum(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of an array over all ranks: one collective, the same result on each of them."""

@@ -22,7 +22,7 @@ from lightning_scaling.callbacks.gradient_noise import NoiseScale
 _STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
 _EVERY = 50
 _SLOTS = 16
-_HALVES = (torch.float16, torch.bfloat16)
+_WIDER = dict.fromkeys((torch.float16, torch.bfloat16), torch.float32)
 _STATE_VERSION = 1
 
 
@@ -75,10 +75,12 @@ class Gradients:
         self._handles: list[RemovableHandle] = []
         self._close_step()
 
+    def _remove_hooks(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
     def _close_step(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._remove_hooks()
         self._open = self.armed = False
         self._sound = True
         self._seen, self._group = 0, 1
@@ -181,9 +183,7 @@ class Gradients:
     def _step(self, optimizer: Any) -> None:
         if self._big is not None:
             return  # an optimizer that evaluates its closure several times
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._remove_hooks()
         if self._group == 1 and self._parts:
             self._small = self._unscaled(torch.stack(list(self._parts.values())).sum())
             self._parts = {}
@@ -298,10 +298,7 @@ def squared_norm(tensors: list[Tensor]) -> Tensor:
         if all(tensor.dtype is torch.float32 for tensor in tensors):
             norms = list(torch._foreach_norm(tensors))
         else:
-            norms = [
-                torch.linalg.vector_norm(tensor, dtype=torch.float32 if tensor.dtype in _HALVES else None)
-                for tensor in tensors
-            ]
+            norms = [torch.linalg.vector_norm(tensor, dtype=_WIDER.get(tensor.dtype)) for tensor in tensors]
         return torch.stack(norms).square().sum()
 
 
@@ -312,9 +309,5 @@ def _plain(gradient: Tensor) -> bool:
 def _can_be_seen(trainer: Any, module: Any) -> bool:
     """Whether each rank holds whole gradients and Lightning runs one optimizer on their mean over the ranks."""
     strategy = trainer.strategy
-    return (
-        type(strategy).__name__ in _STRATEGIES
-        and bool(module.automatic_optimization)
-        and len(trainer.optimizers) == 1
-        and getattr(strategy, "_ddp_comm_hook", None) is None
-    )
+    whole = type(strategy).__name__ in _STRATEGIES and getattr(strategy, "_ddp_comm_hook", None) is None
+    return whole and bool(module.automatic_optimization) and len(trainer.optimizers) == 1

@@ -85,7 +85,7 @@ class DeliveryLog:
             self._save()
 
     def _save(self) -> None:
-        targets: dict[str, dict[str, list[list[int]]]] = {}
+        targets: dict[str, Any] = {}
         for (target, segment), ranges in self._sent.items():
             if ranges.pairs:
                 targets.setdefault(target, {})[segment] = ranges.pairs

@@ -42,7 +42,8 @@ def find_targets(trainer: Any) -> tuple[list[Target], str]:
             said.append(f"{target.name} ({origin})")
 
     others = []
-    for logger in attempt("the Trainer's loggers cannot be listed", _loggers, trainer) or ():
+    loggers = attempt("the Trainer's loggers cannot be listed", lambda: list(getattr(trainer, "loggers", None) or ()))
+    for logger in loggers or ():
         name = type(logger).__name__
         found = attempt(f"{name} has no run to write to", _run_of, logger)
         add(found, f"its {name}")
@@ -54,10 +55,6 @@ def find_targets(trainer: Any) -> tuple[list[Target], str]:
         add(attempt("", LoggerTarget, logger), "metrics only")
     start = f"Writing to {', '.join(said)}" if said else "No logger to write to: only the journal and the console"
     return targets, "; ".join([start, *failed]) + "."
-
-
-def _loggers(trainer: Any) -> list[Any]:
-    return list(getattr(trainer, "loggers", None) or [])
 
 
 def _run_of(logger: Any) -> RunTarget | None:

@@ -152,7 +152,9 @@ class Journal:
             The number of the row in this segment, and its time in milliseconds since 1970.
         """
         if self._n == 0 and op != "header":
-            self._write_header()
+            known = {"format": FORMAT, "version": VERSION, "segment": self.segment, "pid": self._pid}
+            described = {"targets": to_builtins(self.targets), "data": to_builtins(self.header)}
+            self.write("header", {**known, **described})
         n, now = self._n, time.time_ns() // 1_000_000
         self._n += 1
         row = {"op": op, "n": n, "t": now, **fields}
@@ -162,7 +164,12 @@ class Journal:
             clean = to_builtins(row)
             self.nonfinite += _nones(clean) - _nones(row)
             text = json.dumps(clean, separators=(",", ":"), allow_nan=False)
-        self._hold(text.encode() + b"\n")
+        line = text.encode() + b"\n"
+        if self._held_bytes > _HELD_BACK:
+            self.lost += 1
+        else:
+            self._held.append(line)
+            self._held_bytes += len(line)
         return n, now
 
     def points(self, step: ArrayLike, loss: ArrayLike, **columns: ArrayLike | None) -> None:
@@ -251,19 +258,8 @@ class Journal:
                     fcntl.flock(fd, fcntl.LOCK_UN)
                 os.close(fd)
 
-    def _write_header(self) -> None:
-        fields = {"format": FORMAT, "version": VERSION, "segment": self.segment, "pid": self._pid}
-        self.write("header", {**fields, "targets": to_builtins(self.targets), "data": to_builtins(self.header)})
-
     def _mark(self, kind: EventKind, step: int | None, **data: Any) -> None:
         self.write("mark", {"reason": kind.value, "step": step, "data": {"kind": kind.value, **data}})
-
-    def _hold(self, line: bytes) -> None:
-        if self._held_bytes > _HELD_BACK:
-            self.lost += 1
-            return
-        self._held.append(line)
-        self._held_bytes += len(line)
 
     def _open(self) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
