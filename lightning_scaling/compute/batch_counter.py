@@ -56,22 +56,14 @@ class BatchCounter:
     """
 
     def __init__(self, count: str | int | Callable[[Any], Any] = "auto") -> None:
-        if isinstance(count, str):
-            if count not in ("auto", "samples", "tokens"):
-                raise ValueError(
-                    '`count` must be "auto", "samples", "tokens", the number of tokens per sample, or a callable, '
-                    f"but got {count!r}."
-                )
-        elif isinstance(count, int) and not isinstance(count, bool):
-            if count < 1:
-                raise ValueError(
-                    f"`count` as a number is the tokens per sample and must be at least 1, but got {count}."
-                )
-        elif not callable(count):
-            raise TypeError(
-                '`count` must be "auto", "samples", "tokens", the number of tokens per sample, or a callable, '
-                f"but got {count!r}."
-            )
+        wanted = '"auto", "samples", "tokens", the number of tokens per sample, or a callable'
+        number = isinstance(count, int) and not isinstance(count, bool)
+        if isinstance(count, str) and count not in ("auto", "samples", "tokens"):
+            raise ValueError(f"`count` must be {wanted}, but got {count!r}.")
+        if not (number or isinstance(count, str) or callable(count)):
+            raise TypeError(f"`count` must be {wanted}, but got {count!r}.")
+        if isinstance(count, int) and count < 1:
+            raise ValueError(f"`count` as a number is the tokens per sample and must be at least 1, but got {count}.")
         self._count = count
         self._kind: type | None = None
         self._layout: Layout | None = None
@@ -128,8 +120,7 @@ class BatchCounter:
     def _resolve(self, batch: Any) -> Layout:
         found = list(leaves(batch))
         if self._count in ("auto", "tokens"):
-            layout = token_layout(found, strict=self._count == "auto")
-            if layout is not None:
+            if (layout := token_layout(found, strict=self._count == "auto")) is not None:
                 return layout
             if self._count == "tokens":
                 raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from lightning_scaling.compute.batch_shapes import Leaf, leaves
 Amount = int | Tensor
 
 _TOKEN_NAMES = frozenset(
-    (
+    [
         "input_ids",
         "token_ids",
         "input_tokens",
@@ -28,7 +28,7 @@ _TOKEN_NAMES = frozenset(
         "src",
         "source_ids",
         "text_ids",
-    )
+    ]
 )
 # Under three columns, integers are pairs of identifiers (user and item, head and tail), not a sequence.
 _LEAST_LENGTH = 3
@@ -73,24 +73,12 @@ def token_layout(found: list[Leaf], *, strict: bool) -> Layout | None:
     if chosen is None and first is not None and not first.value.is_nested and first.value.dtype is not torch.uint8:
         chosen = first if is_ids(first, _LEAST_LENGTH) else None
     if chosen is None and not strict:
-        chosen = next((leaf for leaf in tensors if leaf.value.ndim >= 2), None)
-        if chosen is None:
-            chosen = next((leaf for leaf in tensors if leaf.value.ndim == 1 and leaf.value.dtype in _INTEGERS), None)
-    if chosen is None:
-        return None
-    if chosen.value.ndim == 1:
-        return _flat(chosen)
-    mask = next(
-        (
-            leaf
-            for leaf in tensors
-            if leaf.name == "attention_mask"
-            and leaf.value.shape == chosen.value.shape
-            and (leaf.value.dtype in _INTEGERS or leaf.value.dtype is torch.bool)
-        ),
-        None,
-    )
-    return _rows(chosen, mask)
+        flat = (leaf for leaf in tensors if leaf.value.ndim == 1 and leaf.value.dtype in _INTEGERS)
+        chosen = next((leaf for leaf in tensors if leaf.value.ndim >= 2), None) or next(flat, None)
+    if chosen is None or chosen.value.ndim == 1:
+        return None if chosen is None else _flat(chosen)
+    masks = [leaf for leaf in tensors if leaf.name == "attention_mask" and leaf.value.shape == chosen.value.shape]
+    return _rows(chosen, next((leaf for leaf in masks if leaf.value.dtype in {*_INTEGERS, torch.bool}), None))
 
 
 def _where(leaf: Leaf) -> str:
@@ -99,80 +87,61 @@ def _where(leaf: Leaf) -> str:
     return "that comes first in the batch" if leaf.steps else "that is the batch"
 
 
-def _kind(tensor: Tensor) -> str:
-    return "integer " if tensor.dtype in _INTEGERS else ""
-
-
 def _rows(leaf: Leaf, mask: Leaf | None) -> Layout:
     steps, ndim, dtype = leaf.steps, leaf.value.ndim, leaf.value.dtype
     rows, length = leaf.value.shape[:2]
 
-    def shape(batch: Any) -> tuple[int, int]:
-        for step in steps:
-            batch = step(batch)
-        size = batch.shape
-        if len(size) != ndim or batch.dtype is not dtype:
+    mask_steps = () if mask is None else mask.steps
+
+    def shape(batch: Any) -> torch.Size:
+        tensor = _follow(steps, batch)
+        if tensor.ndim != ndim or tensor.dtype is not dtype:
             raise LayoutChangedError
-        return size[0], size[1]
+        return torch.Size(tensor.shape[:2])
 
-    def positions(batch: Any) -> int:
-        height, width = shape(batch)
-        return height * width
-
-    def read(batch: Any) -> tuple[int, int]:
-        height, width = shape(batch)
-        return height, height * width
-
-    sentence = (
-        f"counting tokens: {ndim}-D {_kind(leaf.value)}tensor of shape {tuple(leaf.value.shape)} {_where(leaf)}, "
-    )
-    if mask is None:
-        return Layout(read, positions, "tokens", f"{sentence}{rows * length} tokens per micro-batch")
-    mask_steps = mask.steps
-
-    def read_masked(batch: Any) -> tuple[int, Tensor]:
-        height, width = shape(batch)
+    def read(batch: Any) -> tuple[int, Amount]:
+        size = shape(batch)
+        if mask is None:
+            return size[0], size.numel()
         visible = _follow(mask_steps, batch)
-        if visible.shape != (height, width):
+        if visible.shape != size:
             raise LayoutChangedError
         # Nonzero rather than the sum: packed sequences number their documents in the mask.
-        return height, torch.count_nonzero(visible)
+        return size[0], torch.count_nonzero(visible)
 
-    sentence += f"at most {rows * length} tokens per micro-batch, padding left out by 'attention_mask'"
-    return Layout(read_masked, positions, "tokens", sentence)
+    kind = "integer " if dtype in _INTEGERS else ""
+    sentence = f"counting tokens: {ndim}-D {kind}tensor of shape {tuple(leaf.value.shape)} {_where(leaf)}, "
+    amount = f"{rows * length} tokens per micro-batch"
+    if mask is not None:
+        amount = f"at most {amount}, padding left out by 'attention_mask'"
+    return Layout(read, lambda batch: shape(batch).numel(), "tokens", sentence + amount)
 
 
 def _flat(leaf: Leaf) -> Layout:
-    steps = leaf.steps
-
     def read(batch: Any) -> tuple[None, int]:
-        tensor = _follow(steps, batch)
+        tensor = _follow(leaf.steps, batch)
         if tensor.ndim != 1:
             raise LayoutChangedError
         return None, tensor.shape[0]
 
-    sentence = (
-        f"counting tokens: flat integer tensor of shape {tuple(leaf.value.shape)} {_where(leaf)}, samples unknown"
-    )
+    shape = tuple(leaf.value.shape)
+    sentence = f"counting tokens: flat integer tensor of shape {shape} {_where(leaf)}, samples unknown"
     return Layout(read, lambda batch: read(batch)[1], "tokens", sentence)
 
 
 def sample_layout(found: list[Leaf], batch: Any) -> Layout:
     """Layout of a batch whose samples are counted."""
-    graphs = getattr(batch, "num_graphs", None)
-    if type(graphs) is int:
-        sentence = f"counting samples: graphs of the batch, {graphs} per micro-batch"
-        return Layout(lambda b: (b.num_graphs, None), lambda b: int(b.num_graphs), "samples", sentence)
+    if type(graphs := getattr(batch, "num_graphs", None)) is int:
+        return _samples(lambda b: int(b.num_graphs), f"graphs of the batch, {graphs} per micro-batch")
     for leaf in found:
         if _has_rows(leaf.value):
-            if (images := _images(leaf, batch)) is not None:
-                return _length(leaf.steps[:-1], leaf.name, "images", len(images))
-            return _first_dimension(leaf)
+            images = _images(leaf, batch)
+            return _first_dimension(leaf) if images is None else _length(leaf.steps[:-1], leaf.name, "images", images)
     if any(isinstance(leaf.value, Tensor) for leaf in found):
-        return Layout(lambda b: (1, None), lambda b: 1, "samples", "counting samples: 0-d tensors, 1 per micro-batch")
+        return _samples(lambda b: 1, "0-d tensors, 1 per micro-batch")
     for leaf in found:
         if isinstance(leaf.value, (list, tuple)) and leaf.value:
-            return _length(leaf.steps, leaf.name, "strings", len(leaf.value))
+            return _length(leaf.steps, leaf.name, "strings", leaf.value)
     sentence = (
         f"counting nothing: no tensor found in a batch of type {type(batch).__name__}; give `count=` a callable that "
         "returns the tokens or samples of a batch"
@@ -186,37 +155,32 @@ def sample_layout(found: list[Leaf], batch: Any) -> Layout:
     return Layout(unknown, lambda b: None, "samples", sentence, known=False)
 
 
+def _samples(count: Callable[[Any], int], what: str) -> Layout:
+    return Layout(lambda batch: (count(batch), None), count, "samples", f"counting samples: {what}")
+
+
 def _has_rows(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.ndim > 0
-    shape = getattr(value, "shape", None)
-    return isinstance(shape, tuple) and len(shape) > 0
+    return isinstance(shape := getattr(value, "shape", None), tuple) and len(shape) > 0
 
 
 def _first_dimension(leaf: Leaf) -> Layout:
-    steps = leaf.steps
+    steps, nested = leaf.steps, isinstance(leaf.value, Tensor) and leaf.value.is_nested
 
     def count(batch: Any) -> int:
-        for step in steps:
-            batch = step(batch)
-        size = batch.shape
-        if not size:
+        value = _follow(steps, batch)
+        if not nested and not value.shape:
             raise LayoutChangedError
-        return int(size[0])
+        return int(value.size(0) if nested else value.shape[0])
 
-    def count_nested(batch: Any) -> int:
-        return int(_follow(steps, batch).size(0))
-
-    nested = isinstance(leaf.value, Tensor) and leaf.value.is_nested
-    counted = count_nested if nested else count
     shape = "nested" if nested else tuple(leaf.value.shape)
     where = "the batch" if not steps else "the first tensor of the batch" if leaf.name is None else f"'{leaf.name}'"
     rows = leaf.value.size(0) if nested else leaf.value.shape[0]
-    sentence = f"counting samples: first dimension of {where}, of shape {shape}, {rows} samples per micro-batch"
-    return Layout(lambda b: (counted(b), None), counted, "samples", sentence)
+    return _samples(count, f"first dimension of {where}, of shape {shape}, {rows} samples per micro-batch")
 
 
-def _length(steps: tuple[Callable[[Any], Any], ...], name: str | None, what: str, now: int) -> Layout:
+def _length(steps: tuple[Callable[[Any], Any], ...], name: str | None, what: str, now: Sequence[Any]) -> Layout:
     def count(batch: Any) -> int:
         items = _follow(steps, batch)
         if not isinstance(items, (list, tuple)):
@@ -224,35 +188,28 @@ def _length(steps: tuple[Callable[[Any], Any], ...], name: str | None, what: str
         return len(items)
 
     where = f"the list under '{name}'" if name is not None else "a list"
-    sentence = f"counting samples: {what} in {where}, {now} samples per micro-batch"
-    return Layout(lambda b: (count(b), None), count, "samples", sentence)
+    return _samples(count, f"{what} in {where}, {len(now)} samples per micro-batch")
 
 
-def _images(leaf: Leaf, batch: Any) -> list[Tensor] | None:
+def _images(leaf: Leaf, batch: Any) -> Sequence[Tensor] | None:
     """The list of images of different sizes that a detection batch starts with, if it does."""
     parent = _follow(leaf.steps[:-1], batch) if len(leaf.steps) > 1 else None
     if not isinstance(parent, (list, tuple)) or hasattr(parent, "_fields"):
         return None
-    if not all(isinstance(item, Tensor) and item.ndim == 3 and item.shape[0] in (1, 3, 4) for item in parent):
-        return None
-    return list(parent)
+    pictures = all(isinstance(item, Tensor) and item.ndim == 3 and item.shape[0] in (1, 3, 4) for item in parent)
+    return parent if pictures else None
 
 
 def layout_per_sample(tokens: int, samples: Layout) -> Layout:
     """Layout of a batch with a fixed number of tokens per sample."""
-
-    def read(batch: Any) -> tuple[Amount | None, Amount | None]:
-        amount = samples.read(batch)[0]
-        return amount, None if amount is None else amount * tokens
-
-    def positions(batch: Any) -> int | None:
-        amount = samples.positions(batch)
-        return None if amount is None else amount * tokens
-
     if not samples.known:
         return samples
+
+    def positions(batch: Any) -> int:
+        return (samples.positions(batch) or 0) * tokens
+
     sentence = f"counting tokens: {tokens} per sample as given, {samples.sentence.removeprefix('counting samples: ')}"
-    return Layout(read, positions, "tokens", sentence)
+    return Layout(lambda batch: (samples.read(batch)[0], positions(batch)), positions, "tokens", sentence)
 
 
 def layout_by_callable(function: Callable[[Any], Any], samples: Layout) -> Layout:
@@ -267,8 +224,7 @@ def layout_by_callable(function: Callable[[Any], Any], samples: Layout) -> Layou
                     f"but its keys are {list(answer)}."
                 )
             amounts = {key: _checked(value) for key, value in answer.items()}
-            given = amounts.get("samples")
-            return given if given is not None else samples.read(batch)[0], amounts.get("tokens")
+            return amounts["samples"] if "samples" in amounts else samples.read(batch)[0], amounts.get("tokens")
         return samples.read(batch)[0], _checked(answer)
 
     sentence = f"counting tokens: as returned by `count`, {samples.sentence.removeprefix('counting ')}"

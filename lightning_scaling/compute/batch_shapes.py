@@ -42,8 +42,9 @@ def leaves(batch: Any) -> Iterator[Leaf]:
 
 def _walk(value: Any, steps: tuple[Callable[[Any], Any], ...], name: str | None, depth: int) -> Iterator[Leaf]:
     children: Iterator[tuple[Callable[[Any], Any], str | None, Any]]
+    children = iter(())
     if isinstance(value, Tensor) or depth > _MAX_DEPTH:
-        children = iter(())
+        pass
     elif isinstance(value, Mapping):
         children = ((itemgetter(key), str(key), item) for key, item in value.items())
     elif isinstance(value, (tuple, list)) and not (value and isinstance(value[0], (str, bytes))):
@@ -51,8 +52,6 @@ def _walk(value: Any, steps: tuple[Callable[[Any], Any], ...], name: str | None,
         children = ((itemgetter(i), names[i] if names else name, item) for i, item in enumerate(value))
     elif is_dataclass(value) and not isinstance(value, type):
         children = ((attrgetter(f.name), f.name, getattr(value, f.name)) for f in fields(value))
-    else:
-        children = iter(())
     entered = False
     for getter, child_name, child in children:
         entered = True
@@ -71,18 +70,13 @@ def signature(batch: Any) -> Any:
         return None
     if kind is Tensor:
         return batch.shape
-    if kind is tuple or kind is list:
-        if len(batch) > 8 and type(batch[0]) in _ATOMS and type(batch[-1]) in _ATOMS:
-            return len(batch)
-        return tuple([item.shape if type(item) is Tensor else signature(item) for item in batch])
-    if kind is dict:
-        return tuple([item.shape if type(item) is Tensor else signature(item) for item in batch.values()])
+    if (kind is tuple or kind is list) and len(batch) > 8 and type(batch[0]) in _ATOMS and type(batch[-1]) in _ATOMS:
+        return len(batch)
     if isinstance(batch, Tensor):
         return None if batch.is_nested else batch.shape
-    if isinstance(batch, Mapping):
-        return tuple([signature(item) for item in batch.values()])
-    if isinstance(batch, (tuple, list)):
-        return tuple([signature(item) for item in batch])
+    if isinstance(batch, (dict, tuple, list, Mapping)):
+        items = batch.values() if isinstance(batch, Mapping) else batch
+        return tuple([item.shape if type(item) is Tensor else signature(item) for item in items])
     if is_dataclass(batch) and not isinstance(batch, type):
         return tuple([signature(getattr(batch, f.name)) for f in fields(batch)])
     if (shape := getattr(batch, "shape", None)) is not None and isinstance(shape, (tuple, torch.Size)):

@@ -79,29 +79,19 @@ class FlopMeter:
         context: int | None = None,
         max_shapes: int = 4096,
     ) -> None:
-        self._constant: int | float | None = None
-        self._function: Callable[[Any], Any] | None = None
-        self._source: Provenance | None = None
-        self._off = flops is None or flops is False
-        self._counting = flops == "auto"
-        if isinstance(flops, str):
-            if flops not in ("auto", "6ND"):
-                raise ValueError(
-                    f'`flops` must be "auto", "6ND", a number, a callable of the batch or None, but got {flops!r}.'
-                )
-        elif callable(flops):
-            self._function, self._source = flops, "user"
-        elif not self._off:
-            self._constant, self._source = _checked(flops, "`flops`"), "user"
+        self._off, self._counting = flops is None or flops is False, flops == "auto"
+        if isinstance(flops, str) and flops not in ("auto", "6ND"):
+            wanted = '"auto", "6ND", a number, a callable of the batch or None'
+            raise ValueError(f"`flops` must be {wanted}, but got {flops!r}.")
+        given = not (self._off or isinstance(flops, str))
+        self._function: Callable[[Any], Any] | None = flops if callable(flops) else None
+        self._constant = _checked(flops, "`flops`") if given and self._function is None else None
+        self._source: Provenance | None = "user" if given else None
         if max_shapes < 1:
             raise ValueError(f"`max_shapes` must be at least 1, but got {max_shapes}.")
         self._counter = counter if counter is not None else BatchCounter()
-        self._active = active
-        self._sizes = (layers, width, context)
-        self._max_shapes = max_shapes
-        self._compiled = False
-        self._warning = ""
-        self._frames = compiled_frames()
+        self._active, self._sizes, self._max_shapes = active, (layers, width, context), max_shapes
+        self._compiled, self._frames, self._warning = False, compiled_frames(), ""
         self._stored: Mapping[str, Any] | None = None
         self._params: ParamCounts | None = None
         self.reset()
@@ -109,12 +99,10 @@ class FlopMeter:
     def reset(self) -> None:
         """Forget every measured shape, as when the model has changed."""
         self._families: dict[str, ShapeFamily] = {}
-        self._failure = ""
-        self._refusals = 0
-        self._counted = False
-        self._hopeless = False
         self._notes: list[str] = []
-        self._first = ""
+        self._failure = self._first = ""
+        self._refusals = 0
+        self._counted = self._hopeless = False
 
     def per_batch(self, batch: Any) -> int | float | None:
         """FLOPs of this micro-batch, as far as they are known by now; ``None`` before anything is.
@@ -156,12 +144,8 @@ class FlopMeter:
 
     def can_watch(self, module: nn.Module) -> bool:
         """Whether real steps of this module can be looked at: with older torch, not when parts of it are compiled."""
-        return (
-            self.wanting
-            and self._counting
-            and not self._failure
-            and not (_PLAIN_CODE_ONLY and (self._compiled or compiled_frames()))
-        )
+        unseen = _PLAIN_CODE_ONLY and (self._compiled or compiled_frames())
+        return self.wanting and self._counting and not (self._failure or unseen)
 
     def wants(self, module: nn.Module, batch: Any) -> bool:
         """Whether the step on this batch, which is about to begin, should be watched. Call it once for each step."""
@@ -282,11 +266,7 @@ class FlopMeter:
         return self._constant is not None
 
     def _shape(self, key: Any) -> ShapeFlops:
-        name = str(structure(key))
-        family = self._families.get(name)
-        if family is None:
-            family = self._families[name] = ShapeFamily(self._max_shapes)
-        return family.shape(key)
+        return self._families.setdefault(str(structure(key)), ShapeFamily(self._max_shapes)).shape(key)
 
     def _take(self, module: nn.Module, batch: Any, key: Any, seen: OpCounter) -> int | None:
         """Keep what a step was seen to do; ``None`` if that is not trusted."""

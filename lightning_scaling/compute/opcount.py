@@ -102,9 +102,8 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._used.update(id(value) for value in args if id(value) in self._weights)
         if callable(rule):
             self._count(rule, args, kwargs, result)
-        elif rule == _CAST:
-            if (cast := self._storages.get(_storage(args[0]))) is not None:
-                self._storages[_storage(result)] = cast
+        elif rule == _CAST and (cast := self._storages.get(_storage(args[0]))) is not None:
+            self._storages[_storage(result)] = cast
         elif rule == _HEAVY:
             self.uncounted.add(f"{getattr(func, 'namespace', 'aten')}::{_name(getattr(func, '_overloadpacket', func))}")
             self._used.update(id(value) for value in _tensors(args) if id(value) in self._weights)
@@ -222,14 +221,12 @@ def _tensors(args: Iterable[Any]) -> Iterator[Tensor]:
 
 @functools.cache
 def _formulas() -> dict[Any, Formula]:
-    torchs: dict[Any, Formula] = getattr(flop_counter, "flop_registry", {})
-    if not torchs:  # torch before 2.2
-        torchs = vars(flop_counter)["flop_mapping"]
+    # torch before 2.2 calls it a mapping
+    torchs: dict[Any, Formula] = getattr(flop_counter, "flop_registry", None) or vars(flop_counter)["flop_mapping"]
     found = {getattr(torch.ops.aten, name): formula for name, formula in _OURS.items() if hasattr(torch.ops.aten, name)}
     found.update(torchs)
     for packet, formula in torchs.items():
-        name = _name(packet)
-        if "attention" in name and "backward" in name:
+        if "attention" in (name := _name(packet)) and "backward" in name:
             found[packet] = _without_rebuilding(formula)
     return found
 
@@ -243,50 +240,25 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: 
     return 2 * rows * key.shape[-2] * (query.shape[-1] + value.shape[-1])
 
 
-def _attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
-    return 2 * _attention(query, key, value)
+def _backward(formula: Formula, times: int = 2) -> Formula:
+    """The formula of a backward pass, whose arguments begin with the gradient."""
+    return lambda grad, *args, **kwargs: times * formula(*args, **kwargs)
 
 
-def _recurrent(steps: Tensor, weights: Iterable[Any]) -> int:
-    matrices = sum(weight.numel() for weight in weights if isinstance(weight, Tensor) and weight.ndim == 2)
-    return 2 * math.prod(steps.shape[:-1]) * matrices
+def _recurrent(weights: slice, *, steps: int = 0, backward: bool = False) -> Formula:
+    """The formula of a recurrent layer from the places of its weights and its inputs among the arguments."""
+
+    def recurrent(*args: Any, **kwargs: Any) -> int:
+        matrices = sum(weight.numel() for weight in _tensors(args[weights]) if weight.ndim == 2)
+        rows: int = math.prod(args[steps].shape[:-1])
+        return (4 if backward else 2) * rows * matrices
+
+    return recurrent
 
 
-def _mkldnn_rnn(steps: Tensor, w0: Tensor, w1: Tensor, *args: Any, **kwargs: Any) -> int:
-    return _recurrent(steps, (w0, w1))
-
-
-def _listed_rnn(steps: Tensor, weights: Sequence[Tensor], *args: Any, **kwargs: Any) -> int:
-    return _recurrent(steps, weights)
-
-
-def _lstm_mps(steps: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], *args: Any, **kwargs: Any) -> int:
-    return _recurrent(steps, weights)
-
-
-def _twice(formula: Formula) -> Formula:
-    return lambda *args, **kwargs: 2 * formula(*args, **kwargs)
-
-
-def _lstm_mps_backward(*args: Any, **kwargs: Any) -> int:
-    steps, weights = args[5], args[8]
-    return 2 * _recurrent(steps, weights)
-
-
-def _mv(matrix: Tensor, vector: Tensor, **kwargs: Any) -> int:
-    return 2 * matrix.numel()
-
-
-def _addmv(bias: Tensor, matrix: Tensor, vector: Tensor, **kwargs: Any) -> int:
-    return 2 * matrix.numel()
-
-
-def _dot(left: Tensor, right: Tensor, **kwargs: Any) -> int:
-    return 2 * left.numel()
-
-
-def _addbmm(bias: Tensor, left: Tensor, right: Tensor, **kwargs: Any) -> int:
-    return 2 * left.numel() * right.shape[-1]
+def _product(left: int, *, columns: bool = False) -> Formula:
+    """The formula of a product from the place of its left factor: two FLOPs a number, for each column of the right."""
+    return lambda *args, **kwargs: 2 * args[left].numel() * (args[left + 1].shape[-1] if columns else 1)
 
 
 def _grouped(left: Tensor, right: Tensor, *args: Any, **kwargs: Any) -> int:
@@ -299,12 +271,10 @@ def _distance(left: Tensor, right: Tensor, *args: Any, **kwargs: Any) -> int:
 
 
 def _trilinear(*args: Any, **kwargs: Any) -> int:
-    shapes = []
-    for tensor, dims in zip(args[:3], args[3:6], strict=True):
-        shape = list(tensor.shape)
+    shapes = [list(tensor.shape) for tensor in args[:3]]
+    for shape, dims in zip(shapes, args[3:6], strict=True):
         for dim in sorted(dims):
             shape.insert(dim, 1)
-        shapes.append(shape)
     return 2 * math.prod(int(max(sizes)) for sizes in zip(*shapes, strict=True))
 
 
@@ -319,28 +289,28 @@ def _fourier(values: Tensor, dims: Sequence[int], *args: Any, out_val: Any = Non
 
 _OURS: dict[str, Formula] = {
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
-    "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
+    "_scaled_dot_product_flash_attention_for_cpu_backward": _backward(_attention),
     "_scaled_dot_product_fused_attention_overrideable": _attention,
-    "_scaled_dot_product_fused_attention_overrideable_backward": _attention_backward,
+    "_scaled_dot_product_fused_attention_overrideable_backward": _backward(_attention),
     "_scaled_dot_product_attention_math_for_mps": _attention,
-    "mkldnn_rnn_layer": _mkldnn_rnn,
-    "mkldnn_rnn_layer_backward": _twice(_mkldnn_rnn),
-    "_cudnn_rnn": _listed_rnn,
-    "_cudnn_rnn_backward": _twice(_listed_rnn),
-    "miopen_rnn": _listed_rnn,
-    "miopen_rnn_backward": _twice(_listed_rnn),
-    "_lstm_mps": _lstm_mps,
-    "lstm_mps_backward": _lstm_mps_backward,
-    "mv": _mv,
-    "addmv": _addmv,
-    "dot": _dot,
-    "vdot": _dot,
-    "addbmm": _addbmm,
+    "mkldnn_rnn_layer": _recurrent(slice(1, 3)),
+    "mkldnn_rnn_layer_backward": _recurrent(slice(1, 3), backward=True),
+    "_cudnn_rnn": _recurrent(slice(1, 2)),
+    "_cudnn_rnn_backward": _recurrent(slice(1, 2), backward=True),
+    "miopen_rnn": _recurrent(slice(1, 2)),
+    "miopen_rnn_backward": _recurrent(slice(1, 2), backward=True),
+    "_lstm_mps": _recurrent(slice(2, 3)),
+    "lstm_mps_backward": _recurrent(slice(8, 9), steps=5, backward=True),
+    "mv": _product(0),
+    "addmv": _product(1),
+    "dot": _product(0),
+    "vdot": _product(0),
+    "addbmm": _product(1, columns=True),
     "_grouped_mm": _grouped,
     "_scaled_grouped_mm": _grouped,
     "_cdist_forward": _distance,
     "_euclidean_dist": _distance,
-    "_cdist_backward": lambda grad, left, right, *args, **kwargs: _distance(left, right),
+    "_cdist_backward": _backward(_distance, times=1),
     "_trilinear": _trilinear,
     "_fft_c2c": _fourier,
     "_fft_r2c": _fourier,

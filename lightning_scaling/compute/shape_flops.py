@@ -66,11 +66,8 @@ class ShapeFlops:
 
     def figure(self) -> int | None:
         """The best that is known by now."""
-        found = self.typical()
-        if found is None:
-            found = self.family.at(self.rows, self.per_row)
-        if found is None:
-            found = self.estimate
+        found = self.typical() if self.values else self.family.at(self.rows, self.per_row)
+        found = self.estimate if found is None else found
         return None if found is None else round(found)
 
 
@@ -98,11 +95,9 @@ class ShapeFamily:
 
     def shape(self, key: Any) -> ShapeFlops:
         """The shape of a signature; remembered, unless there are too many."""
-        found = self.shapes.get(key)
-        if found is None:
-            found = ShapeFlops(self, key)
-            if len(self.shapes) < self._most:
-                self.shapes[key] = found
+        found = self.shapes.get(key) or ShapeFlops(self, key)
+        if len(self.shapes) < self._most:
+            self.shapes[key] = found
         return found
 
     def wants(self, shape: ShapeFlops) -> bool:

@@ -56,10 +56,7 @@ def judge(
     if reference:
         ratio = seen.flops / reference
         if compiled and ratio < _LOW_COMPILED:
-            return (
-                False,
-                f"Compiled code showed {ratio:.2g} times 6 N D; its own kernels may do the rest.",
-            )
+            return (False, f"Compiled code showed {ratio:.2g} times 6 N D; its own kernels may do the rest.")
         if ratio < _NOTHING or (ratio < _LOW and (hidden or 2 * unseen > used)):
             blame = f": {hidden} cannot be counted" if hidden else ": most weights go into nothing that can be counted"
             return False, f"Counting gave {ratio:.2g} times 6 N D and was refused{blame}."
@@ -67,9 +64,8 @@ def judge(
     if hidden:
         parts.append(f"Not counted, if they do work: {hidden}.")
     if seen.recomputed:
-        parts.append(
-            f"Checkpointing computes activations again: {seen.recomputed / seen.flops:.0%} on top, not counted."
-        )
+        again = seen.recomputed / seen.flops
+        parts.append(f"Checkpointing computes activations again: {again:.0%} on top, not counted.")
     return True, " ".join(part for part in parts if part)
 
 
@@ -146,8 +142,5 @@ def attention_sizes(module: nn.Module) -> tuple[int, int] | None:
 
 
 def _named(config: Any, names: tuple[str, ...]) -> int | None:
-    for name in names:
-        value = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
-        if type(value) is int:
-            return value
-    return None
+    values = (config.get(name) if isinstance(config, Mapping) else getattr(config, name, None) for name in names)
+    return next((value for value in values if type(value) is int), None)

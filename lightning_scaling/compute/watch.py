@@ -27,9 +27,7 @@ class Watch:
     """
 
     def __init__(
-        self,
-        prepare: Callable[[], Iterable[nn.Parameter] | None],
-        store: Callable[[OpCounter], int | None],
+        self, prepare: Callable[[], Iterable[nn.Parameter] | None], store: Callable[[OpCounter], int | None]
     ) -> None:
         self.seconds = 0.0
         self._prepare, self._store = prepare, store
@@ -104,11 +102,8 @@ class Watch:
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether parts of a module are compiled."""
-    for child in module.modules():
-        own = vars(child)
-        if "_orig_mod" in child._modules or own.get("_compiled_call_impl") or own.get("_compiler_ctx"):
-            return True
-    return False
+    marks = ("_compiled_call_impl", "_compiler_ctx")
+    return any("_orig_mod" in one._modules or any(map(vars(one).get, marks)) for one in module.modules())
 
 
 def compiled_frames() -> int:

@@ -34,13 +34,7 @@ class GridFit:
     weights: Array
 
 
-def fit_grid(
-    base: Array,
-    extra: Array,
-    share: Array,
-    y: Array,
-    weights: Array,
-) -> GridFit:
+def fit_grid(base: Array, extra: Array, share: Array, y: Array, weights: Array) -> GridFit:
     """Fit ``y = offset + slope * (base[a] - share[a, k] * extra[c])`` for all ``a``, ``c``, ``k`` by moments.
 
     Golub and Pereyra's variable projection (SIAM J. Numer. Anal. 10(2), 1973): given the shape the law is linear, so
