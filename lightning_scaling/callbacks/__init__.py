@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,20 +13,13 @@ if TYPE_CHECKING:
 __all__ = ["ResizeAdvisor", "ScalingAdviceWarning", "ScalingEarlyStopping", "ScalingLawMonitor"]
 
 
+_HOME = {"ResizeAdvisor": "resize_advisor", "ScalingEarlyStopping": "scaling_early_stopping"}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "ResizeAdvisor":
-        from lightning_scaling.callbacks.resize_advisor import ResizeAdvisor
-
-        return ResizeAdvisor
-    if name == "ScalingEarlyStopping":
-        from lightning_scaling.callbacks.scaling_early_stopping import ScalingEarlyStopping
-
-        return ScalingEarlyStopping
-    if name in __all__:
-        from lightning_scaling.callbacks import scaling_law_monitor
-
-        return getattr(scaling_law_monitor, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME.get(name, 'scaling_law_monitor')}"), name)
 
 
 def __dir__() -> list[str]:

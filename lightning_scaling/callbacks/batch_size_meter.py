@@ -64,8 +64,10 @@ class BatchSizeMeter:
         return size, lasting and len(self._known) < _MAX_SHAPES
 
     def look(self, batch: Any) -> BatchSize:
-        """Count a batch; its FLOPs may be those of its shape, to be read by :meth:`resolve`."""
-        samples, tokens = self._count(batch)
+        """Count a batch, samples alone once the user's `count` has failed; FLOPs may be those of its shape."""
+        sentence = "`count` failed ({cause}); tokens are not counted any more, training continues."
+        counted = self._guard.run("count", sentence, self._counter.samples_and_tokens, batch)
+        samples, tokens = counted or (self._samples_only.samples_and_tokens(batch)[0], None)
         flops = None
         if self.error is None:
             begun = perf_counter()
@@ -115,12 +117,6 @@ class BatchSizeMeter:
             if size is not None and isinstance(size.flops, ShapeFlops) and id(size) not in found:
                 found[id(size)] = size._replace(flops=size.flops.figure())
         return tuple([found.get(id(size), size) for size in sizes])
-
-    def _count(self, batch: Any) -> tuple[Any, Any]:
-        """Samples and tokens; where the user's `count` fails, samples alone from then on."""
-        sentence = "`count` failed ({cause}); tokens are not counted any more, training continues."
-        counted = self._guard.run("count", sentence, self._counter.samples_and_tokens, batch)
-        return counted or (self._samples_only.samples_and_tokens(batch)[0], None)
 
     def detach(self) -> None:
         """Let go of the module."""

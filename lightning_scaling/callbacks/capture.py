@@ -110,11 +110,6 @@ class Capture(AttributeState):
         self.hooks.make_room(max(block, 1))
 
     @property
-    def pending(self) -> bool:
-        """Whether anything waits to be read; alike on all ranks."""
-        return self.hooks.pending > 0
-
-    @property
     def alone(self) -> bool:
         """Whether this is the only rank."""
         return self.ranks.world == 1
@@ -179,7 +174,7 @@ class Capture(AttributeState):
             CaptureError: If this or another rank could not go on.
         """
         together = at_batch or self._all_ranks_here
-        every_batch = self.stepless and self.pending and (closing or self.hooks.pending >= _MAX_PENDING)
+        every_batch = self.stepless and self.hooks.pending and (closing or self.hooks.pending >= _MAX_PENDING)
         if every_batch:
             self.hooks.count_batches()
         elif self.stepless and self.metric is None:

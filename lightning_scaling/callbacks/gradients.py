@@ -144,8 +144,7 @@ class Gradients:
         self._fresh = True
         if self._open:
             self._seen += 1
-            if not outputs or outputs.get("loss") is None:
-                self._sound = False
+            self._sound &= bool(outputs) and outputs.get("loss") is not None
             if stepped:
                 self._finish()
             elif self._seen == 1 and self._group > 1:

@@ -65,11 +65,8 @@ class GuardedCallback(CallbackBase):
 
     _failure = "The callback failed ({cause}). It is off; training continues."
     _results: tuple[str, ...] = ()
+    _guard: Guard
     _key: str
-
-    def _new_guard(self) -> None:
-        """Forget failures of earlier fits."""
-        self._guard = Guard()
 
     def _failed(self, error: Exception) -> None:
         """Report a failure of a hook and switch the callback off."""

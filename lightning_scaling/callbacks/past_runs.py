@@ -34,7 +34,6 @@ class PastRuns:
     def __init__(self, settings: Settings, console: Console, engine: Monitor, logger: RunLogger) -> None:
         self.runs: RunHistory | None = settings.past_runs
         self.source: str | Path | None = settings.to_read
-        self._given = settings.past_runs
         self._console, self._engine, self._logger = console, engine, logger
         self._reader: HistoryReader[Family | ShapePrior] | None = None
         if self.source is not None and logger.first:
@@ -52,10 +51,11 @@ class PastRuns:
 
     def introduce(self) -> None:
         """Note in the journal runs that were given from the start."""
-        if self._given:
-            calibration = self._given.calibration.to_dict() if self._given.calibration else None
-            source = self._given.source or "the runs given to the callback"
-            runs = [run.meta.get("run_id") or run.name for run in self._given]
+        given = self.runs
+        if given:
+            calibration = given.calibration.to_dict() if given.calibration else None
+            source = given.source or "the runs given to the callback"
+            runs = [run.meta.get("run_id") or run.name for run in given]
             self._mark({"source": source, "runs": runs, "calibration": calibration})
 
     def deliver(self) -> None:

@@ -101,7 +101,7 @@ class ResizeAdvisor(GuardedCallback):
         self._advice: Advice | None = None
         self._stages: list[str] = []
         self._reported: list[Any] = []
-        self._new_guard()
+        self._guard = Guard()
 
     # ------------------------------------------------------------------ results
 
@@ -135,10 +135,11 @@ class ResizeAdvisor(GuardedCallback):
     @guarded
     def _follow(self, monitor: ScalingLawMonitor, trainer: Any, module: Any) -> None:
         self._leave()
-        self._new_guard()
+        self._guard = Guard()
         self._thread, self._answer, self._stages = None, None, []
         if trainer.is_global_zero and not trainer.fast_dev_run:
-            self._module_shape, self._attentive = _inspect(module)
+            silent = Guard(lambda sentence: None)  # a module may raise at any look
+            self._module_shape, self._attentive = silent.run("shape", "", _shape_of, module) or (None, False)
             self._monitor = monitor
             monitor.watchers.append(self._look)
 
@@ -282,13 +283,8 @@ def _checked_shape(shape: Any) -> Shape | None:
     return found
 
 
-def _inspect(module: Any) -> tuple[Shape | None, bool]:
-    """The shape in a configuration of the module or of a model in it, and whether there is attention at all."""
-    inspected = Guard(lambda sentence: None).run("shape", "", _shape_of, module)  # it may raise at any look
-    return inspected or (None, False)
-
-
 def _shape_of(module: Any) -> tuple[Shape | None, bool]:
+    """The shape in a configuration of the module or of a model in it, and whether there is attention at all."""
     attentive = any("attn" in name.lower() or "attention" in name.lower() for name, _ in module.named_modules())
     for owner in (module, *(getattr(module, name, None) for name in _MODELS)):
         for config in (getattr(owner, place, None) for place in _CONFIGS):

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_scaling.advice.stopping import Decision, StopRule
 from lightning_scaling.callbacks.competitors import Competitors
-from lightning_scaling.callbacks.guard import GuardedCallback, guarded, is_fitting, is_new_run
+from lightning_scaling.callbacks.guard import Guard, GuardedCallback, guarded, is_fitting, is_new_run
 from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor, find_monitors
 from lightning_scaling.callbacks.session import Session
 
@@ -110,7 +110,7 @@ class ScalingEarlyStopping(GuardedCallback):
         self._reset()
 
     def _reset(self) -> None:
-        self._new_guard()
+        self._guard = Guard()
         self._session: Session | None = None
         self._competitors: Competitors | None = None
         self._flushes = 0

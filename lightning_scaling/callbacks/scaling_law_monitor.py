@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_scaling.callbacks.console import ScalingAdviceWarning, warn
-from lightning_scaling.callbacks.guard import cause_of, guarded, is_fitting, is_new_run
+from lightning_scaling.callbacks.guard import Guard, cause_of, guarded, is_fitting, is_new_run
 from lightning_scaling.callbacks.monitor_results import MonitorResults
 from lightning_scaling.callbacks.session import Session
 from lightning_scaling.callbacks.settings import Settings
@@ -130,7 +130,7 @@ class ScalingLawMonitor(MonitorResults):
         self._scope = ""
         self._interrupted = False
         self._watchers: list[Callable[[Session], None]] = []
-        self._new_guard()
+        self._guard = Guard()
 
     @property
     def session(self) -> Session | None:
@@ -196,7 +196,7 @@ class ScalingLawMonitor(MonitorResults):
             monitors = [one for one in trainer.callbacks if isinstance(one, ScalingLawMonitor)]
             # Two of the same metric are refused by Lightning: their state in a checkpoint would be one.
             self._scope = "" if self in monitors[:1] else self.followed or "training_loss"
-            self._new_guard()
+            self._guard = Guard()
             self._counts = None
             self._count(pl_module)
 

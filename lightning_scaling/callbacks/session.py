@@ -218,12 +218,12 @@ class Session:
         """A validation within the fit has ended."""
         self._validated = True
         self.capture.leave_batches()
-        if self.capture.metric is not None or self.capture.pending:
+        if self.capture.metric is not None or self.capture.hooks.pending:
             self.flush(looking=True)
 
     def mark(self, reason: str, *, follow_rates: bool) -> None:
         """A change was announced; several ranks do not meet here: what they have pending counts as coming after it."""
-        if self.capture.alone and self.capture.pending:
+        if self.capture.alone and self.capture.hooks.pending:
             self.flush()
         self.engine.mark(reason, follow_rates=follow_rates)
         self._diagnostics.reset()
@@ -289,7 +289,7 @@ class Session:
 
     def state_dict(self, *, flush: bool) -> dict[str, Any]:
         """Everything needed to go on, as builtins."""
-        if flush and self.capture.pending:
+        if flush and self.capture.hooks.pending:
             self.flush()
         parts = {name: getattr(self, name) for name in ("capture", "engine", "gradients", "logger")}
         return {name: part.state_dict() for name, part in {**parts, "sizes": self.sizes.meter}.items()}

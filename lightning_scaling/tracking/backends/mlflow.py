@@ -22,15 +22,8 @@ _OTHER = re.compile(r"[^\w./\- ]")
 _LONGEST_KEY = 250
 _DELETED = "must be in the 'active' state"
 _REFUSING = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS", "DATA_LOSS"}
-_CLOSING = {
-    "RESOURCE_DOES_NOT_EXIST",
-    "NOT_FOUND",
-    "ENDPOINT_NOT_FOUND",
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-    "CUSTOMER_UNAUTHORIZED",
-    "INVALID_STATE",
-}
+_MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "INVALID_STATE"}
+_FORBIDDEN = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 
 
 def safe_key(key: str) -> str:
@@ -223,7 +216,7 @@ class MLflowTarget:
             code = getattr(error, "error_code", None)
             message = next(iter(redacted(str(error)).strip().splitlines()), type(error).__name__)[:300]
             # a deleted run refuses each row as invalid; restored, it takes them
-            if code in _CLOSING or _DELETED in message:
+            if code in _MISSING | _FORBIDDEN or _DELETED in message:
                 raise GoneError(f"{self.name} takes no more rows ({code}: {message}).") from error
             if code in _REFUSING:
                 raise RefusedError(f"{self.name} refused a row ({message}).") from error
