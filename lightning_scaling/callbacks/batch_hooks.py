@@ -115,43 +115,40 @@ class BatchHooks:
 
     def take(self, outputs: Any, batch: Any) -> bool:
         """Called after each training step; returns whether to flush."""
-        if self.failure is not None:
-            return self._record(None, None, 1)
+        value: Any = None
+        size, factor = None, 1
         try:
-            key: Any = None
-            kind = batch.__class__
-            if kind is tuple or kind is list:
-                key = [item.shape for item in batch]
-            elif kind is dict:
-                key = [item.shape for item in batch.values()]
-        except AttributeError:  # not all of them are tensors
-            pass
-        try:
-            size = self._size if key is not None and key == self._last_key else self._find(key, batch)
-            if self._metric is not None:
-                done, before = self.progress.completed, self._done
-                self._done = done
-                return self._record(self.look() if self.per_step and done != before else None, size, 1)
-            try:
-                loss = outputs["loss"]
-            except (LookupError, TypeError):
-                loss = loss_of(outputs)
-            if self.manual or loss.__class__ is not Tensor:
-                loss = owned(loss, _LOSS, clone=self.manual)
+            if self.failure is None:
+                key: Any = None
+                kind = batch.__class__
+                try:
+                    if kind is tuple or kind is list:
+                        key = [item.shape for item in batch]
+                    elif kind is dict:
+                        key = [item.shape for item in batch.values()]
+                except AttributeError:  # not all of them are tensors
+                    pass
+                size = self._size if key is not None and key == self._last_key else self._find(key, batch)
+                if self._metric is not None:
+                    done, before = self.progress.completed, self._done
+                    self._done = done
+                    value = self.look() if self.per_step and done != before else None
+                else:
+                    try:
+                        value = outputs["loss"]
+                    except (LookupError, TypeError):
+                        value = loss_of(outputs)
+                    if self.manual or value.__class__ is not Tensor:
+                        value = owned(value, _LOSS, clone=self.manual)
+                    factor = self._trainer.accumulate_grad_batches
         except Exception as error:
             if self._trainer.world_size == 1:
                 raise
-            self.failure = error
-            return self._record(None, None, 1)
+            self.failure, value, size = error, None, None
         values = self._values
-        values.append(loss)
-        self._records.append((size, self._trainer.accumulate_grad_batches, self.progress.completed, self.rate))
-        return len(values) >= self._room and self._full()
-
-    def _record(self, value: Any, size: BatchSize | None, factor: int) -> bool:
-        self._values.append(value)
+        values.append(value)
         self._records.append((size, factor, self.progress.completed, self.rate))
-        return len(self._values) >= self._room and self._full()
+        return len(values) >= self._room and self._full()
 
     def _find(self, key: Any, batch: Any) -> BatchSize:
         """Size of a batch that is not of the shape of the last one."""

@@ -170,10 +170,6 @@ class RunLogger:
         if self._tracker is not None:
             self._tracker.mark(reason, step, data)
 
-    def replan(self, plan: Plan, step: int) -> None:
-        """Write another plan to the journal."""
-        self.mark("plan", step, {"kind": EventKind.PLAN, "plan": plan.to_dict()})
-
     def resize(self, advice: Advice, *, notify: bool) -> None:
         """Write advice on size to the journal and the tags; with `notify`, pass it on as the user asked for."""
         if self._tracker is not None:

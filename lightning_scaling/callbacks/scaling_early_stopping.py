@@ -125,19 +125,17 @@ class ScalingEarlyStopping(GuardedCallback):
         Raises:
             ValueError: If there is none, or it is not clear which of several to act on.
         """
-        if is_fitting(stage):
-            self._monitor = self._find_monitor(trainer)
-
-    def _find_monitor(self, trainer: Any) -> ScalingLawMonitor:
+        if not is_fitting(stage):
+            return
         monitors = find_monitors(trainer, "ScalingEarlyStopping")
         chosen = [one for one in monitors if self._metric is None or one.followed == self._metric]
-        if len(chosen) == 1:
-            return chosen[0]
-        names = ", ".join(repr(one.followed) if one.followed else "the training loss" for one in monitors)
-        raise ValueError(
-            f"ScalingEarlyStopping cannot decide which ScalingLawMonitor to act on: they follow {names}; name the "
-            "metric of one of them with `monitor=`."
-        )
+        if len(chosen) != 1:
+            names = ", ".join(repr(one.followed) if one.followed else "the training loss" for one in monitors)
+            raise ValueError(
+                f"ScalingEarlyStopping cannot decide which ScalingLawMonitor to act on: they follow {names}; name the "
+                "metric of one of them with `monitor=`."
+            )
+        self._monitor = chosen[0]
 
     @guarded
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -151,7 +149,8 @@ class ScalingEarlyStopping(GuardedCallback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Decide after each flush of the monitor, and stop at the end of a group of accumulated batches."""
         self._decide(trainer)
-        if self.decision is not None and self._at_step_end(trainer, pl_module, batch_idx):
+        whole = trainer.is_last_batch or (batch_idx + 1) % int(trainer.accumulate_grad_batches) == 0
+        if self.decision is not None and (whole or not pl_module.automatic_optimization):
             self._stop(trainer)
 
     @guarded
@@ -203,12 +202,6 @@ class ScalingEarlyStopping(GuardedCallback):
         ranking = None if self._competitors is None else self._competitors.ranking()
         decision = self._rule.decide(replace(state, ranking=ranking))
         return None if decision is None else decision.to_dict()
-
-    @staticmethod
-    def _at_step_end(trainer: Any, module: Any, batch_idx: int) -> bool:
-        """Whether no gradients are waiting to be stepped on."""
-        whole = (batch_idx + 1) % int(trainer.accumulate_grad_batches) == 0
-        return bool(not module.automatic_optimization or trainer.is_last_batch or whole)
 
     def _may_stop(self, trainer: Any) -> bool:
         """Whether the minimum of steps and epochs is behind; before, `should_stop` would latch and log every step."""

@@ -97,7 +97,8 @@ class Session:
             plan = plan_of(self._trainer, self.capture.steps, self._guard)
             if plan.known:
                 self.engine.replan(plan)
-                self.logger.replan(plan, max(self.engine.curve.last_step, 0))
+                step = max(self.engine.curve.last_step, 0)
+                self.logger.mark("plan", step, {"kind": EventKind.PLAN, "plan": plan.to_dict()})
 
     # ------------------------------------------------------------------ batches and flushes
 

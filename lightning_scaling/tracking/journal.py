@@ -248,11 +248,8 @@ class Journal:
             self.write("end", end)
             self.flush()
         self._closed = True
-        self._release()
-
-    def _release(self) -> None:
-        if self._fd is not None:
-            fd, self._fd = self._fd, None
+        fd, self._fd = self._fd, None
+        if fd is not None:
             with suppress(OSError):
                 if fcntl is not None:  # a forked worker may hold the same open file, and with it the lock
                     fcntl.flock(fd, fcntl.LOCK_UN)
@@ -284,16 +281,12 @@ class Journal:
                 done += os.write(fd, data[done:])
         finally:
             self._size += done
-            if done:
-                self._forget(done - (1 if self._torn else 0))
-
-    def _forget(self, written: int) -> None:
-        """Drop the lines of which all bytes were written; a line cut short is written again on a line of its own."""
-        while self._held and len(self._held[0]) <= written:
-            written -= len(self._held[0])
-            self._held_bytes -= len(self._held[0])
-            del self._held[0]
-        self._torn = written > 0
+            if done:  # drop the lines of which all bytes were written; one cut short is written again on its own line
+                written = done - self._torn
+                while self._held and len(self._held[0]) <= written:
+                    line = len(self._held.pop(0))
+                    written, self._held_bytes = written - line, self._held_bytes - line
+                self._torn = written > 0
 
     def _failed(self, error: OSError) -> None:
         first = not self.error
