@@ -85,12 +85,9 @@ class BatchHooks:
         self.metric_seen = False
         self.rate: Any = None
         self.failure: BaseException | None = None
-        self.to_pass = 0
-        self.seconds = 0.0
+        self.to_pass, self.seconds = 0, 0.0
         self.progress = _step_progress(trainer, self.manual)
-        self._trainer = trainer
-        self._sizes = sizes
-        self._metric = metric
+        self._trainer, self._sizes, self._metric = trainer, sizes, metric
         self._last: Any = None
         self._last_key: Any = None
         self._last_found: Any = None
@@ -100,9 +97,8 @@ class BatchHooks:
         self._records: list[tuple[BatchSize | None, int, int, Any]] = []
         self._stacked = BatchRecords()
         self.make_room(1)
-        optimizers = list(trainer.optimizers)
-        self._main = optimizers[0] if optimizers else None
-        self._several = len(optimizers) > 1
+        self._main = next(iter(trainer.optimizers), None)
+        self._several = len(trainer.optimizers) > 1
         self._group = 0 if self._main is None else largest_group(self._main)
 
     def before_step(self, optimizer: Any) -> None:

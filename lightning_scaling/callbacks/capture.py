@@ -62,11 +62,9 @@ class Capture(AttributeState):
         self.seconds = self.own_seconds = 0.0
         self.extra_reductions: Callable[[], Array] = lambda: np.zeros(0)
         self.reduced_extras: Array = np.zeros(0)
-        self._sizes = sizes
-        self._clock = clock
+        self._sizes, self._clock = sizes, clock
         self._partial: list[Any] = [0.0, 0]
-        self._last_step = 0
-        self._left_at = -1
+        self._last_step, self._left_at = 0, -1
 
     def attach(self, trainer: Any, module: Any) -> None:
         """Begin, or go on, with this Trainer; called when training starts and everything has been restored."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scipy.special import stdtrit
+
+from lightning_scaling._utils.state import AttributeState
 
 _MIN_SAMPLES = 8.0  # effective; fewer give no interval of use
 _MIN_WINDOW, _WINDOW_SHARE = 32.0, 0.25  # samples averaged over: at least, and of all so far
@@ -33,7 +34,7 @@ class NoiseEstimate(NamedTuple):
         return self.high is not None and self.high <= 4 * self.low
 
 
-class NoiseScale:
+class NoiseScale(AttributeState):
     r"""Moving averages of the two parts of the gradient-noise scale ``tr(Sigma) / |G|^2``.
 
     From the gradient of one micro-batch and the mean gradient of ``m`` of them, the step's own
@@ -46,6 +47,8 @@ class NoiseScale:
     samples or so, and no fewer than some 32. The interval of the ratio of averages is Fieller's, which holds as well
     where the denominator may be zero.
     """
+
+    STATE = ("count", "_sums")
 
     def __init__(self) -> None:
         self.count = 0
@@ -67,9 +70,8 @@ class NoiseScale:
         self.count += 1
         keep = 1 - 1 / max(_MIN_WINDOW, _WINDOW_SHARE * self.count)
         new = (1.0, 1.0, noise, signal, noise, signal, noise * noise, noise * signal, signal * signal)
-        for name, value in zip(_SUMS, new, strict=True):
-            fade = keep if name in ("weight", "noise", "signal") else keep * keep
-            self._sums[name] = fade * self._sums[name] + value
+        fade = {name: keep if name in ("weight", "noise", "signal") else keep * keep for name in _SUMS}
+        self._sums = {name: fade[name] * self._sums[name] + value for name, value in zip(_SUMS, new, strict=True)}
 
     def estimate(self) -> NoiseEstimate | None:
         """The noise scale; ``None`` while there are too few samples, or no noise shows in them."""
@@ -94,12 +96,3 @@ class NoiseScale:
             return None
         low = c / (b + root)
         return NoiseEstimate(noise / signal, low, (b + root) / a) if a > 0 else NoiseEstimate(None, low, None)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The averages, as builtins."""
-        return {"count": self.count, **self._sums}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned."""
-        self.count = int(state["count"])
-        self._sums = {name: float(state[name]) for name in _SUMS}

@@ -52,14 +52,11 @@ class RunLogger:
         self, settings: Settings, trainer: Any, console: Console, state: Mapping[str, Any] | None, *, scope: str
     ) -> None:
         self.first = bool(trainer.is_global_zero)
-        self._settings = settings
-        self._console = console
-        self._scope = scope
+        self._settings, self._console, self._scope = settings, console, scope
         self._guard = Guard(console.warn)
         self._tracker: Tracker | None = None
-        self._described = -1.0
+        self._described, self._state = -1.0, state
         self._advice: Any = None
-        self._state = state
         self._resumed = dict(state["logger"] if state else {})
         if self.first:
             self._targets, self._where = find_targets(trainer)

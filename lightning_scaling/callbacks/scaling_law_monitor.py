@@ -246,12 +246,16 @@ class ScalingLawMonitor(MonitorResults):
     @guarded
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Write the artifacts and send what waits."""
-        self._close()
+        session, self._session = self._session, None
+        self._loaded = None
+        if session is not None:
+            self._saved = {"version": _STATE_VERSION, **session.state_dict(flush=False)}
+            session.close(_END_SECONDS)
 
     @guarded
     def teardown(self, trainer: Any, pl_module: Any, stage: Any) -> None:
         """Let go of everything, should it not have been done."""
-        self._close()
+        self.on_fit_end(trainer, pl_module)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Keep what has been seen, without waiting for ranks that may be gone."""
@@ -317,13 +321,6 @@ class ScalingLawMonitor(MonitorResults):
             return
         self._session = None
         session.close(_FAILED_END_SECONDS)
-
-    def _close(self) -> None:
-        session, self._session = self._session, None
-        self._loaded = None
-        if session is not None:
-            self._saved = {"version": _STATE_VERSION, **session.state_dict(flush=False)}
-            session.close(_END_SECONDS)
 
 
 def find_monitors(trainer: Any, callback: str) -> list[ScalingLawMonitor]:

@@ -74,10 +74,8 @@ class MLflowTarget:
     ) -> None:
         if run_id is None and experiment is None:
             raise ValueError("`run_id` is None: give the run to write to, or the `experiment` in which to create one.")
-        self.run_id = run_id
-        self.tracking_uri = str(tracking_uri)
-        self.experiment = experiment
-        self.run_name = run_name
+        self.run_id, self.tracking_uri = run_id, str(tracking_uri)
+        self.experiment, self.run_name = experiment, run_name
         self.created = False
         self._client: Any = None
         self._params: set[str] = set()
