@@ -113,10 +113,8 @@ def progress_line(update: Mapping[str, Any], total_steps: int | None, metric: st
         'step 500/2,000 (25%): loss 3.400, final 2.981 expected (90% 2.942 to 3.020), trust low: nothing decayed yet'
     """
     fraction = update.get("fraction")
-    where = f"step {update['step']:,}"
-    if total_steps is not None and fraction is not None:
-        where += f"/{total_steps:,} ({fraction:.0%})"
-    parts = [f"{where}: {metric} {_short(update.get('loss'))}"]
+    share = "" if total_steps is None or fraction is None else f"/{total_steps:,} ({fraction:.0%})"
+    parts = [f"step {update['step']:,}{share}: {metric} {_short(update.get('loss'))}"]
     forecast = update.get("forecast") or {}
     trust = forecast.get("trust", "none")
     why = f": {forecast['why']}" if forecast.get("why") else ""

@@ -196,12 +196,14 @@ class ResizeAdvisor(GuardedCallback):
         stage = "final loss" if session.engine.forecast.trust == "ok" else "size"
         if stage in self._stages or (self._stages and session.past_runs.runs):
             return
-        present = self._present(session)
+        present, repeats = self._present(session), session.engine.repeats
         if present is None:
             return
         self._stages.append(stage)
         runs = self._history if self._history is not None else session.past_runs.runs
-        unique = self._options["unique_tokens"] or _unique(session)
+        # Samples may be altered each time: none counts as a repeat.
+        known = repeats.unique if repeats is not None and repeats.unit == TOKENS else None
+        unique = self._options["unique_tokens"] or known
         resizing = Resizing(present, runs, **{**self._options, "unique_tokens": unique})
 
         def work() -> None:
@@ -261,12 +263,6 @@ class ResizeAdvisor(GuardedCallback):
     def _switch_off(self, error: Exception) -> None:
         self._leave()
         self._thread = None
-
-
-def _unique(session: Session) -> float | None:
-    """The distinct tokens the monitor knows of; of samples, as they may be altered each time, it takes none for one."""
-    repeats = session.engine.repeats
-    return None if repeats is None or repeats.unit != TOKENS else repeats.unique
 
 
 def _checked_shape(shape: Any) -> Shape | None:
