@@ -60,14 +60,14 @@ def test_a_finished_run_leaves_its_forecasts_in_a_tag(both, module, fit, logged)
     monitor = ScalingLawMonitor(max_overhead=1, history=False)
     fit(both, monitor, module(both), **settings)
     text = mlflow.MlflowClient(uri).get_run(settings["logger"].run_id).data.tags["scaling.forecasts"]
-    told = json.loads(text)
+    reported = json.loads(text)
     assert len(text) < 1000
-    assert told["law"] == Forecaster.law
-    assert told["steps"] == 48
-    assert set(told["at"]) >= {0.25, 0.5, 0.75}
-    assert set(told["mode"]) == {"alone"}
-    assert len(told["at"]) == len(told["error"]) == len(told["scale"])
-    assert Run.from_mlflow(settings["logger"].run_id, tracking_uri=uri).meta["forecasts"] == told
+    assert reported["law"] == Forecaster.law
+    assert reported["steps"] == 48
+    assert set(reported["at"]) >= {0.25, 0.5, 0.75}
+    assert set(reported["mode"]) == {"alone"}
+    assert len(reported["at"]) == len(reported["error"]) == len(reported["scale"])
+    assert Run.from_mlflow(settings["logger"].run_id, tracking_uri=uri).meta["forecasts"] == reported
 
 
 def test_a_run_broken_off_leaves_none(pl, module, fit, logged):

@@ -26,16 +26,16 @@ def test_an_alarm_comes_between_updates_and_without_delay(pl, trainer, loader):
         def configure_optimizers(self):
             return torch.optim.SGD(self.net.parameters(), lr=0.1)
 
-    told = []
+    reported = []
     monitor = ScalingLawMonitor(
         journal=False,
         max_overhead=1,
         history=False,
-        on_advice=lambda advice: told.append((advice, made.global_step)),
+        on_advice=lambda advice: reported.append((advice, made.global_step)),
     )
     made = trainer(pl, [monitor], max_steps=STEPS, max_epochs=-1)
     made.fit(Model(), loader(80))
-    advice, seen_at = next((advice, at) for advice, at in told if advice.action == "investigate")
+    advice, seen_at = next((advice, at) for advice, at in reported if advice.action == "investigate")
     assert BROKEN + STEPS // 100 < advice.step < BROKEN + 2 * STEPS // 100
     assert advice.step % (STEPS // 100) != 0
     assert seen_at - advice.step <= 2

@@ -76,14 +76,14 @@ def freezing(pl, at, thaw=None):
     return Freezing()
 
 
-def told(monitor, cause):
+def reported(monitor, cause):
     return [advice for advice in monitor.advice_log if advice.evidence.get("cause") == cause]
 
 
 def test_layers_that_lose_their_gradient_are_named_within_a_few_updates(pl, model, train):
     monitor = observe()
     train(model(), freezing(pl, 100), monitor)
-    (advice,) = told(monitor, "frozen_layers")
+    (advice,) = reported(monitor, "frozen_layers")
     assert 100 < advice.step <= 112
     assert advice.reason.startswith("2 of 4 parameter tensors, 89% of the parameters (`first`), have had no gradient")
 
@@ -91,7 +91,7 @@ def test_layers_that_lose_their_gradient_are_named_within_a_few_updates(pl, mode
 def test_layers_that_learn_again_end_the_advice(pl, model, train):
     monitor = observe()
     train(model(), freezing(pl, 100, thaw=140), monitor)
-    assert told(monitor, "frozen_layers")
+    assert reported(monitor, "frozen_layers")
     assert monitor.advice.evidence.get("cause") != "frozen_layers"
 
 
@@ -100,7 +100,7 @@ def test_layers_frozen_from_the_start_or_after_an_announcement_are_no_news(pl, m
     frozen.first.requires_grad_(False)
     quiet = observe()
     train(frozen, quiet)
-    assert not told(quiet, "frozen_layers")
+    assert not reported(quiet, "frozen_layers")
     marked = observe()
 
     class Marking(pl.Callback):
@@ -109,7 +109,7 @@ def test_layers_frozen_from_the_start_or_after_an_announcement_are_no_news(pl, m
                 marked.mark("only the head from here on")
 
     train(model(), Marking(), freezing(pl, 100), marked)
-    assert not told(marked, "frozen_layers")
+    assert not reported(marked, "frozen_layers")
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -122,7 +122,7 @@ def test_an_optimizer_that_lost_its_state_at_a_resume(pl, model, train, tmp_path
         torch.save(kept, tmp_path / "half.ckpt")
     second = observe()
     train(model(), second, ckpt_path=tmp_path / "half.ckpt")
-    found = told(second, "optimizer_state")
+    found = reported(second, "optimizer_state")
     assert bool(found) == lost
     if lost:
         assert found[0].step <= 104
@@ -136,7 +136,7 @@ def test_a_resume_without_momentum_has_no_state_to_lose(pl, module, fit, tmp_pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fit(pl, second, module(pl), ckpt_path=tmp_path / "end.ckpt", max_epochs=4)
-    assert not told(second, "optimizer_state")
+    assert not reported(second, "optimizer_state")
 
 
 def test_a_replay_of_the_journal_knows_the_facts_at_the_same_steps(pl, model, train, tmp_path):

@@ -99,11 +99,12 @@ def test_many_passes_over_few_sentences(model, train, tmp_path):
     train(model(), monitor)
     (hint,) = hints(monitor)
     assert "A hint: the plan goes 18.8 times over the 9.22k unique tokens; by the data-constrained law its 173k" in hint
-    told = [advice for advice in monitor.advice_log if advice.action != "continue"]
-    assert told[0].evidence["cause"] == "repeated_data"
-    assert "check first whether the training loss still gets better: the model then overfits" in told[0].reason
+    given = [advice for advice in monitor.advice_log if advice.action != "continue"]
+    assert given[0].evidence["cause"] == "repeated_data"
+    assert "check first whether the training loss still gets better: the model then overfits" in given[0].reason
     assert (
-        f"(this is pass {-(-told[0].step // PASS)} over the 9.22k unique tokens, and the best so far" in told[0].reason
+        f"(this is pass {-(-given[0].step // PASS)} over the 9.22k unique tokens, and the best so far"
+        in given[0].reason
     )
     (path,) = (tmp_path / "journals").glob("*.jsonl")
     run = Run.from_journal(path)
@@ -169,13 +170,15 @@ def past(size, steps):
     return Run(step, loss, [4e-3] * steps, **each)
 
 
-@pytest.mark.parametrize(("settings", "told"), [({}, "goes 18.8 times over the 9.22k"), ({"unique_tokens": 1e6}, None)])
-def test_the_advisor_knows_what_the_monitor_knows_unless_it_is_told(model, train, settings, told):
+@pytest.mark.parametrize(
+    ("settings", "given"), [({}, "goes 18.8 times over the 9.22k"), ({"unique_tokens": 1e6}, None)]
+)
+def test_the_advisor_knows_what_the_monitor_knows_unless_given_another(model, train, settings, given):
     family = RunHistory([past(size, steps) for size in (2_000, 10_000, 50_000) for steps in (200, 600)])
     advisor = ResizeAdvisor(history=family, **settings)
     train(model(), observe(), advisor)
-    assert (advisor.advice.code == "repeated_data") == (told is not None)
-    assert told is None or told in advisor.advice.reason
+    assert (advisor.advice.code == "repeated_data") == (given is not None)
+    assert given is None or given in advisor.advice.reason
 
 
 def test_samples_may_be_altered_each_time_and_are_no_limit(model, train):

@@ -13,7 +13,7 @@ def observe(name, **settings):
 
 @pytest.fixture
 def validated(module):
-    """A module that logs the number of its validation, in the way it is told."""
+    """A module that logs the number of its validation, as it is asked to."""
 
     def make(pl, **how):
         class Model(type(module(pl))):
@@ -128,9 +128,9 @@ def test_validation_outside_of_training_is_not_part_of_the_run(pl, validated, tr
 
 def test_a_name_that_is_never_logged_is_told_once_with_those_that_are(pl, validated, fit):
     monitor = observe("val_los")
-    with pytest.warns(UserWarning, match=r"`val_los`.*available: val_loss") as told:
+    with pytest.warns(UserWarning, match=r"`val_los`.*available: val_loss") as reported:
         fit(pl, monitor, validated(pl), max_epochs=3)
-    assert sum("val_los`" in str(one.message) for one in told) == 1
+    assert sum("val_los`" in str(one.message) for one in reported) == 1
     assert monitor.run is None
     assert monitor.counters["samples"] == 66
 
@@ -143,9 +143,9 @@ def test_a_metric_of_validations_that_are_still_to_come_is_waited_for(pl, valida
 
 def test_no_loss_at_all_is_told_once(pl, module, fit):
     monitor = ScalingLawMonitor(journal=False)
-    with pytest.warns(UserWarning, match="No loss has been seen.*monitor=") as told:
+    with pytest.warns(UserWarning, match="No loss has been seen.*monitor=") as reported:
         fit(pl, monitor, module(pl, "manual_silent"))
-    assert sum("No loss" in str(one.message) for one in told) == 1
+    assert sum("No loss" in str(one.message) for one in reported) == 1
     assert monitor.counters["skipped"] == 12
 
 
@@ -153,9 +153,9 @@ def test_a_loss_that_is_not_one_number_is_told_and_training_goes_on(pl, module, 
     model = module(pl, "manual")
     step = model.training_step
     model.training_step = lambda batch, batch_idx: step(batch, batch_idx).expand(3)
-    with pytest.warns(UserWarning, match=r"single number, but it has shape \(3,\).*training continues") as told:
+    with pytest.warns(UserWarning, match=r"single number, but it has shape \(3,\).*training continues") as reported:
         assert fit(pl, ScalingLawMonitor(journal=False), model).global_step == 12
-    assert sum("single number" in str(one.message) for one in told) == 1
+    assert sum("single number" in str(one.message) for one in reported) == 1
 
 
 def test_two_monitors_of_different_metrics(pl, validated, fit):

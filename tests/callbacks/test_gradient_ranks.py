@@ -68,7 +68,7 @@ CODE = """
     train("compressed", 60, ddp_comm_hook=default_hooks.fp16_compress_hook)
     for accumulate in (1, 3):
         for monitored in (True, False):
-            train(f"twin {accumulate} {monitored}", 60, monitored, rate=0.1, accumulate=accumulate)
+            train(f"pair {accumulate} {monitored}", 60, monitored, rate=0.1, accumulate=accumulate)
 """
 NOISE_SCALE = 40 / 2.0
 CASES = {"plain": 8, "views": 8, "accumulated": 32}
@@ -115,7 +115,7 @@ def test_hooks_are_there_for_single_steps_only(results, name):
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_the_run_is_the_same_with_and_without(results, accumulate):
-    watched, bare = results(f"twin {accumulate} True"), results(f"twin {accumulate} False")
+    watched, bare = results(f"pair {accumulate} True"), results(f"pair {accumulate} False")
     assert watched[0]["gradients"]["noise"]["count"] >= 4
     assert [rank["weights"] for rank in watched] == [rank["weights"] for rank in bare]
 

@@ -155,9 +155,9 @@ def test_a_failure_is_told_once_and_the_training_goes_on(pl, fit, module, watch,
 
     monkeypatch.setattr("lightning_scaling.advice.resize.decision.Resizing.advise", fail)
     callbacks = watch(family(30.0))
-    with pytest.warns(UserWarning, match="advice on size failed .RuntimeError: no such law. and is silent") as told:
+    with pytest.warns(UserWarning, match="advice on size failed .RuntimeError: no such law. and is silent") as reported:
         train(pl, fit, module, callbacks)
-    assert len([one for one in told if "advice on size" in str(one.message)]) == 1
+    assert len([one for one in reported if "advice on size" in str(one.message)]) == 1
     assert callbacks[0].run.step[-1] == STEPS
     assert callbacks[1].advice is None
 

@@ -307,8 +307,8 @@ def test_past_runs_that_arrive_on_the_way(train, pl, make_run, tmp_path, monkeyp
     monitor = observe(tmp_path, history=folder)
     train(monitor, Deliver())
     run, _ = same(journal_of(tmp_path), monitor, history=RunHistory.from_csv(folder))
-    (lesson,) = run.priors_learned
-    assert 95 <= lesson.step <= 105
+    (prior,) = run.priors_learned
+    assert 95 <= prior.step <= 105
     assert list(differing(run, RunHistory.from_csv(folder))) == []
     assert "learned from 3 runs of the folder" in next(differing(run, None))
     alone = replay(run)
@@ -319,7 +319,7 @@ def test_past_runs_that_arrive_on_the_way(train, pl, make_run, tmp_path, monkeyp
         if math.isfinite(update.forecast.final) and update.forecast.final == live[update.step]
     ]
     assert agree
-    assert max(agree[:-1]) <= lesson.step
+    assert max(agree[:-1]) <= prior.step
 
 
 def test_past_runs_given_from_the_start(train, make_run, tmp_path):
@@ -327,8 +327,8 @@ def test_past_runs_given_from_the_start(train, make_run, tmp_path):
     monitor = observe(tmp_path, history=history)
     train(monitor)
     path = journal_of(tmp_path)
-    run, taught = same(path, monitor, history=RunHistory([make_run(name="other"), *history]))
+    run, informed = same(path, monitor, history=RunHistory([make_run(name="other"), *history]))
     alone = replay(run)
-    assert alone[-40].forecast.final != taught.updates[-40].forecast.final
+    assert alone[-40].forecast.final != informed.updates[-40].forecast.final
     assert run.priors_learned[0].runs == ("run 0", "run 1", "run 2")
     assert run.priors_learned[0].step == 0

@@ -99,9 +99,9 @@ def test_an_internal_error_is_reported_once_and_changes_nothing(pl, module, fit,
     model, monitor = module(pl), ScalingLawMonitor()
     with pytest.warns(
         UserWarning, match=r"RuntimeError: out of order\). Monitoring is off; training continues"
-    ) as told:
+    ) as reported:
         made = fit(pl, monitor, model)
-    assert sum("out of order" in str(one.message) for one in told) == 1
+    assert sum("out of order" in str(one.message) for one in reported) == 1
     assert made.global_step == 12
     assert [p.tolist() for p in model.parameters()] == [p.tolist() for p in plain.parameters()]
     assert monitor.run is None
@@ -158,27 +158,27 @@ def test_it_can_be_pickled_and_copied(pl, module, fit, when):
     monitor = observe(name="mine")
     if when == "after":
         fit(pl, monitor, module(pl), max_epochs=4)
-    for twin in (pickle.loads(pickle.dumps(monitor)), copy.deepcopy(monitor)):
-        assert twin.state_key == monitor.state_key
+    for clone in (pickle.loads(pickle.dumps(monitor)), copy.deepcopy(monitor)):
+        assert clone.state_key == monitor.state_key
         if when == "after":
-            assert twin.forecast.final == monitor.forecast.final
-            np.testing.assert_array_equal(twin.run.loss, monitor.run.loss)
-        fit(pl, twin, module(pl), max_epochs=1)
-        assert len(twin.run) == 6
+            assert clone.forecast.final == monitor.forecast.final
+            np.testing.assert_array_equal(clone.run.loss, monitor.run.loss)
+        fit(pl, clone, module(pl), max_epochs=1)
+        assert len(clone.run) == 6
 
 
 def test_it_can_be_copied_in_the_middle_of_training(pl, module, fit):
-    twins = []
+    clones = []
 
     class Copier(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             if trainer.global_step == 7:
-                twins.append(pickle.loads(pickle.dumps(monitor)))
+                clones.append(pickle.loads(pickle.dumps(monitor)))
 
     monitor = observe()
     fit(pl, [monitor, Copier()], module(pl))
     assert len(monitor.run) == 12
-    assert len(twins) == 1
+    assert len(clones) == 1
 
 
 def test_nothing_keeps_a_graph_or_what_else_a_step_returns(pl, module, fit):
@@ -214,12 +214,12 @@ def test_after_training_it_does_not_keep_the_model(pl, module, fit):
 
 def test_advice_warns_once_for_each_change_and_stops_nothing(pl, module, fit):
     monitor = observe()
-    with pytest.warns(ScalingAdviceWarning, match="not finite|non-finite|NaN") as told:
+    with pytest.warns(ScalingAdviceWarning, match="not finite|non-finite|NaN") as reported:
         made = fit(pl, monitor, diverge(module(pl), after=20), max_epochs=10)
     assert made.global_step == 60
     actions = [advice.action for advice in monitor.advice_log]
     assert monitor.advice.action == "stop"
-    warned = [one for one in told if one.category is ScalingAdviceWarning]
+    warned = [one for one in reported if one.category is ScalingAdviceWarning]
     assert len(warned) == sum(action != "continue" for action in actions)
 
 

@@ -43,8 +43,8 @@ def test_a_live_run_is_asked_what_if(pl, module, fit, tmp_path):
     with pytest.raises(ValueError, match="nothing of it is ahead"):
         monitor.what_if("longer")
     (journal,) = tmp_path.glob("scaling_journals/*.jsonl")
-    told = CliRunner().invoke(main, ["forecast", str(journal), "--what-if", "decay:0.1", "--json"])
-    assert told.exit_code == 0, told.stderr
-    again = json.loads(told.stdout)["what_ifs"][1]
+    reported = CliRunner().invoke(main, ["forecast", str(journal), "--what-if", "decay:0.1", "--json"])
+    assert reported.exit_code == 0, reported.stderr
+    again = json.loads(reported.stdout)["what_ifs"][1]
     assert again["final"] == pytest.approx(after.final, rel=1e-6)
     assert again["reason"] == after.reason
