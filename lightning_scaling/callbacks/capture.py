@@ -23,7 +23,7 @@ _MAX_PENDING = 4096  # batches; bounds the memory of a run that flushes seldom
 _FLUSH_INTERVAL = 5.0  # seconds of training: fresh enough for charts, rare enough to cost nothing
 _STATE_VERSION = 1
 _COUNTERS = ("micro_batches", "optimizer_steps", "steps", "skipped", "samples", "tokens", "flops", "seconds")
-_FAILED, _ELAPSED, _OWN, _SKIPPED = range(4)
+_FAILED, _ELAPSED, _OWN, _SKIPPED, _PACE = range(5)
 
 
 class Capture(AttributeState):
@@ -41,6 +41,7 @@ class Capture(AttributeState):
         optimizer_steps: Calls of ``optimizer.step`` of all optimizers together.
         steps: Batches, or groups of accumulated batches, after which at least one optimizer stepped.
         flushes: How often pending values were reduced over the ranks; alike on all of them.
+        lockstep: Whether every rank is certain to train on as many batches in each epoch.
         skipped: Micro-batches of all ranks without a loss (``training_step`` returned ``None``).
         samples: Samples of all ranks; ``None`` when they cannot be counted.
         tokens: Tokens of all ranks; ``None`` when they are not counted.
@@ -64,14 +65,15 @@ class Capture(AttributeState):
         self.reduced_extras: Array = np.zeros(0)
         self._sizes, self._clock = sizes, clock
         self._partial: list[Any] = [0.0, 0]
-        self._last_step, self._left_at = 0, -1
+        self._last_step = 0
+        self._paced: list[float] = [0.0, 0.0]
 
     def attach(self, trainer: Any, module: Any) -> None:
         """Begin, or go on, with this Trainer; called when training starts and everything has been restored."""
         self.hooks = BatchHooks(trainer, module, self._sizes, self.metric)
         self._trainer = trainer
         self.ranks = Ranks(trainer)
-        self._lockstep = self.ranks.have_as_many_batches(trainer)
+        self.lockstep = self.ranks.have_as_many_batches(trainer)
         self._done = self.hooks.progress.completed
         if not self.hooks.manual:
             self.steps = self.optimizer_steps = self._done
@@ -86,26 +88,51 @@ class Capture(AttributeState):
 
     def begin(self) -> None:
         """Start the clock; the next batch is flushed at once."""
-        self._since = self._clock()
-        self._begun_at = (self.micro_batches, self.seconds)
+        self._since = self._paced_at = self._clock()
+        self._paced, self._paced_from = [0.0, 0.0], self._position
+        self._target = 0
         self.hooks.make_room(1)
+
+    @property
+    def _by_steps(self) -> bool:
+        """Whether flushes are counted in steps.
+
+        Ranks whose data end at different batches accumulate shorter groups at different batches, too: what they do
+        in the same order are the steps, at each of which Lightning exchanges the gradients.
+        """
+        return not self.lockstep and not self.hooks.manual and int(self._trainer.accumulate_grad_batches) > 1
+
+    @property
+    def _position(self) -> int:
+        """Steps or batches of this rank up to the last flush, whichever all ranks do in the same order."""
+        return self.steps if self._by_steps else self.micro_batches
 
     def aim(self, next_update: int | None = None) -> None:
         """Set the next flush: after the batches of some seconds, or earlier so that an update is made in time.
 
-        Under several ranks only numbers that they share decide, so that all flush together whatever their engines say.
+        Under several ranks only numbers that they share decide, so that all flush together whatever their engines say
+        and wherever each of them has flushed for itself.
 
         Args:
             next_update: Step at which the engine wants an update.
         """
-        block = _MAX_PENDING
-        taken, elapsed = self.micro_batches - self._begun_at[0], self.seconds - self._begun_at[1]
-        if taken and elapsed > 0:
-            block = int(min(_FLUSH_INTERVAL * taken / elapsed, block))
-        if next_update is not None and next_update > self.steps and self.alone:
-            group = 1 if self.hooks.manual else int(self._trainer.accumulate_grad_batches)
-            block = min(block, (next_update - self.steps) * group - self._partial[1])
-        self.hooks.make_room(max(block, 1))
+        group = 1 if self.hooks.manual else int(self._trainer.accumulate_grad_batches)
+        if self._together:
+            block = max(_MAX_PENDING // group, 1) if self._by_steps else _MAX_PENDING
+            taken, elapsed = self._paced
+            if taken and elapsed > 0:
+                block = int(min(_FLUSH_INTERVAL * taken / elapsed, block))
+            if next_update is not None and next_update > self.steps and self.alone:
+                block = min(block, (next_update - self.steps) * group - self._partial[1])
+            self._target = self._position + max(block, 1)
+        self.hooks.make_room(max(self._target - self._position, 1))
+
+    def too_early(self) -> bool:
+        """Whether the steps up to the next flush are not done yet; their batches are then waited for."""
+        left = self._target - self.hooks.progress.completed if self._by_steps else 0
+        if left > 0:
+            self.hooks.make_room(self.hooks.pending + left)
+        return left > 0
 
     @property
     def alone(self) -> bool:
@@ -138,40 +165,33 @@ class Capture(AttributeState):
         return {name: getattr(self, name) for name in _COUNTERS}
 
     @property
-    def batches(self) -> int:
-        """Batches taken so far, pending ones included."""
-        return self.micro_batches + self.hooks.pending
-
-    def leave_batches(self) -> None:
-        """Note that what follows is called after the end of a batch: at the end of an epoch, or of a validation."""
-        self._left_at = self.batches
+    def at_the_end(self) -> bool:
+        """Whether training has ended where it does on every rank: after all steps, or after as many epochs of batches."""
+        loop, most = self._trainer.fit_loop, self._trainer.max_steps
+        if isinstance(most, int) and 0 < most <= self._trainer.global_step:
+            return True
+        epochs = loop.max_epochs
+        return bool(self.lockstep and epochs and epochs > 0 and loop.epoch_progress.current.processed >= epochs)
 
     @property
-    def _all_ranks_here(self) -> bool:
-        """Whether every rank is certain to be at this point between two batches.
+    def between_epochs(self) -> bool:
+        """Whether every rank is certain to be here, at an end of an epoch or of a validation."""
+        return self.lockstep and not self._trainer.should_stop
 
-        Ranks with as many batches meet at every epoch, and those that have trained for all steps at the end. All meet
-        at the end of a batch, where Lightning has exchanged their gradients, before anything else happens.
-        """
-        trainer = self._trainer
-        done = isinstance(trainer.max_steps, int) and 0 < trainer.max_steps <= trainer.global_step
-        return self._lockstep or done or self.batches > self._left_at
-
-    def flush(self, *, looking: bool = False, closing: bool = False, at_batch: bool = False) -> Block:
+    def flush(self, *, together: bool, looking: bool = False, closing: bool = False) -> Block:
         """Read what is pending in one transfer, sum it over the ranks and update the counters.
 
-        Where not all ranks are certain to be here, nothing is reduced, so that none can wait for another for ever: the
-        other ranks' batches are taken to equal those of this one.
-
         Args:
+            together: Whether every rank is certain to be here, at the same point between its steps. Where it is not,
+                nothing is reduced, so that none can wait for another for ever: the other ranks' batches are taken to
+                equal those of this one.
             looking: Whether the followed metric may have a new value here, measured at the present step.
             closing: Whether an epoch or the training ends here.
-            at_batch: Whether this is the end of a batch.
 
         Raises:
             CaptureError: If this or another rank could not go on.
         """
-        together = at_batch or self._all_ranks_here
+        self._together = together = together or self.alone
         every_batch = self.stepless and self.hooks.pending and (closing or self.hooks.pending >= _MAX_PENDING)
         if every_batch:
             self.hooks.count_batches()
@@ -186,9 +206,9 @@ class Capture(AttributeState):
         ends = np.flatnonzero(np.diff(done, prepend=self._done)) + 1
         now = self._clock()
         elapsed, self._since = now - self._since, now
-        header = np.zeros(4)
+        header = np.zeros(5)
         if self.ranks.first:
-            header[[_ELAPSED, _OWN]] = elapsed, self.own_seconds
+            header[[_ELAPSED, _OWN, _PACE]] = elapsed, self.own_seconds, now - self._paced_at
         try:
             if self.hooks.failure is not None:
                 raise self.hooks.failure
@@ -214,8 +234,11 @@ class Capture(AttributeState):
             self._done = self.hooks.progress.completed if every_batch else int(done[-1])
         self.skipped += round(header[_SKIPPED])
         self.seconds += float(header[_ELAPSED])
-        self.own_seconds = float(header[_OWN])
-        if header[_FAILED]:
+        if together:
+            self.own_seconds = float(header[_OWN])
+            self._paced = [self._position - self._paced_from, self._paced[1] + float(header[_PACE])]
+            self._paced_at = now
+        if header[_FAILED] and together:  # otherwise the others hear of it at the next flush
             others = f"it failed on {round(header[_FAILED])} other rank(s)"
             raise CaptureError(str(self.hooks.failure or others)) from self.hooks.failure
         rates = columns.rates if ends.size == batches else [columns.rates[end - 1] for end in ends]

@@ -49,6 +49,16 @@ class Ranks:
         ends = np.cumsum([part.size for part in parts])[:-1]
         return [flat.reshape(part.shape) for flat, part in zip(np.split(summed, ends), parts, strict=True)]
 
+    def meet_at_steps(self) -> bool:
+        """Whether the ranks exchange something at every step.
+
+        Not those that train on in torch's ``Join`` after others have run out of data, and not those whose
+        communication hook may leave an exchange out, as that of local SGD does.
+        """
+        model = getattr(self._strategy, "model", None)
+        joining = getattr(getattr(model, "_join_config", None), "enable", False)
+        return not joining and getattr(self._strategy, "_ddp_comm_hook", None) is None
+
     def have_as_many_batches(self, trainer: Any) -> bool:
         """Whether every rank is certain to train on the same number of batches in each epoch; one collective.
 

@@ -156,7 +156,9 @@ class ScalingEarlyStopping(GuardedCallback):
     @guarded
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Decide on metrics of whole epochs, and stop a run whose minimum of epochs is over."""
-        self._decide(trainer)
+        session = None if self._monitor is None else self._monitor.session
+        if session is not None and session.capture.between_epochs:
+            self._decide(trainer)
         if self.decision is not None:
             self._stop(trainer)
 

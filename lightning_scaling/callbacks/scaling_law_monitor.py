@@ -183,7 +183,7 @@ class ScalingLawMonitor(MonitorResults):
         if session is not None:
             try:
                 if session.hooks.take(outputs, batch):
-                    session.flush(at_batch=True)
+                    session.flush_batch()
             except Exception as error:
                 self._failed(error)
 
@@ -274,6 +274,14 @@ class ScalingLawMonitor(MonitorResults):
         """Counters, curve, forecasts and advice, as builtins."""
         self._save()
         return self._saved
+
+    @guarded
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Put in the state of all ranks together: Lightning has every rank wait for the others at a checkpoint."""
+        session = self._session
+        if session is not None and not session.capture.alone and not self._interrupted:
+            self._saved = {"version": _STATE_VERSION, **session.state_dict(flush=True, together=True)}
+            checkpoint["callbacks"][self.state_key] = self._saved
 
     @guarded
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -102,6 +102,12 @@ class Session:
 
     # ------------------------------------------------------------------ batches and flushes
 
+    def flush_batch(self) -> None:
+        """Flush at the end of a batch, where all ranks have exchanged their gradients, and time one of the next."""
+        if not self.capture.too_early():
+            self.flush(together=self.capture.ranks.meet_at_steps(), at_batch=True)
+            self.hooks.time_next()
+
     def count_only(self, error: Exception) -> bool:
         """Whether this rank goes on counting after a failure, up to the flush where it meets the others."""
         if isinstance(error, CaptureError) or self._closed or self.capture.alone:
@@ -111,13 +117,16 @@ class Session:
         self.capture.hooks.failure = error
         return True
 
-    def flush(self, *, looking: bool = False, closing: bool = False, at_batch: bool = False) -> None:
+    def flush(
+        self, *, together: bool, looking: bool = False, closing: bool = False, at_batch: bool = False
+    ) -> None:
         """Read what is pending and pass it to the engine.
 
         Args:
+            together: Whether every rank is certain to be here.
             looking: Whether the followed metric may have a new value here.
             closing: Whether an epoch or the training ends here.
-            at_batch: Whether this is the end of a batch; one of the next is then timed.
+            at_batch: Whether this is the end of a batch.
 
         Raises:
             CaptureError: If capture had to be given up, on all ranks alike.
@@ -127,7 +136,7 @@ class Session:
         before, counted = capture.micro_batches, capture.counted
         budget.book(capture.hooks.seconds + self.gradients.seconds + self.sizes.seconds)
         capture.hooks.seconds = self.gradients.seconds = self.sizes.seconds = 0.0
-        block = capture.flush(looking=looking, closing=closing, at_batch=at_batch)
+        block = capture.flush(together=together, looking=looking, closing=closing)
         batches = capture.micro_batches - before
         if at_batch:
             stepped = getattr(self._trainer.fit_loop.epoch_loop, "_batches_that_stepped", capture.steps - 1)
@@ -157,8 +166,6 @@ class Session:
             )
         budget.end_flush(begun, self.hooks.per_batch * batches)
         capture.aim(None if budget.exceeded(engine.next_update) else engine.next_look)
-        if at_batch:
-            self.hooks.time_next()
 
     def _introduce(self) -> None:
         """The first step has been seen: say and write what is counted and planned."""
@@ -206,9 +213,8 @@ class Session:
         """An epoch has begun or ended: the two moments at which metrics of whole epochs turn up."""
         capture = self.capture
         self.sizes.end(failed=True)
-        capture.leave_batches()
         if capture.metric is not None or (ended and capture.stepless):
-            self.flush(looking=True, closing=ended)
+            self.flush(together=capture.between_epochs, looking=True, closing=ended)
         if not ended and capture.micro_batches:
             self._replan()
             if self.sizes.refresh():
@@ -218,14 +224,13 @@ class Session:
     def validated(self) -> None:
         """A validation within the fit has ended."""
         self._validated = True
-        self.capture.leave_batches()
         if self.capture.metric is not None or self.capture.hooks.pending:
-            self.flush(looking=True)
+            self.flush(together=self.capture.between_epochs, looking=True)
 
     def mark(self, reason: str, *, follow_rates: bool) -> None:
         """A change was announced; several ranks do not meet here: what they have pending counts as coming after it."""
         if self.capture.alone and self.capture.hooks.pending:
-            self.flush()
+            self.flush(together=True)
         self.engine.mark(reason, follow_rates=follow_rates)
         self._diagnostics.reset()
         self.gradients.noise = NoiseScale()
@@ -244,8 +249,7 @@ class Session:
 
     def finish(self) -> None:
         """Training has ended in order."""
-        self.capture.leave_batches()
-        self.flush(looking=True, closing=True)
+        self.flush(together=self.capture.at_the_end, looking=True, closing=True)
         self._check_metric(final=True)
         self._conclude()
 
@@ -253,7 +257,7 @@ class Session:
         """Training was interrupted, on this rank at least: keep what can be had without the others."""
         self.sizes.end(failed=True)
         if self.capture.alone:
-            self.flush(closing=True)
+            self.flush(together=True, closing=True)
             self._conclude()
 
     def _conclude(self) -> None:
@@ -288,10 +292,15 @@ class Session:
             "meta": {"unit": self.sizes.unit, "flops": self.sizes.meter.provenance},
         }
 
-    def state_dict(self, *, flush: bool) -> dict[str, Any]:
-        """Everything needed to go on, as builtins."""
-        if flush and self.capture.hooks.pending:
-            self.flush()
+    def state_dict(self, *, flush: bool, together: bool = False) -> dict[str, Any]:
+        """Everything needed to go on, as builtins.
+
+        Args:
+            flush: Whether to read first what is pending.
+            together: Whether every rank is certain to be here.
+        """
+        if flush and (self.capture.hooks.pending if self.capture.alone else together):
+            self.flush(together=True)
         parts = {name: getattr(self, name) for name in ("capture", "engine", "gradients", "logger")}
         return {name: part.state_dict() for name, part in {**parts, "sizes": self.sizes.meter}.items()}
 
