@@ -166,7 +166,7 @@ class Capture(AttributeState):
 
     @property
     def at_the_end(self) -> bool:
-        """Whether training has ended where it does on every rank: after all steps, or after as many epochs of batches."""
+        """Whether training ended where it does on every rank: after all steps, or all epochs of as many batches."""
         loop, most = self._trainer.fit_loop, self._trainer.max_steps
         if isinstance(most, int) and 0 < most <= self._trainer.global_step:
             return True

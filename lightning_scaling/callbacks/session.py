@@ -117,9 +117,7 @@ class Session:
         self.capture.hooks.failure = error
         return True
 
-    def flush(
-        self, *, together: bool, looking: bool = False, closing: bool = False, at_batch: bool = False
-    ) -> None:
+    def flush(self, *, together: bool, looking: bool = False, closing: bool = False, at_batch: bool = False) -> None:
         """Read what is pending and pass it to the engine.
 
         Args:
