@@ -14,22 +14,8 @@ from lightning_scaling.compute.batch_shapes import Leaf, leaves
 
 Amount = int | Tensor
 
-_TOKEN_NAMES = frozenset(
-    [
-        "input_ids",
-        "token_ids",
-        "input_tokens",
-        "tokens",
-        "inputs",
-        "input",
-        "x",
-        "ids",
-        "idx",
-        "src",
-        "source_ids",
-        "text_ids",
-    ]
-)
+_IDS = {"input_ids", "token_ids", "source_ids", "text_ids", "ids", "idx"}
+_TOKEN_NAMES = _IDS | {"input_tokens", "tokens", "inputs", "input", "src", "x"}
 # Under three columns, integers are pairs of identifiers (user and item, head and tail), not a sequence.
 _LEAST_LENGTH = 3
 _INTEGERS = frozenset((torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8))

@@ -44,6 +44,23 @@ class Points:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Least and greatest value of every input."""
+        return {name: (float(v.min()), float(v.max())) for name, v in self.inputs.items()}
+
+
+def known_names(argument: str, given: Mapping[str, Any] | None, what: str, names: Sequence[str]) -> Mapping[str, Any]:
+    """The mapping that an argument gave by name, empty for None.
+
+    Raises:
+        ValueError: It has other names.
+    """
+    unknown = [repr(name) for name in given or {} if name not in names]
+    if unknown:
+        raise ValueError(f"`{argument}` names {', '.join(unknown)}, but the {what} are {', '.join(names)}.")
+    return given or {}
+
 
 def column(data: Any, name: str, purpose: str) -> Array:
     """One column of a mapping or table as floats, copied only when needed.
@@ -112,13 +129,7 @@ def read(
         TypeError: `data` has no columns.
         ValueError: A column is missing, lengths differ, or no usable point is left.
     """
-    columns = dict(columns or {})
-    unknown = [name for name in columns if name not in law.inputs]
-    if unknown:
-        raise ValueError(
-            f"`columns` names {', '.join(map(repr, unknown))}, but the inputs of {law.name} are "
-            f"{', '.join(law.inputs)}."
-        )
+    columns = known_names("columns", columns, f"inputs of {law.name}", law.inputs)
     arrays = {name: column(data, columns.get(name, name), f"input {name!r}") for name in law.inputs}
     y = column(data, loss, law.output)
     frontier = isinstance(weights, str) and weights == "frontier"

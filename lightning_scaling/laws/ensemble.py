@@ -119,8 +119,7 @@ class Combination:
                 f"{_LEAST_POINTS}."
             )
         settings = Settings(Objective("least_squares"), "log", loss=loss, weights="recent", columns=dict(columns or {}))
-        members: dict[str, Fit] = {}
-        failed: dict[str, str] = {}
+        members, failed = dict[str, Fit](), dict[str, str]()
         for label, law in self.laws.items():
             try:
                 if single:
@@ -130,7 +129,7 @@ class Combination:
             except ValueError as error:
                 failed[label] = str(error)
         if len(members) < 2:
-            reasons = "; ".join(f"{label}: {reason}" for label, reason in failed.items())
+            reasons = "; ".join(map(": ".join, failed.items()))
             raise ValueError(f"Fewer than two laws could be fitted, so there is nothing to combine. {reasons}")
         return CombinedFit(self, members, failed, seen)
 
@@ -157,7 +156,7 @@ class CombinedFit:
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Least and greatest value of every input that was fitted on."""
-        return {name: (float(v.min()), float(v.max())) for name, v in self.points.inputs.items()}
+        return self.points.ranges
 
     @property
     def noise(self) -> float:

@@ -73,9 +73,7 @@ class Estimate:
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Least and greatest value of every input that was fitted on; empty for published constants."""
-        if self.points is None:
-            return {}
-        return {name: (float(v.min()), float(v.max())) for name, v in self.points.inputs.items()}
+        return {} if self.points is None else self.points.ranges
 
     @cached_property
     def problem(self) -> Problem:

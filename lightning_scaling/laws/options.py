@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lightning_scaling.laws.data import Points, unit_of
+from lightning_scaling.laws.data import Points, known_names, unit_of
 from lightning_scaling.laws.form import FunctionalForm
 from lightning_scaling.laws.solvers.objectives import Kind, Objective
 
@@ -82,9 +82,8 @@ class FitOptions:
         bounds = {}
         for name, (low, high) in _known(form, self.bounds, "bounds").items():
             if not low < high:
-                raise ValueError(
-                    f"`bounds` of {name!r} must be (lower, upper) with lower < upper, but got ({low}, {high})."
-                )
+                wanted = "must be (lower, upper) with lower < upper"
+                raise ValueError(f"`bounds` of {name!r} {wanted}, but got ({low}, {high}).")
             bounds[name] = (float(low), float(high))
         return Settings(
             Objective(self.objective, FIRST_DELTA if self.delta == "auto" else float(self.delta), self.quantile),
@@ -113,9 +112,8 @@ class FitOptions:
         result = {}
         for name, (centre, spread) in _known(form, self.priors, "priors").items():
             if not (centre > 0 and spread > 0):
-                raise ValueError(
-                    f"The prior of {name!r} must be (centre, spread), both positive, but got ({centre}, {spread})."
-                )
+                wanted = "must be (centre, spread), both positive"
+                raise ValueError(f"The prior of {name!r} {wanted}, but got ({centre}, {spread}).")
             result[name] = (float(centre), float(spread))
         return result
 
@@ -125,11 +123,4 @@ def _named(value: Any) -> str | None:
 
 
 def _known(form: FunctionalForm, given: Mapping[str, Any] | None, argument: str) -> Mapping[str, Any]:
-    names = [p.name for p in form.parameters]
-    unknown = [name for name in given or {} if name not in names]
-    if unknown:
-        raise ValueError(
-            f"`{argument}` names {', '.join(map(repr, unknown))}, but the parameters of {form.name} are "
-            f"{', '.join(names)}."
-        )
-    return given or {}
+    return known_names(argument, given, f"parameters of {form.name}", [p.name for p in form.parameters])

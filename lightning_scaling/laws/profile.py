@@ -118,8 +118,7 @@ def _constrained(fit: Estimate, j_of: Ints, at: Array, far: Array, away: Array, 
     index = np.repeat(j_of, points)
     value = at.ravel()
     rows = np.arange(len(value))
-    lower = np.tile(problem.lower, (len(value), 1))
-    upper = np.tile(problem.upper, (len(value), 1))
+    lower, upper = (np.tile(ends, (len(value), 1)) for ends in (problem.lower, problem.upper))
     lower[rows, index] = upper[rows, index] = value
 
     def descend(start: Array) -> tuple[Array, Array]:

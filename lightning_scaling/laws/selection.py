@@ -150,8 +150,7 @@ def _choose(
     names: Iterable[str | Law | Combination] | None, have: _Table, by: str | None
 ) -> tuple[dict[str, Candidate], dict[str, str]]:
     """The candidates whose inputs the data have, and why the others are left out."""
-    chosen: dict[str, Candidate] = {}
-    skipped: dict[str, str] = {}
+    chosen, skipped = dict[str, Candidate](), dict[str, str]()
     for name in known_names() if names is None else [names] if isinstance(names, str) else names:
         label = name if isinstance(name, str) else name.name
         try:
@@ -197,15 +196,12 @@ class _Table:
         return self.values[name]
 
     def order(self, by: str | None, used: Sequence[str]) -> tuple[Array, str]:
+        product = not self.has("flops") and self.has("params") and self.has("tokens")
+        if by is None and product:
+            return 6.0 * self.column("params") * self.column("tokens"), "6*params*tokens"
+        by = next(filter(self.has, ("flops", *used, *UNITS)), None) if by is None else by
         if by is not None:
             return self.column(by), by
-        if self.has("flops"):
-            return self.column("flops"), "flops"
-        if self.has("params") and self.has("tokens"):
-            return 6.0 * self.column("params") * self.column("tokens"), "6*params*tokens"
-        for name in (*used, *UNITS):
-            if self.has(name):
-                return self.column(name), name
         raise ValueError("`data` has no input of any law to order the points by; name a column in `by` or `columns`.")
 
     def quantity(self, by: str | None, law: Law) -> str | None:

@@ -210,16 +210,14 @@ def _shaped(words: str, options: Mapping[str, Any]) -> str:
     return words if shape == "linear" else f"{words} ({shape})"
 
 
+_DECAY_OPTIONS = ("decay", "shape", "to")
+
 # By name: the function, a few words for it, and its options in the order of the command line.
 _CHANGES: dict[str, tuple[Callable[..., Plan], Callable[[Mapping[str, Any]], str], tuple[str, ...]]] = {
     "stop": (_stop, lambda o: "stop now" if o.get("at") is None else f"stop at step {o['at']:,}", ("at",)),
     "decay": (decay_now, lambda o: _shaped(f"decay now over {o.get('over', 0.2):.0%}", o), ("over", "shape", "to")),
     "longer": (lengthen, lambda o: f"train {o.get('factor', 2.0):g} times as long", ("factor",)),
-    "wsd": (
-        wsd,
-        lambda o: _shaped(f"hold, then decay over the last {o.get('decay', 0.2):.0%}", o),
-        ("decay", "shape", "to"),
-    ),
+    "wsd": (wsd, lambda o: _shaped(f"hold, then decay over the last {o.get('decay', 0.2):.0%}", o), _DECAY_OPTIONS),
 }
 CARRY_ON = "carry on"
 USUAL: tuple[str, ...] = tuple(_CHANGES)

@@ -76,8 +76,7 @@ class EpochGrid:
         position = steps - self.epoch_start - 1
         if self.batches is None:
             return np.full(steps.shape, self.epoch, dtype=np.int64), (position + 1) * self.factor(self.epoch)
-        epochs = np.zeros(steps.shape, dtype=np.int64)
-        done = np.zeros(steps.shape, dtype=np.int64)
+        epochs, done = np.zeros((2, *steps.shape), dtype=np.int64)
         for first, last, factor in self._pieces():
             per_epoch = self.steps_in(first)
             here = (position >= 0) & (position < (last - first) * per_epoch)
@@ -101,12 +100,10 @@ def ticks(interval: str, frequency: int, grid: EpochGrid, first: int, last: int)
     steps the scheduler when that is a multiple of ``frequency``. With accumulation a scheduler of frequency 3 is
     therefore stepped where both counts meet, and the count begins anew with each epoch.
     """
-    if last <= first:
-        return np.empty(0, dtype=np.int64)
     if interval == "step":
         steps = np.arange(first, last, dtype=np.int64)
         return steps if frequency == 1 else steps[grid.place(steps)[1] % frequency == 0]
-    if grid.batches is None:
+    if last <= first or grid.batches is None:
         return np.empty(0, dtype=np.int64)
     (begin, end), _ = grid.place([first, last - 1])
     epochs = np.arange(begin, end + 1, dtype=np.int64)

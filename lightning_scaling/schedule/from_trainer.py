@@ -63,12 +63,10 @@ def plan_from_trainer(trainer: Any, *, step: int | None = None) -> Plan:
     if not optimizers:
         why = "The Trainer has no optimizer to read the learning rate from."
         return Plan.constant(1.0, horizon.total_steps, known=False, why=why)
-    configs = [
-        config
-        for config in getattr(trainer, "lr_scheduler_configs", None) or []
-        if len(optimizers) == 1
-        or getattr(config.scheduler, "optimizer", None) in (optimizers[0], _inner(optimizers[0]))
-    ]
+    configs = list(getattr(trainer, "lr_scheduler_configs", None) or [])
+    if len(optimizers) > 1:
+        own = (optimizers[0], _inner(optimizers[0]))
+        configs = [config for config in configs if getattr(config.scheduler, "optimizer", None) in own]
     optimizer = _inner(optimizers[0], configs)
     unknown = partial(Plan.constant, current_rate(optimizer), horizon.total_steps, known=False)
     if _automatic(trainer):
@@ -126,16 +124,14 @@ def read_horizon(trainer: Any, *, step: int | None = None) -> Horizon:
     if isfinite(by_epochs) and grid.batches is not None:
         end = max(int(grid.ends(int(by_epochs) - 1)), grid.step) if by_epochs > grid.epoch else grid.step
         total = min(total, end)
-    why = ""
+    endless, why = not isfinite(total), ""
     if _timed(trainer):
-        why = "The clock (max_time) may end the run before its last step."
-        if not isfinite(total):
-            why = "The run ends by the clock (max_time), and how many steps that makes is unknown."
-    elif not isfinite(total):
-        no_end = "neither max_steps nor max_epochs is set"
-        if isfinite(by_epochs):
-            no_end = "the training data has no length, and max_steps is not set"
-        why = f"The run has no known end: {no_end}."
+        later = "The run ends by the clock (max_time), and how many steps that makes is unknown."
+        why = later if endless else "The clock (max_time) may end the run before its last step."
+    elif endless:
+        unset = "neither max_steps nor max_epochs is set"
+        no_length = "the training data has no length, and max_steps is not set"
+        why = f"The run has no known end: {no_length if isfinite(by_epochs) else unset}."
     return Horizon(own, int(total) if isfinite(total) and total >= 1 else None, why, grid)
 
 
@@ -260,10 +256,8 @@ class _View:
         if name == "trainer":
             return _View(self._module, self.current_epoch, self.global_step)
         value = getattr(self._module, name)
-        if isinstance(value, Mapping):
+        if isinstance(value, bool | int | float | str | Mapping | None):
             return copy(value)
-        if isinstance(value, bool | int | float | str | None):
-            return value
         raise AttributeError(f"lr_scheduler_step asks for {name!r}, which only a real step has")
 
 

@@ -107,15 +107,12 @@ def _swings(y: Array, height: float) -> int:
 def _follow_then_mean(x: Array, y: Array, tolerance: float, max_knots: int) -> tuple[Array, Array, str]:
     budget = max_knots * 2 // 3
     kept: list[int] = [0]
-    at = 0
-    while at < len(x) - 1:
-        end = min(at + _WINDOW, len(x) - 1)
-        inside, _ = _split(x[at : end + 1], y[at : end + 1], tolerance, _WINDOW + 1)
-        if len(kept) + len(inside) > budget:
-            kept.extend((at + inside[1 : budget - len(kept) + 1]).tolist())
+    for at in range(0, len(x) - 1, _WINDOW):
+        inside, _ = _split(x[at : at + _WINDOW + 1], y[at : at + _WINDOW + 1], tolerance, _WINDOW + 1)
+        room = budget - len(kept)
+        kept.extend((at + inside[1 : room + 1]).tolist())
+        if len(inside) > room:
             break
-        kept.extend((at + inside[1:]).tolist())
-        at = end
     last = kept[-1]
     area = np.concatenate([[0.0], np.cumsum(np.diff(x[last:]) * (y[last + 1 :] + y[last:-1]) / 2)])
     edges = np.linspace(x[last], x[-1], max(2, max_knots - len(kept)))

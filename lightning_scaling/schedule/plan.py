@@ -56,10 +56,8 @@ class Plan:
         knots = np.atleast_1d(np.asarray(steps, dtype=np.float64)).copy()
         rates = np.atleast_1d(np.asarray(lr, dtype=np.float64)).copy()
         if knots.ndim != 1 or knots.shape != rates.shape or knots.size == 0:
-            shapes = f"{knots.shape} and {rates.shape}"
-            raise ValueError(
-                f"A plan needs `steps` and `lr` of one equal length of at least 1, but got shapes {shapes}."
-            )
+            wanted = "A plan needs `steps` and `lr` of one equal length of at least 1"
+            raise ValueError(f"{wanted}, but got shapes {knots.shape} and {rates.shape}.")
         if not np.all(np.isfinite(knots)) or np.any(knots < 0) or np.any(np.diff(knots) <= 0):
             raise ValueError("The `steps` of a plan must be finite, not negative and strictly increasing.")
         if not np.all(np.isfinite(rates)) or np.any(rates < 0):

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_scaling.schedule.plan import Plan
 
+Array = NDArray[np.float64]
+
 ANNEAL_RATES = (0.003, 0.01, 0.03, 0.1)
 """Speeds ``C`` at which a fall of the rate takes effect, per step at the peak rate (Luo et al. 2025 fit 0.11)."""
 
@@ -76,9 +78,7 @@ class Progress:
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuilt, (self.plan, self.horizon, *self._arguments))
 
-    def _falls(
-        self, rate: NDArray[np.float64], warmup_end: float, gamma: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _falls(self, rate: Array, warmup_end: float, gamma: float) -> tuple[Array, Array]:
         grid = self._grid
         plain = _integral(grid, rate)
         falls = -np.diff(rate)
@@ -101,14 +101,12 @@ class Progress:
         return np.maximum(plain[:, None] - at, 0.0) * slow**-gamma, size
 
     def _gain(self, speed: float) -> NDArray[np.float64]:
-        gain: NDArray[np.float64] = (1 - (1 + speed * self._distance) ** -self._beta) @ self._size
-        return gain
+        return np.asarray((1 - (1 + speed * self._distance) ** -self._beta) @ self._size)
 
     def progress(self, step: ArrayLike) -> NDArray[np.float64]:
         """Progress up to a step over progress up to the horizon, in ``(0, 1]``, shape of ``step``."""
-        value: NDArray[np.float64] = np.interp(np.asarray(step, dtype=np.float64), self._grid, self._progress)
-        bounded: NDArray[np.float64] = np.maximum(value, 1e-12)
-        return bounded
+        value = np.interp(np.asarray(step, dtype=np.float64), self._grid, self._progress)
+        return np.asarray(np.maximum(value, 1e-12))
 
     def annealing(self, step: ArrayLike) -> NDArray[np.float64]:
         """``LD_C`` at steps of shape ``(n,)`` for every ``C`` of :data:`ANNEAL_RATES`, shape ``(4, n)``."""
@@ -117,8 +115,7 @@ class Progress:
 
     def anneal(self, step: ArrayLike, speed: float) -> NDArray[np.float64]:
         """``LD_C`` at steps of any shape for one ``C``, of the shape of ``step``."""
-        value: NDArray[np.float64] = np.interp(np.asarray(step, dtype=np.float64), self._grid, self._gain(speed))
-        return value
+        return np.interp(np.asarray(step, dtype=np.float64), self._grid, self._gain(speed))
 
     def fallen(self, step: float) -> float:
         """How much of the peak rate has been given up on the way to a step, summed over all falls."""
@@ -151,6 +148,5 @@ def _rebuilt(plan: Plan, horizon: float, power: float, beta: float, gamma: float
 
 
 def _integral(grid: NDArray[np.float64], rate: NDArray[np.float64]) -> NDArray[np.float64]:
-    total: NDArray[np.float64] = np.concatenate([[0.0], np.cumsum(np.diff(grid) * (rate[1:] + rate[:-1]) / 2)])
-    started: NDArray[np.float64] = total + rate[0]
-    return started
+    total = np.concatenate([[0.0], np.cumsum(np.diff(grid) * (rate[1:] + rate[:-1]) / 2)])
+    return np.asarray(total + rate[0])

@@ -11,6 +11,7 @@ import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,7 @@ class SchedulerCopies:
         self.group: dict[str, Any] = self._stub.param_groups[self._index]
 
     def _parts(self) -> Iterator[Any]:
-        for scheduler in self.schedulers:
-            yield from parts(scheduler)
+        return chain.from_iterable(map(parts, self.schedulers))
 
     def _keep_one_group(self) -> None:
         one = slice(self._index, self._index + 1)
@@ -127,11 +127,7 @@ class SchedulerCopies:
 def parts(scheduler: Any) -> Iterator[Any]:
     """The scheduler itself, or those it is made of, however deep."""
     inner = getattr(scheduler, "_schedulers", None)
-    if inner is None:
-        yield scheduler
-    else:
-        for part in inner:
-            yield from parts(part)
+    yield from [scheduler] if inner is None else chain.from_iterable(map(parts, inner))
 
 
 def _is_of_torch(scheduler: Any) -> bool:

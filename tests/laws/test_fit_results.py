@@ -1,6 +1,7 @@
 """What a fit gives: tables, files, draws, many at once."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -163,3 +164,12 @@ def test_a_fit_survives_builtins_and_shows_itself_in_a_line():
     assert again.to_dict() == fit.to_dict()
     assert repr(fit).startswith("Fit(chinchilla: E=")
     assert "<pre>" in fit._repr_html_()
+
+
+def test_many_curves_at_once_need_a_number_as_delta():
+    flops = np.geomspace(1e17, 1e20, 6)
+    data = {"flops": flops, "loss": np.stack([2 + 30 * flops**-0.1, 3 + 30 * flops**-0.1])}
+    law = laws.get("kaplan_compute")
+    sentence = "`delta` must be a number when many curves are fitted at once, but got 'auto'."
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        law.fit_many(data, objective="huber", delta="auto")

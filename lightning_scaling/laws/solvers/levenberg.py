@@ -120,8 +120,7 @@ class _Active:
         self.calm = np.zeros(count, dtype=int)
         self.fresh = np.ones(count, dtype=bool)
         self.gradient = np.zeros((count, size))
-        self.newton = np.zeros((count, size, size))
-        self.steady = np.zeros((count, size, size))
+        self.newton, self.steady = np.zeros((2, count, size, size))
         self.eye = np.eye(size)
 
     def _weights(self, rows: Ints) -> Array:

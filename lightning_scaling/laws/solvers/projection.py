@@ -65,11 +65,8 @@ def fit_grid(base: Array, extra: Array, share: Array, y: Array, weights: Array) 
         bw, ew = b * w, e * w
         share_ = share[:, None, :]
         cross = (bw @ e.T)[:, :, None]
-        sxx = (
-            np.einsum("an,an->a", bw, b)[:, None, None]
-            - 2 * share_ * cross
-            + share_**2 * np.einsum("cn,cn->c", ew, e)[None, :, None]
-        )
+        base_sq, extra_sq = np.einsum("an,an->a", bw, b), np.einsum("cn,cn->c", ew, e)
+        sxx = base_sq[:, None, None] - 2 * share_ * cross + share_**2 * extra_sq[None, :, None]
         sxy = (bw @ centred)[:, None, None] - share_ * (ew @ centred)[None, :, None]
         slope = np.maximum(sxy / np.maximum(sxx, 1e-300), 0.0)
         sse = (w @ centred**2) - 2 * slope * sxy + slope**2 * sxx
