@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -25,6 +26,34 @@ def cause_of(error: BaseException) -> str:
     """Type and message of an error, or of the error it was raised from, without a full stop."""
     error = error.__cause__ or error
     return f"{type(error).__name__}: {str(error).rstrip('.')}"
+
+
+def within(seconds: float, function: Callable[..., object], *args: Any) -> bool:
+    """Call a function in a thread and wait for it at most some seconds; whether it has returned by then.
+
+    What has not is left behind: the thread ends with the process.
+
+    Raises:
+        Exception: What the function raised.
+    """
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            function(*args)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="lightning-scaling-end", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no threads while the interpreter shuts down
+        function(*args)
+        return True
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    return not thread.is_alive()
 
 
 class Guard:

@@ -20,6 +20,7 @@ from lightning_scaling.callbacks.console import Console, ScalingAdviceWarning
 from lightning_scaling.callbacks.guard import Guard
 from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.tracking import EventKind, LoggerTarget, Tracker, find_targets, new_journal_path, schema
+from lightning_scaling.tracking.schema import RunStatus
 
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
@@ -113,7 +114,7 @@ class RunLogger:
         )
         self._tracker.params(params)
         self._tracker.tags({schema.TAG_VERDICT: "undecidable", schema.TAG_ADVICE: "continue"})
-        self._describe(engine, finished=False)
+        self._describe(engine)
         journal = f" Journal: {self._journal}." if self._journal is not None else ""
         counting = "; ".join(sentence.rstrip(".") for sentence in self._counting)
         self._console.info(f"Scaling monitor: {counting}. {self._where}{journal}")
@@ -200,14 +201,14 @@ class RunLogger:
         self._advice, fraction = data["advice"], update.fraction
         if fraction is None or fraction >= self._described + _DESCRIBE_EVERY:
             self._described = fraction or 0.0
-            self._describe(engine, finished=False)
+            self._describe(engine)
 
-    def _describe(self, engine: Monitor, *, finished: bool) -> None:
+    def _describe(self, engine: Monitor, status: RunStatus = RunStatus.RUNNING) -> None:
         from lightning_scaling.report import description
 
         if self._tracker is not None:
             known = {"advice": self._advice, "counting": self._counting, "metric": engine.metric.name}
-            self._tracker.note(description(engine.forecast_log, finished=finished, **known))
+            self._tracker.note(description(engine.forecast_log, status=status.value, **known))
 
     def advice(self, advice: Advice) -> None:
         """Pass on advice that has changed, in the way the user asked for."""
@@ -225,22 +226,38 @@ class RunLogger:
             self._console.info(text)
 
     def close(
-        self, engine: Monitor, fields: Mapping[str, Any], overhead: float, setup_seconds: float, deadline: float
+        self, engine: Monitor, fields: Mapping[str, Any], spent: Mapping[str, float], status: RunStatus, deadline: float
     ) -> None:
-        """Write what belongs to the end of a run, figures while the time allows, and send what waits."""
+        """Write what belongs to the end of a run, figures while the time allows, and send what waits.
+
+        Args:
+            engine: The engine.
+            fields: What is known of the run besides its curve.
+            spent: The monitor's ``overhead`` as a fraction of the training time, and its ``setup_seconds``.
+            status: How the run ended; of one that was interrupted nothing is fitted or drawn.
+            deadline: Seconds given to all of this.
+        """
         if self._tracker is None:
             return
         until = perf_counter() + deadline
-        self._guard.run("artifacts", "The artifacts are incomplete: {cause}", self._conclude, engine, fields, until)
-        report = self._tracker.close(max(until - perf_counter(), 1.0), overhead=overhead, setup_seconds=setup_seconds)
+        end = [engine, fields, status, until]
+        self._guard.run("artifacts", "The artifacts are incomplete: {cause}", self._conclude, *end)
+        least = 0.0 if status is RunStatus.INTERRUPTED else 1.0
+        report = self._tracker.close(max(until - perf_counter(), least), status=status.value, **spent)
         self._tracker = None
-        self._console.info(f"Scaling monitor: took {overhead:.2%} of the training time. {report.message}".rstrip())
+        share = f"took {spent['overhead']:.2%} of the training time"
+        self._console.info(f"Scaling monitor: {share}. {report.message}".rstrip())
 
-    def _conclude(self, engine: Monitor, fields: Mapping[str, Any], until: float) -> None:
+    def _conclude(self, engine: Monitor, fields: Mapping[str, Any], status: RunStatus, until: float) -> None:
         from lightning_scaling.forecast.calibrated import forecast_log_of
 
         assert self._tracker is not None
-        self._describe(engine, finished=True)
+        self._tracker.tags({schema.TAG_STATUS: status.value})
+        if status is RunStatus.INTERRUPTED and not engine.forecast_log:
+            return
+        self._describe(engine, status)
+        if status is RunStatus.INTERRUPTED:
+            return
         if engine.metric.plain and len(engine.curve):  # for the calibration of later runs
             forecasts = forecast_log_of(engine.forecast_log, engine.run(**fields))
             if forecasts is not None:

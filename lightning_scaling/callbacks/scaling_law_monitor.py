@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_scaling.callbacks.console import ScalingAdviceWarning, warn
-from lightning_scaling.callbacks.guard import Guard, cause_of, guarded, is_fitting, is_new_run
+from lightning_scaling.callbacks.guard import Guard, cause_of, guarded, is_fitting, is_new_run, within
 from lightning_scaling.callbacks.monitor_results import MonitorResults
 from lightning_scaling.callbacks.session import Session
 from lightning_scaling.callbacks.settings import Settings
@@ -19,7 +19,7 @@ __all__ = ["ScalingAdviceWarning", "ScalingLawMonitor"]
 
 _STATE_VERSION = 1
 _END_SECONDS = 8.0  # given to artifacts and servers at the end of a run
-_FAILED_END_SECONDS = 2.0
+_INTERRUPTED_END_SECONDS = 1.0  # given to journal and servers after an exception, before the user's own code goes on
 
 
 class ScalingLawMonitor(MonitorResults):
@@ -250,7 +250,11 @@ class ScalingLawMonitor(MonitorResults):
         self._loaded = None
         if session is not None:
             self._saved = {"version": _STATE_VERSION, **session.state_dict(flush=False)}
-            session.close(_END_SECONDS)
+            if not within(_END_SECONDS, session.close, _END_SECONDS):
+                warn(
+                    f"The end of the run was not recorded in full within {_END_SECONDS:.0f} s; what had not ended by "
+                    "then was left behind. The journal holds the curve and the forecasts."
+                )
 
     @guarded
     def teardown(self, trainer: Any, pl_module: Any, stage: Any) -> None:
@@ -258,15 +262,15 @@ class ScalingLawMonitor(MonitorResults):
         self.on_fit_end(trainer, pl_module)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Keep what has been seen, without waiting for ranks that may be gone."""
+        """Put what has been seen into the journal, without waiting for ranks that may be gone."""
         self._interrupted = True
-        self._abort()
-        self.on_fit_end(trainer, pl_module)
-
-    @guarded
-    def _abort(self) -> None:
-        if self._session is not None:
-            self._session.abort()
+        session, self._session = self._session, None
+        if session is not None:
+            try:
+                within(_INTERRUPTED_END_SECONDS, session.abort, _INTERRUPTED_END_SECONDS)
+                self._saved = {"version": _STATE_VERSION, **session.state_dict(flush=False)}
+            except Exception as error:
+                self._failed(error)
 
     # -------------------------------------------------------------------- state
 
@@ -328,7 +332,7 @@ class ScalingLawMonitor(MonitorResults):
         if session is None or session.count_only(error):
             return
         self._session = None
-        session.close(_FAILED_END_SECONDS)
+        within(_INTERRUPTED_END_SECONDS, session.close, _INTERRUPTED_END_SECONDS)
 
 
 def find_monitors(trainer: Any, callback: str) -> list[ScalingLawMonitor]:

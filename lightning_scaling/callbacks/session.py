@@ -23,6 +23,7 @@ from lightning_scaling.engine.monitor import Monitor, Update
 from lightning_scaling.schedule import Plan
 from lightning_scaling.schedule.from_trainer import plan_from_trainer
 from lightning_scaling.tracking import EventKind
+from lightning_scaling.tracking.schema import RunStatus
 
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
@@ -46,6 +47,7 @@ class Session:
         logger: Writes the run to journal, MLflow and console.
         budget: The monitor's own time.
         batch_started: Called with each batch before its step; ``None`` if no step will be watched.
+        status: How the run ended, or that it has not.
         counts: Parameters counted before the model was sharded.
         watchers: Called after updates; they must not raise.
     """
@@ -61,6 +63,7 @@ class Session:
         self._console = Console(bool(trainer.is_global_zero))
         self._guard = Guard(self._console.warn)
         self._closed = self._introduced = self._validated = False
+        self.status = RunStatus.INTERRUPTED
         self._lead = 1
         self.sizes = BatchSizeMeter(settings.count, settings.flops, module)
         self.capture = Capture(self.sizes, metric=settings.monitor, clock=clock)
@@ -251,14 +254,26 @@ class Session:
         self._check_metric(final=True)
         self._conclude()
 
-    def abort(self) -> None:
-        """Training was interrupted, on this rank at least: keep what can be had without the others."""
+    def abort(self, deadline: float) -> None:
+        """Training was interrupted, on this rank at least: keep what was seen, and nothing that takes time.
+
+        Args:
+            deadline: Seconds given to what is sent.
+        """
+        self.status = RunStatus.INTERRUPTED
         self.sizes.end(failed=True)
-        if self.capture.alone:
-            self.flush(together=True, closing=True)
-            self._conclude()
+        self.past_runs.cancel()
+        try:
+            block = self.capture.flush(together=False, closing=True)
+            self.logger.points(block)
+            if len(block):
+                self.engine.observe(**block.columns())
+        finally:
+            self.close(deadline)
 
     def _conclude(self) -> None:
+        total = self.engine.plan.total_steps
+        self.status = RunStatus.STOPPED_EARLY if total and self.capture.steps < total else RunStatus.FINISHED
         self.budget.book()
         self._report(self.engine.finish())
         self.past_runs.cancel()
@@ -269,8 +284,9 @@ class Session:
             return
         self._closed = True
         self.sizes.end(failed=True)
+        spent = {"overhead": self.budget.fraction, "setup_seconds": self._setup_seconds}
         try:
-            self.logger.close(self.engine, self.run_fields(), self.budget.fraction, self._setup_seconds, deadline)
+            self.logger.close(self.engine, self.run_fields(), spent, self.status, deadline)
         finally:
             self._console.close()
             self._trainer = None

@@ -26,7 +26,7 @@ def description(
     *,
     advice: Mapping[str, Any] | None = None,
     counting: Sequence[str] = (),
-    finished: bool = False,
+    status: str = "running",
     metric: str = "loss",
 ) -> str:
     """Status, forecast, trust, advice and what is counted, in a screen of Markdown.
@@ -36,13 +36,15 @@ def description(
         advice: The latest advice as builtins (``Advice.to_dict()``: ``action``, ``reason`` and, when they are numbers,
             ``saving`` as a fraction of the planned compute and ``cost`` in units of the loss).
         counting: Sentences that say what is counted and how (samples or tokens, FLOPs, learning rate).
-        finished: Whether the run has ended; the forecasts are then shown against what came.
+        status: Whether and how the run has ended, a value of :class:`~lightning_scaling.tracking.schema.RunStatus`;
+            the forecasts of one that has ended are shown against its outcome.
         metric: What to call that which is followed.
 
     Returns:
         Markdown of well under 8000 characters, the most that MLflow keeps of a description.
     """
-    parts = [_status(ledger, finished, metric)]
+    finished = status != "running"
+    parts = [_status(ledger, status, metric)]
     if advice is not None and not (finished and advice.get("action") == "continue"):
         parts.append(_advice(advice, metric))
     if finished:
@@ -56,7 +58,8 @@ def description(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _status(ledger: Sequence[Mapping[str, Any]], finished: bool, metric: str) -> str:
+def _status(ledger: Sequence[Mapping[str, Any]], status: str, metric: str) -> str:
+    finished = status != "running"
     if not ledger:
         ended = "The run ended before" if finished else "Nothing yet:"
         return f"### No forecast\n\n{ended} the first forecast, which needs a few hundred steps past the warm-up."
@@ -77,11 +80,14 @@ def _status(ledger: Sequence[Mapping[str, Any]], finished: bool, metric: str) ->
     else:
         span = f"{_number(row, 'lower')} to {_number(row, 'upper')}"
         horizon = f" at step {row['horizon']:,}" if row.get("horizon") is not None else ""
-        lines = [
-            f"### Final {metric}: {digits(row['final'])} expected",
-            f"{row.get('level', 0.9):.0%} interval **{span}**{horizon}. "
-            f"Now at {where}, {metric} {_number(row, 'loss')}: {verdict}.",
-        ]
+        interval = f"{row.get('level', 0.9):.0%} interval **{span}**"
+        now = f"at {where}, {metric} {_number(row, 'loss')}: {verdict}."
+        if finished:
+            ended = "was interrupted" if status == "interrupted" else "stopped early"
+            expected = f"Expected{horizon} was {digits(row['final'])}, {interval}."
+            lines = [f"### Ended early, {metric} {_number(row, 'loss')}", f"The run {ended} {now} {expected}"]
+        else:
+            lines = [f"### Final {metric}: {digits(row['final'])} expected", f"{interval}{horizon}. Now {now}"]
     trust = row.get("trust")
     if trust != "ok" and not finished:
         why = f": {_clip(row['why']).rstrip('.')}" if row.get("why") else ""

@@ -16,6 +16,7 @@ from lightning_scaling.runs.events import Event, LossesObserved, PriorLearned, R
 from lightning_scaling.schedule.plan import Plan
 from lightning_scaling.tracking.journal import EventKind, being_written
 from lightning_scaling.tracking.journal_reader import JournalContents, read_journal
+from lightning_scaling.tracking.schema import RunStatus
 
 
 def run_from_journal(path: str | os.PathLike[str]) -> RecordedRun:
@@ -40,7 +41,8 @@ def _recorded_run(contents: JournalContents) -> RecordedRun:
     settings = {name: value for name, value in header.get("engine", {}).items() if name != "next_update"}
     lr = points.filled("lr")
     steps = points.step.astype(np.int64)
-    status = "FINISHED" if contents.end else "RUNNING" if being_written(path) else "FAILED"
+    interrupted = contents.end is None or contents.end.get("status") == RunStatus.INTERRUPTED
+    status = "RUNNING" if contents.end is None and being_written(path) else "FAILED" if interrupted else "FINISHED"
     return RecordedRun(
         steps,
         np.where(np.isfinite(points.loss), points.loss, np.inf),

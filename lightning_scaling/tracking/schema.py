@@ -20,7 +20,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_scaling._utils.enums import StrEnum
 from lightning_scaling._utils.serialization import finite_or_none
+
+
+class RunStatus(StrEnum):
+    """Whether and how a run has ended."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    STOPPED_EARLY = "stopped_early"
+    INTERRUPTED = "interrupted"
+
 
 LOSS = "scaling/loss"
 LR = "scaling/lr"
@@ -42,6 +53,7 @@ TAG_VERDICT = "scaling.verdict"
 TAG_ADVICE = "scaling.advice"
 TAG_REASON = "scaling.reason"
 TAG_TRUST = "scaling.trust"
+TAG_STATUS = "scaling.status"  # one of RunStatus
 TAG_FORECASTS = "scaling.forecasts"
 TAG_FAMILY = "scaling.family"
 TAG_CALIBRATION = "scaling.calibration"  # of an experiment

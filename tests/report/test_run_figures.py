@@ -136,7 +136,7 @@ def test_a_forecast_that_is_not_one_is_not_shown_as_a_number(missing):
 
 
 def test_a_finished_description_shows_forecasts_against_what_came():
-    text = description(make_ledger(outcome=2.0), finished=True)
+    text = description(make_ledger(outcome=2.0), status="finished")
     assert "Final loss 2.000" in text
     assert "- After 25% the forecast was 2.160 (2.000 to 2.320): off by +8.0%." in text
 
@@ -151,18 +151,20 @@ def test_advice_says_what_to_do_what_it_saves_and_what_it_costs():
 
 def test_a_run_that_ended_well_needs_no_advice():
     advice = {"action": "continue", "reason": "On track."}
-    assert "Advice" not in description(make_ledger(outcome=2.0), advice=advice, finished=True)
+    assert "Advice" not in description(make_ledger(outcome=2.0), advice=advice, status="finished")
     assert "Advice" in description(make_ledger(200), advice=advice)
 
 
 def test_before_the_first_forecast_it_says_so():
     assert "No forecast" in description([])
-    assert "ended before" in description([], finished=True)
+    assert "ended before" in description([], status="finished")
 
 
 def test_a_description_stays_within_what_mlflow_keeps():
     advice = {"action": "investigate", "reason": "x" * 5000}
-    assert len(description(make_ledger(outcome=2.0), advice=advice, counting=["y" * 4000] * 3, finished=True)) <= 8000
+    assert (
+        len(description(make_ledger(outcome=2.0), advice=advice, counting=["y" * 4000] * 3, status="finished")) <= 8000
+    )
 
 
 def test_a_metric_that_rises_is_drawn_and_described_by_its_name():

@@ -1,6 +1,7 @@
 """A journal read as a run: also one cut short, and one that lacks something."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +13,12 @@ from lightning_scaling.schedule import Plan
 from lightning_scaling.tracking import EventKind, Journal
 
 TOTAL = 600
+
+
+def die(journal):
+    """Let go of the file as a process that is killed does, without a last row."""
+    os.close(journal._fd)
+    journal._fd, journal._closed = None, True
 
 
 @pytest.fixture
@@ -73,7 +80,7 @@ def test_a_run_that_is_still_training(follow, tmp_path, plan, loss):
     assert (run.params, run.tokens_per_step, run.name) == (1000, 10.0, "run")
     assert run.plan.to_dict() == plan.to_dict()
     assert run.meta["status"] == "RUNNING"
-    follow.journal._release()
+    die(follow.journal)
     assert Run.from_journal(tmp_path / "run.jsonl").meta["status"] == "FAILED"
     assert run.meta["end_time"] is None
 
@@ -104,7 +111,7 @@ def test_a_fraction_amid_a_block_leaves_no_trace(follow, tmp_path):
 def test_a_run_that_goes_on_from_the_end_of_a_segment(follow, tmp_path):
     first = follow(end=300, size=30)
     state, journal = first.state_dict(), follow.journal
-    journal._release()
+    die(journal)
     again = follow(300, state=state, header={"resumed": {"segment": journal.segment, "rows": journal.rows}})
     run = Run.from_journal(tmp_path / "run.jsonl")
     same(replay(run), again)
@@ -128,7 +135,7 @@ def test_a_run_that_went_back_further_than_its_last_checkpoint(follow, tmp_path)
     path = tmp_path / "run.jsonl"
     follow(end=300, size=30, path=path)
     journal = follow.journal
-    journal._release()
+    die(journal)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     before = next(row["n"] for row in rows if row["op"] == "points" and row["step"]["from"] > 150)
     header = {"resumed": {"segment": journal.segment, "rows": before}}
