@@ -13,7 +13,9 @@ from lightning_scaling.callbacks.monitor_results import MonitorResults
 from lightning_scaling.callbacks.session import Session
 from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.compute import BatchCounter, FlopMeter, ParamCounts, count_params
+from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.runs.history import RunHistory
+from lightning_scaling.schedule import Plan
 
 __all__ = ["ScalingAdviceWarning", "ScalingLawMonitor"]
 
@@ -247,7 +249,9 @@ class ScalingLawMonitor(MonitorResults):
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Write the artifacts and send what waits."""
         session, self._session = self._session, None
-        self._loaded = None
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None and session is None:  # of a run that had ended: Lightning trains no batch
+            self._restore(loaded)
         if session is not None:
             self._saved = {"version": _STATE_VERSION, **session.state_dict(flush=False)}
             if not within(_END_SECONDS, session.close, _END_SECONDS):
@@ -316,6 +320,14 @@ class ScalingLawMonitor(MonitorResults):
 
     def _transient(self) -> dict[str, Any]:
         return {"_session": None, "_last_session": None, "_watchers": []}
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Know again what a checkpoint knows of a run."""
+        counts = self._counts
+        config = self._settings.for_engine(None if counts is None else counts.total)
+        engine = Monitor(Plan.from_dict(state["engine"]["plan"]), config)
+        engine.load_state_dict(state["engine"])
+        self._engine, self._last_session = engine, None
 
     def _count(self, module: Any) -> None:
         """Keep the larger count: a module may make its layers late, and a sharded one shows only a part of them."""

@@ -187,3 +187,15 @@ def test_a_new_trainer_begins_a_new_run(pl, module, fit):
     fit(pl, monitor, module(pl), max_epochs=1)
     assert monitor.counters["steps"] == 6
     assert len(monitor.run) == 6
+
+
+def test_what_is_known_of_a_finished_run_survives_its_resume(pl, module, fit, tmp_path):
+    saving = pl.callbacks.ModelCheckpoint(tmp_path, save_last=True)
+    first = ScalingLawMonitor(max_overhead=1.0)
+    fit(pl, [first, saving], module(pl), max_epochs=8)
+    again = ScalingLawMonitor(max_overhead=1.0)
+    fit(pl, again, module(pl), max_epochs=8, ckpt_path=tmp_path / "last.ckpt")
+    assert again.forecast.final == first.forecast.final
+    assert again.advice.action == first.advice.action
+    np.testing.assert_array_equal(again.run.loss, first.run.loss)
+    assert again.run.total_steps == first.run.total_steps
