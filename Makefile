@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 
 export LIGHTNING_SCALING_DATA ?= ../shared/data
 
-.PHONY: help install demo test lint types bench wheel clean
+.PHONY: help install demo test lint types bench soak wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test    run the tests (TEST_ARGS=\"tests/cli -x\")"
 	@echo "make lint    ruff check and format check          make types   mypy --strict"
 	@echo "make bench   every benchmark in reduced form      make wheel   build and check the wheel"
+	@echo "make soak    faults put into trainings: how many survive (SHORT=1: under four minutes)"
 	@echo "make clean   remove what was built"
 
 # torch goes first and alone: everything after it then finds a torch already there.
@@ -48,9 +49,12 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	@for script in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do \
+	@for script in $(filter-out benchmarks/_% benchmarks/soak.py,$(wildcard benchmarks/*.py)); do \
 		echo "== $$script --quick"; $(BIN)/python $$script --quick || exit 1; \
 	done
+
+soak: $(STAMP)
+	$(BIN)/python benchmarks/soak.py $(if $(SHORT),--quick)
 
 wheel: $(STAMP)
 	@PYTHON=$(BIN)/python CONSTRAINTS=$(CONSTRAINTS) .ci/wheel

@@ -28,6 +28,10 @@ def cause_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).rstrip('.')}"
 
 
+class SetupError(ValueError):
+    """Callbacks that do not fit together: raised before training begins, as the user must mend it."""
+
+
 def within(seconds: float, function: Callable[..., object], *args: Any) -> bool:
     """Call a function in a thread and wait for it at most some seconds; whether it has returned by then.
 
@@ -140,6 +144,8 @@ def guarded(hook: Callable[Concatenate[C, P], None]) -> Callable[Concatenate[C, 
     def guarded_hook(self: C, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
             hook(self, *args, **kwargs)
+        except SetupError:
+            raise
         except Exception as error:
             self._failed(error)
 

@@ -21,6 +21,7 @@ class MonitorResults(GuardedCallback):
 
     _settings: Settings
     _engine: Monitor | None
+    _ended: dict[str, Any]
     _session: Session | None
     _last_session: Session | None
 
@@ -34,7 +35,7 @@ class MonitorResults(GuardedCallback):
         """The run recorded so far; ``None`` before the first finite loss."""
         if self._engine is None or len(self._engine.curve) == 0:
             return None
-        return self._engine.run(**({} if self._last_session is None else self._last_session.run_fields()))
+        return self._engine.run(**(self._ended if self._last_session is None else self._last_session.run_fields()))
 
     @property
     def forecast(self) -> Forecast | None:

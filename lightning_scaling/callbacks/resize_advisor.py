@@ -123,11 +123,12 @@ class ResizeAdvisor(GuardedCallback):
 
     # -------------------------------------------------------------------- hooks
 
+    @guarded
     def setup(self, trainer: Any, pl_module: Any, stage: Any) -> None:
         """Find the monitor.
 
         Raises:
-            ValueError: If there is none among the Trainer's callbacks.
+            SetupError: If there is none among the Trainer's callbacks.
         """
         if is_fitting(stage):
             self._follow(find_monitors(trainer, "ResizeAdvisor")[0], trainer, pl_module)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_scaling.advice.stopping import Decision, StopRule
 from lightning_scaling.callbacks.competitors import Competitors
-from lightning_scaling.callbacks.guard import Guard, GuardedCallback, guarded, is_fitting, is_new_run
+from lightning_scaling.callbacks.guard import Guard, GuardedCallback, SetupError, guarded, is_fitting, is_new_run
 from lightning_scaling.callbacks.scaling_law_monitor import ScalingLawMonitor, find_monitors
 from lightning_scaling.callbacks.session import Session
 
@@ -119,11 +119,12 @@ class ScalingEarlyStopping(GuardedCallback):
 
     # -------------------------------------------------------------------- hooks
 
+    @guarded
     def setup(self, trainer: Any, pl_module: Any, stage: Any) -> None:
         """Find the monitor.
 
         Raises:
-            ValueError: If there is none, or it is not clear which of several to act on.
+            SetupError: If there is none, or it is not clear which of several to act on.
         """
         if not is_fitting(stage):
             return
@@ -131,7 +132,7 @@ class ScalingEarlyStopping(GuardedCallback):
         chosen = [one for one in monitors if self._metric is None or one.followed == self._metric]
         if len(chosen) != 1:
             names = ", ".join(repr(one.followed) if one.followed else "the training loss" for one in monitors)
-            raise ValueError(
+            raise SetupError(
                 f"ScalingEarlyStopping cannot decide which ScalingLawMonitor to act on: they follow {names}; name the "
                 "metric of one of them with `monitor=`."
             )

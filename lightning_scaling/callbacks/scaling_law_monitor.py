@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_scaling.callbacks.console import ScalingAdviceWarning, warn
-from lightning_scaling.callbacks.guard import Guard, cause_of, guarded, is_fitting, is_new_run, within
+from lightning_scaling.callbacks.guard import Guard, SetupError, cause_of, guarded, is_fitting, is_new_run, within
 from lightning_scaling.callbacks.monitor_results import MonitorResults
 from lightning_scaling.callbacks.session import Session
 from lightning_scaling.callbacks.settings import Settings
@@ -130,6 +130,7 @@ class ScalingLawMonitor(MonitorResults):
         self._loaded: dict[str, Any] | None = None
         self._saved: dict[str, Any] = {}
         self._scope = ""
+        self._ended: dict[str, Any] = {}
         self._interrupted = False
         self._watchers: list[Callable[[Session], None]] = []
         self._guard = Guard()
@@ -214,6 +215,7 @@ class ScalingLawMonitor(MonitorResults):
         state = self._state_for(trainer)
         self._loaded, self._saved = None, state or {}
         self._engine = self._session = self._last_session = None
+        self._ended = {}
         if trainer.fast_dev_run:
             return
         session = Session(self._settings, trainer, pl_module, self._counts, state, scope=self._scope)
@@ -328,6 +330,12 @@ class ScalingLawMonitor(MonitorResults):
         engine = Monitor(Plan.from_dict(state["engine"]["plan"]), config)
         engine.load_state_dict(state["engine"])
         self._engine, self._last_session = engine, None
+        counted = state["capture"]
+        steps, known = counted["steps"] or 1, counted["samples"] if counted["tokens"] is None else counted["tokens"]
+        self._ended = {
+            "tokens_per_step": known and known / steps,
+            "flops_per_step": counted["flops"] and counted["flops"] / steps,
+        }
 
     def _count(self, module: Any) -> None:
         """Keep the larger count: a module may make its layers late, and a sharded one shows only a part of them."""
@@ -351,11 +359,11 @@ def find_monitors(trainer: Any, callback: str) -> list[ScalingLawMonitor]:
     """The monitors among the Trainer's callbacks.
 
     Raises:
-        ValueError: If there is none; the sentence names the callback that needs one.
+        SetupError: If there is none; the sentence names the callback that needs one.
     """
     found = [one for one in trainer.callbacks if isinstance(one, ScalingLawMonitor)]
     if not found:
-        raise ValueError(
+        raise SetupError(
             f"{callback} needs a ScalingLawMonitor among the Trainer's callbacks: "
             f"Trainer(callbacks=[ScalingLawMonitor(), {callback}()])."
         )

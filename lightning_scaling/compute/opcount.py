@@ -89,15 +89,25 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rule = _rules.get(func)
         if rule == _NO_FORMULA and not self._weights:
             return func(*args, **kwargs) if kwargs else func(*args)
-        return self._look(func, _rule(func) if rule is None else rule, args, kwargs or {})
-
-    def _look(self, func: Any, rule: Formula | int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        kwargs = kwargs or {}
+        if rule is None:
+            try:
+                rule = _rule(func)
+            except Exception:
+                rule = _HEAVY
         if rule == _COMPOSITE and torch.is_inference_mode_enabled():
             with self:  # composite operations reach this place whole under inference mode
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
+        try:
+            self._note(func, rule, args, kwargs, result)
+        except Exception:  # the operation is the user's and has been done: only its count is lost
+            self.uncounted.add("an operation that could not be counted")
+        return result
+
+    def _note(self, func: Any, rule: Formula | int, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         if self._weights and rule != _LOOKUP and not self.updating:
             self._used.update(id(value) for value in args if id(value) in self._weights)
         if callable(rule):
@@ -107,7 +117,6 @@ class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif rule == _HEAVY:
             self.uncounted.add(f"{getattr(func, 'namespace', 'aten')}::{_name(getattr(func, '_overloadpacket', func))}")
             self._used.update(id(value) for value in _tensors(args) if id(value) in self._weights)
-        return result
 
     def _count(self, formula: Formula, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         in_backward = torch._C._current_graph_task_id() != -1

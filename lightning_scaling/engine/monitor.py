@@ -395,6 +395,8 @@ class Monitor:
         if state["plan"]["total_steps"] == self.plan.total_steps:
             self.next_update = state["next_update"]
         if len(self.curve):
+            if self._prior.size(self.curve.points):
+                self._renew_forecaster()
             found = self._forecaster.fit(self.metric.points(self.curve.points), self.curve.last_step)
             self.forecast = self.metric.forecast(found, known=self.plan.known)
         self.advice = self.advice_log[-1] if self.advice_log else self.advice

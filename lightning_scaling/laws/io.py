@@ -39,7 +39,7 @@ def parse(text: str, path: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not a saved fit: it is not JSON ({error}).") from None
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise ValueError(f"{path} is not a saved fit; `Fit.save` or `lightning-scaling fit --save` writes one.")

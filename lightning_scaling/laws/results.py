@@ -177,5 +177,7 @@ def load(path: str | Path) -> Fit:
     found = parse(Path(path).read_text(encoding="utf-8"), str(path))
     try:
         return Fit.from_dict(found)
-    except (TypeError, IndexError, AttributeError) as error:
+    except (TypeError, LookupError, AttributeError) as error:
+        if str(error.args[0]).startswith("There is no law"):
+            raise
         raise ValueError(f"{path} is a damaged fit: {error}.") from None

@@ -1,0 +1,83 @@
+"""Faults put into trainings: a part of each row of ``make soak``."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import _soak_crashes
+import _soak_ends
+import _soak_files
+import _soak_isolation
+import _soak_ranks
+from _soak_training import digest
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_a_function_that_raises_costs_the_training_nothing():
+    tried, lost = _soak_isolation.functions_raise(every=120)
+    assert tried >= 10
+    assert lost == []
+
+
+@pytest.mark.parametrize(
+    "name", ["OpCounter._note", "OpCounter._count", "_storage", "find_monitors", "ScalingEarlyStopping.setup"]
+)
+def test_functions_that_once_ended_a_training(name, tmp_path):
+    expected = _soak_isolation.outcome(_soak_isolation.train(tmp_path / "bare"), tmp_path / "bare")
+    codes, _ = _soak_isolation.reachable(tmp_path / "reached")
+    (code,) = [one for one in codes if one.co_qualname == name]
+    assert _soak_isolation._with_failure(tmp_path / "failing", code, MemoryError, 0, expected) == ""
+
+
+def test_a_damaged_state_costs_the_training_nothing():
+    tried, lost = _soak_isolation.states_damaged(12)
+    assert (tried, lost) == (12, [])
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been():
+    tried, lost = _soak_crashes.killed(2)
+    assert (tried, lost) == (2, [])
+
+
+@pytest.mark.parametrize("fault", ["RuntimeError", "SIGTERM"])
+def test_the_emergency_checkpoint_does_not_wait_for_a_silent_server(fault):
+    (tried, lost), _ = _soak_ends.interrupted([fault], ["server"])
+    assert (tried, lost) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"batches": [16, 11], "epochs": 2, "accumulate": 1},  # once waited for the other rank in a broadcast
+        {"batches": [6, 9], "epochs": 3, "accumulate": 3},
+        {"batches": [6, 6], "epochs": 2, "accumulate": 1, "raises": [1, 4]},
+    ],
+)
+def test_ranks_that_end_apart_end_as_they_would_without_us(case, tmp_path):
+    case = {"world": 2, "validation": False, "monitor": None, **case}
+    bare = _soak_ranks.outcome(case, tmp_path / "bare", monitored=False)
+    assert bare is not None
+    assert _soak_ranks.outcome(case, tmp_path / "with", monitored=True) == bare
+
+
+@pytest.mark.parametrize("case", ["folder deleted in mid run", "full disk", "remote default_root_dir"])
+def test_a_file_system_in_trouble_costs_the_training_nothing(case):
+    assert _soak_files.file_systems([case]) == (1, [])
+
+
+def test_damaged_files_are_refused_in_a_sentence():
+    _, lost = _soak_files.readers(15)
+    assert lost == []
+
+
+def test_outcomes_tell_trainings_apart():
+    """The comparison of all these tests can fail."""
+    import torch
+
+    one, other = torch.zeros(3), torch.tensor([0.0, 0.0, 1e-38])
+    assert digest({"weight": one}) == digest({"weight": torch.zeros(3)})
+    assert digest({"weight": one}) != digest({"weight": other})
