@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_scaling._utils.validation import positive, probability
-from lightning_scaling.allocation.choice import weigh
+from lightning_scaling.allocation.choice import Choice, weigh
 from lightning_scaling.allocation.comparison import Comparison, compare, minima_of
 from lightning_scaling.allocation.isoflop import IsoflopMinima, MinimaStatus
 from lightning_scaling.allocation.result import Allocation, Alternative, Status
@@ -115,9 +115,8 @@ def allocate(
     _check_types(fit, minima)
     request = _request(flops, params, tokens, target)
     level = probability("level", level)
-    tasks = _tasks(
-        fit, given, unique_tokens, positive("inference_tokens", inference_tokens, zero=True), flops_per_token
-    )
+    inference_tokens = positive("inference_tokens", inference_tokens, zero=True)
+    tasks = _tasks(fit, given, unique_tokens, inference_tokens, flops_per_token)
     if len(tasks) > 1 and request.names not in {("flops",), ("target",)}:
         raise ValueError(
             "Several values in `given` compete at one budget or for one loss: give `flops` or `target` alone, not "
@@ -132,14 +131,9 @@ def allocate(
     comparison = _compare(fit, task, rows, vary, best, minima)
     alternatives = tuple(_alternative(tasks[i], solutions[i]) for i in order) if len(tasks) > 1 else ()
     extrapolation = extrapolation_of(fit, task, best)
-    status, message = assess(
-        fit, task, best, alternatives, comparison, extrapolation, limits, request.names, request.target
-    )
+    seen = (alternatives, comparison, extrapolation)
+    status, message = assess(fit, task, best, *seen, limits, request.names, request.target)
     there = status != Status.NO_OPTIMUM
-    choice = None
-    if there and len(request.names) == 2 and budget is not None:
-        point = {name: value[:1] for name, value in rows.items()}
-        choice = weigh(task, point, _chosen_size(task, request, budget), budget, limits)
     return Allocation(
         **_values(task, best, budget, there),
         extrapolation=extrapolation if there else math.nan,
@@ -152,7 +146,7 @@ def allocate(
         unique_tokens=task.unique_tokens,
         given=dict(task.extras),
         alternatives=alternatives,
-        choice=choice,
+        choice=_choice(task, rows, request, budget, limits) if there else None,
         comparison=comparison,
         _fit=fit,
         _task=task,
@@ -170,6 +164,14 @@ def _check_types(fit: Any, minima: Any) -> None:
         )
     if minima is not None and not isinstance(minima, IsoflopMinima):
         raise TypeError(f"`minima` must come from isoflop_minima, but is of type {type(minima).__name__}.")
+
+
+def _choice(task: Task, rows: Values, request: _Request, budget: float | None, limits: Bounds) -> Choice | None:
+    """What the described choice costs against the optimum of its budget; ``None`` where none is described."""
+    if len(request.names) != 2 or budget is None:
+        return None
+    point = {name: value[:1] for name, value in rows.items()}
+    return weigh(task, point, _chosen_size(task, request, budget), budget, limits)
 
 
 def _values(task: Task, best: Optimum, budget: float | None, there: bool) -> dict[str, float]:

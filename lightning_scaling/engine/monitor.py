@@ -252,8 +252,7 @@ class Monitor:
 
         Args:
             reason: What has changed.
-            follow_rates: Whether the learning rate leaves the plan from now on: the rates used are then the plan,
-                constant from the present.
+            follow_rates: Whether the plan is from now on the rates used, constant from the present.
         """
         self.curve.mark(reason)
         self._context.mark(reason)
@@ -332,10 +331,7 @@ class Monitor:
         return {"points": points, "prior": self._prior.source, "doubt": doubt, "monitor": self.metric.name}
 
     def finish(self, *, update: bool = True) -> list[Update]:
-        """Close the run: a last update if losses came since the one before, and the outcomes of all forecasts.
-
-        Args:
-            update: Whether to make that update.
+        """Close the run: a last update (unless `update` is false) if losses came since, and the outcomes of forecasts.
 
         Returns:
             The last update, if there was one to make.
