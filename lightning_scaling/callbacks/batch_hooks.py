@@ -16,7 +16,7 @@ from lightning_scaling.callbacks.aggregation import Array, BatchSize
 from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
 from lightning_scaling.callbacks.device_reads import kept_rate, loss_of, owned, read_parts, same_value, stacked
 from lightning_scaling.compute.batch_shapes import signature
-from lightning_scaling.schedule.simulate import largest_group
+from lightning_scaling.schedule.simulate import has_rate, largest_group
 
 _LOSS = "the loss that `training_step` returns"
 # Losses stacked on the device at a time: many small tensors in use slow the allocator down.
@@ -97,7 +97,8 @@ class BatchHooks:
         self._records: list[tuple[BatchSize | None, int, int, Any]] = []
         self._stacked = BatchRecords()
         self.make_room(1)
-        self._main = next(iter(trainer.optimizers), None)
+        first = next(iter(trainer.optimizers), None)
+        self._main = first if first is not None and has_rate(first) else None
         self._several = len(trainer.optimizers) > 1
         self._group = 0 if self._main is None else largest_group(self._main)
 

@@ -16,6 +16,7 @@ from lightning_scaling.compute import BatchCounter, FlopMeter, ParamCounts, coun
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.schedule import Plan
+from lightning_scaling.schedule.from_trainer import in_statistics_pass
 
 __all__ = ["ScalingAdviceWarning", "ScalingLawMonitor"]
 
@@ -131,6 +132,7 @@ class ScalingLawMonitor(MonitorResults):
         self._saved: dict[str, Any] = {}
         self._scope = ""
         self._ended: dict[str, Any] = {}
+        self._resting: Session | None = None
         self._interrupted = False
         self._watchers: list[Callable[[Session], None]] = []
         self._guard = Guard()
@@ -214,7 +216,7 @@ class ScalingLawMonitor(MonitorResults):
         self._interrupted = False
         state = self._state_for(trainer)
         self._loaded, self._saved = None, state or {}
-        self._engine = self._session = self._last_session = None
+        self._engine = self._session = self._resting = self._last_session = None
         self._ended = {}
         if trainer.fast_dev_run:
             return
@@ -226,8 +228,16 @@ class ScalingLawMonitor(MonitorResults):
     @guarded
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look for metrics that the module logged at the very end of the epoch before."""
-        if self._session is not None:
-            self._session.epoch(ended=False)
+        session = self._session
+        if session is None:
+            return
+        before = self._counts
+        self._count(pl_module)
+        if self._counts is not None and self._counts is not before:
+            session.recount(self._counts)
+        session.epoch(ended=False)
+        if in_statistics_pass(trainer):
+            self._session, self._resting = None, session
 
     @guarded
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -244,6 +254,7 @@ class ScalingLawMonitor(MonitorResults):
     @guarded
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Make the last update."""
+        self._session, self._resting = self._session or self._resting, None
         if self._session is not None:
             self._session.finish()
 
@@ -270,7 +281,7 @@ class ScalingLawMonitor(MonitorResults):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Put what has been seen into the journal, without waiting for ranks that may be gone."""
         self._interrupted = True
-        session, self._session = self._session, None
+        session, self._session, self._resting = self._session or self._resting, None, None
         if session is not None:
             try:
                 within(_INTERRUPTED_END_SECONDS, session.abort, _INTERRUPTED_END_SECONDS)
@@ -321,7 +332,7 @@ class ScalingLawMonitor(MonitorResults):
     _failure = "The scaling monitor failed ({cause}). Monitoring is off; training continues."
 
     def _transient(self) -> dict[str, Any]:
-        return {"_session": None, "_last_session": None, "_watchers": []}
+        return {"_session": None, "_resting": None, "_last_session": None, "_watchers": []}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Know again what a checkpoint knows of a run."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from lightning_scaling.callbacks.run_logger import RunLogger
 from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.engine.monitor import Monitor, Update
 from lightning_scaling.schedule import Plan
-from lightning_scaling.schedule.from_trainer import plan_from_trainer
+from lightning_scaling.schedule.from_trainer import plan_from_trainer, read_horizon
 from lightning_scaling.tracking import EventKind
 from lightning_scaling.tracking.schema import RunStatus
 
@@ -78,6 +80,8 @@ class Session:
         self.budget = OverheadBudget(self.capture, settings.max_overhead, clock)
         config = settings.for_engine(None if counts is None else counts.total)
         plan = plan_of(trainer, self.capture.steps, self._guard)
+        self._schedulers = [one.scheduler for one in trainer.lr_scheduler_configs]
+        self._epoch_begun = state is not None
         self.engine = Monitor(plan, config, skip=self.budget if settings.max_overhead < 1 else None)
         if state is not None:
             self.gradients.load_state_dict(state["gradients"])
@@ -99,9 +103,32 @@ class Session:
         if self.capture.hooks.manual and unread:  # a plan known in part would be simulated anew at every epoch
             plan = plan_of(self._trainer, self.capture.steps, self._guard)
             if plan.known:
-                self.engine.replan(plan)
-                step = max(self.engine.curve.last_step, 0)
-                self.logger.mark("plan", step, {"kind": EventKind.PLAN, "plan": plan.to_dict()})
+                self._take_plan(plan)
+
+    def _follow_changes(self) -> None:
+        """Plan anew where the end of the run or its schedulers are no longer those of the plan.
+
+        Called after the first batches of an epoch, when Lightning has laid it out; each rank sees the same change.
+        """
+        self._epoch_begun = False
+        trainer, steps = self._trainer, self.capture.steps
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        same = len(schedulers) == len(self._schedulers) and all(map(operator.is_, schedulers, self._schedulers))
+        if same and read_horizon(trainer, step=steps).total_steps == self.engine.plan.total_steps:
+            return
+        self._schedulers = schedulers
+        self._take_plan(self.engine.plan.then(plan_from_trainer(trainer, step=steps), steps))
+
+    def _take_plan(self, plan: Plan) -> None:
+        self.engine.replan(plan)
+        step = max(self.engine.curve.last_step, 0)
+        self.logger.mark("plan", step, {"kind": EventKind.PLAN, "plan": plan.to_dict()})
+
+    def recount(self, counts: ParamCounts) -> None:
+        """Take the parameters of a module that has grown."""
+        self.counts = counts
+        params = self._settings.for_engine(counts.total).params
+        self.engine.config = replace(self.engine.config, params=params)
 
     # ------------------------------------------------------------------ batches and flushes
 
@@ -147,6 +174,9 @@ class Session:
             self._introduce()
             self._setup_seconds += self._clock() - begun
             begun = self._clock()
+        if self._epoch_begun and at_batch:
+            sentence = "Changes of the plan are not followed ({cause}); the forecasts rest on the plan of the start."
+            self._guard.run("changes", sentence, self._follow_changes)
         budget.begin_flush(begun)
         if self._introduced:
             self.past_runs.deliver()
@@ -218,6 +248,9 @@ class Session:
             self.flush(together=capture.between_epochs, looking=True, closing=ended)
         if not ended and capture.micro_batches:
             self._replan()
+            self._epoch_begun = not capture.hooks.manual
+            if self._epoch_begun and capture.alone:
+                capture.hooks.make_room(capture.hooks.pending + 1)
             if self.sizes.refresh():
                 capture.hooks.forget_sizes()
             self._check_metric(final=False)

@@ -117,9 +117,10 @@ def record_of(curve: Curve, plan: Plan, metric: FollowedMetric, known: Mapping[s
     steps = np.maximum(np.rint(points.step), 1)
     keep = np.diff(steps, append=np.inf) > 0
     lr = points.lr[keep]
+    rated = plan.known or np.isfinite(lr).any()  # of a run without a rate the plan's is a placeholder
     fields: dict[str, Any] = {
         "total_steps": plan.total_steps or max(curve.last_step, 1),
-        "planned_lr": (plan.steps, plan.lr),
+        "planned_lr": (plan.steps, plan.lr) if rated else None,
         **known,
     }
     if metric.settings["monitor"] is not None or not metric.plain:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from lightning_scaling.schedule.clock import EpochGrid
 from lightning_scaling.schedule.plan import Plan
 from lightning_scaling.schedule.scheduler_copy import parts
-from lightning_scaling.schedule.simulate import SchedulerSpec, current_rate, plan_from_schedulers
+from lightning_scaling.schedule.simulate import SchedulerSpec, current_rate, has_rate, plan_from_schedulers
 
 _LIGHTNING = ("lightning.", "pytorch_lightning.")
 
@@ -60,8 +60,8 @@ def plan_from_trainer(trainer: Any, *, step: int | None = None) -> Plan:
     """
     horizon = read_horizon(trainer, step=step)
     optimizers = list(getattr(trainer, "optimizers", []) or [])
-    if not optimizers:
-        why = "The Trainer has no optimizer to read the learning rate from."
+    if not optimizers or not has_rate(_inner(optimizers[0])):
+        why = "There is no learning rate to read: the first optimizer has none, or there is no optimizer."
         return Plan.constant(1.0, horizon.total_steps, known=False, why=why)
     configs = list(getattr(trainer, "lr_scheduler_configs", None) or [])
     if len(optimizers) > 1:
@@ -120,6 +120,8 @@ def read_horizon(trainer: Any, *, step: int | None = None) -> Horizon:
     own = round(made / each) if step is None else step
     grid = _grid(trainer, own, round(factor))
     by_steps, by_epochs = _limit(trainer, "max_steps"), _limit(trainer, "max_epochs")
+    if any(_read(callback, "swa_start", None) is not None and _recounts(callback) for callback in _callbacks(trainer)):
+        by_epochs -= 1  # weight averaging appends an epoch that only recounts the statistics of batch normalization
     total = own + max(0.0, ceil((by_steps - made) / each - 1e-9)) if isfinite(by_steps) else inf
     if isfinite(by_epochs) and grid.batches is not None:
         end = max(int(grid.ends(int(by_epochs) - 1)), grid.step) if by_epochs > grid.epoch else grid.step
@@ -208,6 +210,17 @@ def _timed(trainer: Any) -> bool:
             if callback.time_remaining() is not None:
                 return True
     return False
+
+
+def _recounts(callback: Any) -> bool:
+    """Whether a callback averages weights of a model with batch normalization, whose statistics it recounts."""
+    return bool(getattr(callback, "_model_contains_batch_norm", False))
+
+
+def in_statistics_pass(trainer: Any) -> bool:
+    """Whether the present epoch only recounts the statistics of batch normalization: nothing is trained in it."""
+    ends = [_read(callback, "swa_end", None) for callback in _callbacks(trainer) if _recounts(callback)]
+    return any(end is not None and trainer.current_epoch == end + 1 for end in ends)
 
 
 def _takeover(trainer: Any, horizon: Horizon) -> tuple[int | None, str]:

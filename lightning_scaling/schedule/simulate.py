@@ -149,6 +149,12 @@ def current_rate(optimizer: torch.optim.Optimizer) -> float:
     return _usable(float(optimizer.param_groups[largest_group(optimizer)]["lr"]))
 
 
+def has_rate(optimizer: Any) -> bool:
+    """Whether an optimizer has a learning rate: some work theirs out at every step and show none."""
+    groups = optimizer.param_groups
+    return bool(groups) and groups[largest_group(optimizer)].get("lr") is not None
+
+
 def _usable(rate: float) -> float:
     return rate if np.isfinite(rate) and rate > 0 else 0.0
 
