@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
 from lightning_scaling.callbacks.epoch_length import steps_per_epoch
 
 _LOOKS = 3  # in a row without a gradient: a layer may be left out of some steps
+_RARE = 1e-5  # probability below which so many looks in a row are no chance, at any of the looks of a run
+_MIN_HAVING = 10  # looks with a gradient before a tensor can stop having one
 _NAMES = 3  # parts of the module that a sentence can hold
 _MIN_SHARE = 0.01  # of the parameters: fewer explain no change of the loss
 _WHOLE = ("SingleDevice", "DDP")  # strategies under which parameters and optimizers are not cut into shards
@@ -36,9 +39,7 @@ class Diagnostics:
 
     def reset(self) -> None:
         """Begin anew with what parameters have a gradient, as after an announced change."""
-        self._trained: set[str] = set()
-        self._idle: set[str] = set()
-        self._looks = self._since = 0
+        self._looks: dict[str, _Looks] = {}
         self._reported = {key: value for key, value in self._reported.items() if not key.startswith("idle")}
 
     def detach(self) -> None:
@@ -68,22 +69,47 @@ class Diagnostics:
         return any(len(getattr(optimizer, "state", "?")) > 0 for optimizer in self._trainer.optimizers)
 
     def _gradients(self, step: int) -> dict[str, Any]:
-        """Tensors that had a gradient and had none at three looks in a row, where Lightning runs one optimizer."""
+        """Tensors that have stopped having a gradient, where Lightning runs one optimizer.
+
+        Experts, layers dropped at random and heads used in turns have one at some looks only: a tensor counts as idle
+        where its looks without one in a row would be rare for the share of looks that it had one at before.
+        """
         if not (self._whole and self._module.automatic_optimization and len(self._trainer.optimizers) == 1):
             return {}
-        parameters = dict(self._module.named_parameters())
-        sizes = {name: one.numel() for name, one in parameters.items()}
-        having = {name for name, one in parameters.items() if one.requires_grad and one.grad is not None}
-        idle = self._trained - having
-        self._trained |= having
-        idle = idle & self._idle if self._looks else idle
-        self._since = step if self._looks == 0 else self._since
-        self._idle, self._looks = idle, self._looks + 1 if idle else 0
-        share = sum(sizes.get(name, 0) for name in idle) / max(sum(sizes.values()), 1)
+        idle: dict[str, int] = {}
+        total = 0
+        for name, parameter in self._module.named_parameters():
+            total += parameter.numel()
+            if parameter.requires_grad and parameter.grad is not None:
+                looks = self._looks.setdefault(name, _Looks())
+                looks.having, looks.before, looks.missed = looks.having + 1, looks.before + looks.missed, 0
+            elif name in self._looks:
+                looks = self._looks[name]
+                looks.since = looks.since if looks.missed else step
+                looks.missed += 1
+                if looks.unusual:
+                    idle[name] = parameter.numel()
         names = ("idle", "idle_share", "idle_names", "idle_since")
-        clear = self._looks >= _LOOKS and share >= _MIN_SHARE
-        values = (len(idle), share, _named(idle), self._since) if clear else (None,) * 4
-        return {"tensors": len(self._trained) or None, **dict(zip(names, values, strict=True))}
+        share = sum(idle.values()) / max(total, 1)
+        since = min((self._looks[name].since for name in idle), default=0)
+        values = (len(idle), share, _named(set(idle)), since) if idle and share >= _MIN_SHARE else (None,) * 4
+        return {"tensors": len(self._looks) or None, **dict(zip(names, values, strict=True))}
+
+
+@dataclass
+class _Looks:
+    """Looks at which a tensor had a gradient, had none before the last with one, and has had none since."""
+
+    having: int = 0
+    before: int = 0
+    missed: int = 0
+    since: int = 0
+
+    @property
+    def unusual(self) -> bool:
+        """Whether so many looks without a gradient are rare, by the share with one (rule of succession)."""
+        without = (self.before + 1) / (self.having + self.before + 2)
+        return self.having >= _MIN_HAVING and self.missed >= _LOOKS and without**self.missed < _RARE
 
 
 def _named(names: set[str]) -> str:

@@ -84,7 +84,7 @@ def test_layers_that_lose_their_gradient_are_named_within_a_few_updates(pl, mode
     monitor = observe()
     train(model(), freezing(pl, 100), monitor)
     (advice,) = reported(monitor, "frozen_layers")
-    assert 100 < advice.step <= 112
+    assert 100 < advice.step <= 120
     assert advice.reason.startswith("2 of 4 parameter tensors, 89% of the parameters (`first`), have had no gradient")
 
 
@@ -93,6 +93,23 @@ def test_layers_that_learn_again_end_the_advice(pl, model, train):
     train(model(), freezing(pl, 100, thaw=140), monitor)
     assert reported(monitor, "frozen_layers")
     assert monitor.advice.evidence.get("cause") != "frozen_layers"
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_layers_used_at_some_steps_only_do_not_count_as_idle(model, train, share):
+    class Routed(model):
+        """One of two experts at each step, the second one at a share of them."""
+
+        def training_step(self, batch, batch_idx):
+            draw = torch.rand(1, generator=torch.Generator().manual_seed(batch_idx)).item()
+            expert = self.other if draw < share else self.first
+            return (self.second(expert(batch).tanh()) - batch.sum(1, keepdim=True)).square().mean()
+
+    module = Routed()
+    module.other = torch.nn.Linear(8, 16)
+    monitor = observe()
+    train(module, monitor)
+    assert not reported(monitor, "frozen_layers")
 
 
 def test_layers_frozen_from_the_start_or_after_an_announcement_are_no_news(pl, model, train):
