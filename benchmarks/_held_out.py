@@ -13,7 +13,7 @@ from lightning_scaling import laws
 
 LEAST_FITTED, LEAST_HELD = 8, 3
 BAND = (88.0, 98.0)
-LEAST_HELD = 9
+LEAST_JUDGED = 9  # held-out runs for a share of them to mean something
 
 
 def rows_of(ladder: Ladder, factor: float, level: float = 0.95) -> dict | None:
@@ -74,7 +74,7 @@ def by_source(table: pd.DataFrame) -> pd.DataFrame:
 def bands(table: pd.DataFrame, column: str) -> dict[str, int]:
     """How many sets hold too few, the right share, or too many of their runs, and how many are too small to tell."""
     low, high = BAND
-    enough, share = table.held >= LEAST_HELD, table[column]
+    enough, share = table.held >= LEAST_JUDGED, table[column]
     return {
         "under": int((enough & (share < low)).sum()),
         "within": int((enough & share.between(low, high)).sum()),

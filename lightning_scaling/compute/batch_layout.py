@@ -63,8 +63,9 @@ def token_layout(found: list[Leaf], *, strict: bool) -> Layout | None:
         chosen = next((leaf for leaf in tensors if leaf.value.ndim >= 2), None) or next(flat, None)
     if chosen is None or chosen.value.ndim == 1:
         return None if chosen is None else _flat(chosen)
-    masks = [leaf for leaf in tensors if leaf.name == "attention_mask" and leaf.value.shape == chosen.value.shape]
-    return _rows(chosen, next((leaf for leaf in masks if leaf.value.dtype in {*_INTEGERS, torch.bool}), None))
+    alike = [leaf for leaf in tensors if leaf.value.shape == chosen.value.shape]
+    masks = (leaf for leaf in alike if leaf.name == "attention_mask" and leaf.value.dtype in {*_INTEGERS, torch.bool})
+    return _rows(chosen, next(masks, None), labelled=any(leaf.name == "labels" for leaf in alike))
 
 
 def _where(leaf: Leaf) -> str:
@@ -73,7 +74,7 @@ def _where(leaf: Leaf) -> str:
     return "that comes first in the batch" if leaf.steps else "that is the batch"
 
 
-def _rows(leaf: Leaf, mask: Leaf | None) -> Layout:
+def _rows(leaf: Leaf, mask: Leaf | None, *, labelled: bool) -> Layout:
     steps, ndim, dtype = leaf.steps, leaf.value.ndim, leaf.value.dtype
     rows, length = leaf.value.shape[:2]
 
@@ -100,6 +101,8 @@ def _rows(leaf: Leaf, mask: Leaf | None) -> Layout:
     amount = f"{rows * length} tokens per micro-batch"
     if mask is not None:
         amount = f"at most {amount}, padding left out by 'attention_mask'"
+    elif labelled:  # they may be -100 at the padding, which only a read from the device would show
+        amount += ", padding included: there is no 'attention_mask'"
     return Layout(read, lambda batch: shape(batch).numel(), "tokens", sentence + amount)
 
 

@@ -115,6 +115,16 @@ def test_padding_is_left_out_without_reading_a_number():
     assert "padding left out by 'attention_mask'" in counter.describe()
 
 
+def test_labels_without_a_mask_say_that_padding_is_counted():
+    counter = BatchCounter()
+    labels = torch.where(torch.arange(16) < 9, IDS, -100)
+    assert counter.samples_and_tokens({"input_ids": IDS, "labels": labels}) == (4, 64)
+    assert "padding included: there is no 'attention_mask'" in counter.describe()
+    counter = BatchCounter()
+    counter.samples_and_tokens({"input_ids": IDS, "labels": labels[:, 0]})
+    assert "padding" not in counter.describe()
+
+
 def test_a_mask_of_another_shape_is_no_padding():
     batch = {"input_ids": IDS, "attention_mask": torch.ones(4, 1, 16, 16)}
     assert BatchCounter().samples_and_tokens(batch) == (4, 64)
