@@ -9,14 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.detection.base import (
-    NO_EVIDENCE,
-    Block,
-    Detector,
-    Evidence,
-    ReferenceForecast,
-    References,
-)
+from lightning_scaling.detection.base import NO_EVIDENCE, Block, Detector, Evidence, ReferenceForecast, References
 from lightning_scaling.detection.config import DEFAULT, PathConfig
 from lightning_scaling.detection.frozen_forecasts import FrozenForecasts
 from lightning_scaling.detection.result import DeviationBasis, DeviationKind

@@ -92,13 +92,7 @@ def forecast_log_of(
     if not found:
         return None
     columns = dict(zip(("at", "mode", "error", "scale"), map(list, zip(*found, strict=True)), strict=True))
-    return {
-        "version": _FORMAT,
-        "law": usable[-1]["law"],
-        "revision": REVISION,
-        "steps": run.total_steps,
-        **columns,
-    }
+    return {"version": _FORMAT, "law": usable[-1]["law"], "revision": REVISION, "steps": run.total_steps, **columns}
 
 
 def log_outcome(past_run: PastRun) -> float:

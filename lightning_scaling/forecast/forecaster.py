@@ -10,14 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_scaling.forecast.config import DEFAULT, ErrorConfig, ForecastConfig
-from lightning_scaling.forecast.law_grid import (
-    CurveFit,
-    LawGridFit,
-    burn_in,
-    fit_curve,
-    fit_shapes,
-    isolated_outliers,
-)
+from lightning_scaling.forecast.law_grid import CurveFit, LawGridFit, burn_in, fit_curve, fit_shapes, isolated_outliers
 from lightning_scaling.forecast.priors.base import PUBLISHED, RunPrior, log_density
 from lightning_scaling.forecast.priors.prior_path import ObservedLevel, PriorPath
 from lightning_scaling.forecast.result import Forecast, PredictivePath, Trust

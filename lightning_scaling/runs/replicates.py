@@ -45,11 +45,7 @@ def is_replicate(run: Run, other: Run) -> bool:
 
 
 def replicate_matrix(
-    plans: Sequence[Plan],
-    params: Sequence[float | None],
-    *,
-    unknown_matches: bool = False,
-    same_peak: bool = True,
+    plans: Sequence[Plan], params: Sequence[float | None], *, unknown_matches: bool = False, same_peak: bool = True
 ) -> NDArray[np.bool_]:
     """Which of several runs are replicates of which.
 
