@@ -12,18 +12,9 @@ from lightning_scaling._utils.formatting import plural
 from lightning_scaling.engine.config import MonitorConfig
 from lightning_scaling.engine.monitor import Monitor, Update
 from lightning_scaling.forecast.calibration import Calibration
+from lightning_scaling.runs import events
 from lightning_scaling.runs.curve import LossBlock
-from lightning_scaling.runs.events import (
-    ChangeMarked,
-    DiagnosticsReported,
-    Event,
-    LossesObserved,
-    PlanReplaced,
-    PriorLearned,
-    RecordedRun,
-    RunStarted,
-    UpdateMade,
-)
+from lightning_scaling.runs.events import Event, LossesObserved, PriorLearned, RecordedRun, RunStarted
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 
@@ -103,13 +94,13 @@ class Driver:
             self._begin(event)
         elif isinstance(event, LossesObserved):
             return self._see(event)
-        elif isinstance(event, UpdateMade):
+        elif isinstance(event, events.UpdateMade):
             return [self.monitor.update()]
-        elif isinstance(event, ChangeMarked):
+        elif isinstance(event, events.ChangeMarked):
             self.monitor.mark(event.reason, follow_rates=event.follow_rates)
-        elif isinstance(event, PlanReplaced):
+        elif isinstance(event, events.PlanReplaced):
             self.monitor.replan(event.plan)
-        elif isinstance(event, DiagnosticsReported):
+        elif isinstance(event, events.DiagnosticsReported):
             self.monitor.note(event.facts)
         elif self._history is not None:
             self.monitor.learn(runs_learned_from(self._history, event)[0])

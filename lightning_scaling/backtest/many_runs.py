@@ -123,11 +123,8 @@ class ReplayCollection:
 
     def to_dict(self) -> dict[str, Any]:
         """Every attribute by its name, as builtins: ``replays`` as the dicts of their own."""
-        return {
-            **vars(self),
-            "replays": [one.to_dict() for one in self.replays],
-            "history_source": self.history_source.value,
-        }
+        replays, source = [one.to_dict() for one in self.replays], self.history_source.value
+        return {**vars(self), "replays": replays, "history_source": source}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ReplayCollection:
@@ -197,15 +194,11 @@ def past_runs_of(runs: Sequence[Run]) -> tuple[HistorySource, list[RunHistory]]:
             for (began, _), run in zip(times, runs, strict=True)
         ]
         return HistorySource.EARLIER_RUNS, [RunHistory(past[-MAX_PAST_RUNS:]) for past in earlier]
-    alike = replicate_matrix(
-        [run.plan for run in runs], [run.params for run in runs], unknown_matches=True, same_peak=False
-    )
+    apart = ~replicate_matrix([run.plan for run in runs], [run.params for run in runs])
     found = []
     for i, run in enumerate(runs):
         others = [
-            j
-            for j, one in enumerate(runs)
-            if j != i and not alike[i, j] and one.family == run.family and not same(one, run)
+            j for j in np.flatnonzero(apart[i]).tolist() if runs[j].family == run.family and not same(runs[j], run)
         ]
         others.sort(key=lambda j: abs(math.log((runs[j].params or 1) / (run.params or 1))))
         found.append(RunHistory([runs[j] for j in sorted(others[:MAX_PAST_RUNS])]))

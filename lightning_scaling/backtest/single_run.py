@@ -159,17 +159,13 @@ class Replay:
     @property
     def advised(self) -> Update | None:
         """The first update with the gravest advice given, other than to continue."""
-        for action in ACTIONS:
-            found = next((update for update in self.updates if update.advice.action == action), None)
-            if found is not None:
-                return found
-        return None
+        found = (update for action in ACTIONS for update in self.updates if update.advice.action == action)
+        return next(found, None)
 
     @property
     def stop(self) -> Update | None:
         """The first update with the advice to stop."""
-        advised = self.advised
-        return advised if advised is not None and advised.advice.action == "stop" else None
+        return next((update for update in self.updates if update.advice.action == "stop"), None)
 
     @property
     def saved(self) -> float:
@@ -229,14 +225,11 @@ class Replay:
             given = advised.advice.to_dict()
             advice = {"action": given["action"], "step": advised.step, "fraction": advised.fraction}
             advice |= {name: given[name] for name in ("reason", "saving", "cost")}
+        known = {"name": run.name, "run_id": run.meta.get("run_id"), "family": run.family, "metric": self.metric}
+        end = {"step": int(run.step[-1]), "total_steps": run.total_steps, "outcome": self.outcome}
         return {
-            "name": run.name,
-            "run_id": run.meta.get("run_id"),
-            "family": run.family,
-            "metric": self.metric,
-            "step": int(run.step[-1]),
-            "total_steps": run.total_steps,
-            "outcome": self.outcome,
+            **known,
+            **end,
             "past_runs": self.past_runs,
             "forecasts": [asdict(check) for check in self.checks()],
             "alarm": alarm and {"step": alarm.step, "fraction": alarm.fraction, "direction": alarm.deviation.direction},

@@ -12,7 +12,7 @@ import numpy as np
 from lightning_scaling.detection.base import NO_EVIDENCE, Block, Detector, Evidence, ReferenceForecast, References
 from lightning_scaling.detection.config import DEFAULT, PathConfig
 from lightning_scaling.detection.frozen_forecasts import FrozenForecasts
-from lightning_scaling.detection.result import DeviationBasis, DeviationKind
+from lightning_scaling.detection.result import DeviationBasis, DeviationKind, Direction
 
 _MIN_LEVEL = 1e-12
 _GRADUAL = (DeviationKind.PLATEAU, DeviationKind.SLOW_DIVERGENCE)
@@ -106,14 +106,9 @@ class PathDetector(Detector):
                 expected = float(medians[-1])
             if wealth[best] > strongest.log_e or strongest.reference is None:
                 distance, left = float(excess[best]), side.forecasts[best]
-                strongest = Evidence(
-                    float(wealth[best]),
-                    self._kind(distance, left, block, jumped=side.jumped(best)),
-                    "below" if distance < 0 else "above",
-                    left,
-                    basis,
-                    distance,
-                )
+                kind = self._kind(distance, left, block, jumped=side.jumped(best))
+                direction: Direction = "below" if distance < 0 else "above"
+                strongest = Evidence(float(wealth[best]), kind, direction, left, basis, distance)
         if strongest.reference is None:
             return replace(NO_EVIDENCE, decidable=False)
         return replace(strongest, log_e=float(np.logaddexp.reduce(logs)), expected=expected)

@@ -96,12 +96,9 @@ class VarianceDetector(Detector):
             self._bets = self._bets[:, 1:]
 
     def _evidence(self) -> Evidence:
-        grown = self.ratio >= self._config.min_ratio
-        return Evidence(
-            math.log(self.alpha_share) + self.log_e,
-            DeviationKind.VARIANCE_INCREASE if grown else None,
-            noise_ratio=self.ratio,
-        )
+        ratio = self.ratio
+        kind = DeviationKind.VARIANCE_INCREASE if ratio >= self._config.min_ratio else None
+        return Evidence(math.log(self.alpha_share) + self.log_e, kind, noise_ratio=ratio)
 
     def peek(self, block: Block) -> Evidence:
         """The evidence of the last update: losses of half a block do not give a noise."""

@@ -90,19 +90,17 @@ class FollowedMetric:
 
     def points(self, points: Points) -> Points:
         """The curve on the scale of the law: means are taken in the units of the metric, then converted."""
-        if self.plain:
-            return points
         loss, spread = self.scale.to_law(points.loss), self.scale.spread_to_law(points.loss, points.spread)
         return replace(points, loss=loss, spread=spread)
 
     def noise(self, value: float, noise: float) -> float:
         """Noise on the scale of the law in the units of the metric, at a value of the metric."""
-        return noise if self.plain else float(self.scale.spread_from_law(self.scale.to_law(value), noise))
+        return float(self.scale.spread_from_law(self.scale.to_law(value), noise))
 
     def block(self, block: Block | None) -> Block | None:
         """A block on the scale of the law; metrics between two bounds have noise of at least 1 % of the range."""
-        if self.plain or block is None:
-            return block
+        if block is None:
+            return None
         least = RANGE_TOLERANCE * (self.scale.high - self.scale.low)
         sd = math.hypot(block.sd, least if math.isfinite(least) else 0.0)
         loss, sd = self.scale.to_law(block.loss), float(self.scale.spread_to_law(block.loss, sd))
@@ -114,7 +112,7 @@ class FollowedMetric:
         Where the rates ahead are ``known`` and their fall has begun to show, the trust depends only on how precise the
         end is, and between two bounds that is judged in these units: to within 1 % of the range. A ``doubt`` lowers it.
         """
-        converted = forecast if self.plain else self._converted(forecast, known)
+        converted = self._converted(forecast, known)
         return replace(converted, trust="low", why=doubt) if doubt and forecast.trust != "none" else converted
 
     def _converted(self, forecast: Forecast, known: bool) -> Forecast:
@@ -143,8 +141,8 @@ class FollowedMetric:
 
     def divergence(self, divergence: Divergence | None) -> Divergence | None:
         """A blow-up seen on the scale of the law, its best value in the units of the metric."""
-        if self.plain or divergence is None:
-            return divergence
+        if divergence is None:
+            return None
         return replace(divergence, best=float(self.scale.from_law(divergence.best)))
 
     def state_dict(self) -> dict[str, Any]:

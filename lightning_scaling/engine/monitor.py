@@ -90,7 +90,7 @@ class Monitor:
             self.plan, config.params, config.unique_tokens, metric=config.monitor, rising=rising, config=config.advice
         )
         self._context.use(config.history or ())
-        self._prior = PriorProvider(self.metric, config.params, config.history)
+        self._prior = PriorProvider(self.metric, config)
         self._detectors = MetricDetectors(config.alpha, self.metric, config.detection)
         self._adviser = Adviser(config.advice)
         self._pending = LossBuffer()
@@ -328,7 +328,8 @@ class Monitor:
         points = self.metric.points(before(self.curve.points, self.forecast.step))
         doubtful = self.deviation.alarm or self.forecast.why == _OTHER_RATES
         doubt = self.forecast.why if doubtful else ""
-        return {"points": points, "prior": self._prior.source, "doubt": doubt, "monitor": self.metric.name}
+        known = {"points": points, "doubt": doubt, "monitor": self.metric.name}
+        return {**known, "prior": self._prior.source, "config": self.config.forecast}
 
     def finish(self, *, update: bool = True) -> list[Update]:
         """Close the run: a last update (unless `update` is false) if losses came since, and the outcomes of forecasts.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lightning_scaling.engine.config import MonitorConfig
 from lightning_scaling.engine.metric import FollowedMetric
 from lightning_scaling.forecast import family_prior
 from lightning_scaling.forecast.calibrated import with_calibration
@@ -17,14 +18,13 @@ class PriorProvider:
 
     Args:
         metric: The metric that is followed.
-        params: Number of parameters of the run.
-        history: Past runs of its family.
+        config: The settings: parameters of the run, past runs of its family, and the tuned numbers of the forecasts.
     """
 
-    def __init__(self, metric: FollowedMetric, params: int | None, history: RunHistory | None) -> None:
+    def __init__(self, metric: FollowedMetric, config: MonitorConfig) -> None:
         self._metric = metric
-        self._params = params
-        self.use(history)
+        self._config = config
+        self.use(config.history)
 
     def use(self, history: RunHistory | None, prior: PriorSource | None = None) -> bool:
         """Take the prior from a history, on the scale of the law, which must hold its values too.
@@ -43,7 +43,7 @@ class PriorProvider:
             for run in () if metric.plain else history or ():
                 metric.see(run.loss)
             metric.settle()
-            prior = family_prior(metric.history(history), self._params)
+            prior = family_prior(metric.history(history), self._config.params, config=self._config.forecast)
         calibration = None if history is None or not metric.plain else history.calibration
         self.source: PriorSource = with_calibration(prior, calibration)
         return metric.scale != scale

@@ -158,9 +158,7 @@ def updated_with_logs(calibration: Calibration | None, history: Iterable[Run], *
 
 def kinds_of(runs: Sequence[Run]) -> list[int]:
     """For each run the index of its first replicate, perhaps itself."""
-    alike = replicate_matrix(
-        [run.plan for run in runs], [run.params for run in runs], unknown_matches=True, same_peak=False
-    )
+    alike = replicate_matrix([run.plan for run in runs], [run.params for run in runs])
     return [int(row.argmax()) for row in alike]
 
 

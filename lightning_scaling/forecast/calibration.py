@@ -108,6 +108,24 @@ class ErrorSpread:
         log *= kinds / (kinds + np.where(log > 0, config.widening_shrinkage, config.narrowing_shrinkage))
         return tuple(np.exp(log).tolist())
 
+    def to_dict(self) -> dict[str, Any]:
+        """The spread as builtins, with the factors that follow from it."""
+        factor = [round(value, 4) for value in self.factor]
+        return {"runs": self.runs, "kinds": list(self.kinds), "found": list(self.found), "factor": factor}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ErrorSpread:
+        """Read back what :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: If the numbers make no sense.
+        """
+        spread = cls(int(data["runs"]), tuple(map(int, data["kinds"])), tuple(map(float, data["found"])))
+        sound = all(_FACTOR_RANGE[0] < value < _FACTOR_RANGE[1] for value in spread.found)
+        if not sound or min(spread.kinds, default=0) < 0 or {len(spread.kinds), len(spread.found)} != {len(FRACTIONS)}:
+            raise ValueError("its factors make no sense")
+        return spread
+
     def joined(self, other: ErrorSpread) -> ErrorSpread:
         """This one and that of other runs together."""
         kinds = np.array([self.kinds, other.kinds])
@@ -219,15 +237,7 @@ class Calibration:
             "by": self.version,
             "family": self.family,
             "fractions": list(FRACTIONS),
-            "modes": {
-                mode: {
-                    "runs": spread.runs,
-                    "kinds": list(spread.kinds),
-                    "found": list(spread.found),
-                    "factor": [round(value, 4) for value in spread.factor],
-                }
-                for mode, spread in self.spreads.items()
-            },
+            "modes": {mode: spread.to_dict() for mode, spread in self.spreads.items()},
             "seen": list(self.seen),
         }
 
@@ -241,26 +251,10 @@ class Calibration:
         try:
             if data["version"] != _VERSION or list(data["fractions"]) != list(FRACTIONS):
                 raise ValueError(f"it has format {data['version']!r}, this version reads {_VERSION}")
-            spreads = {
-                mode: ErrorSpread(int(one["runs"]), tuple(map(int, one["kinds"])), tuple(map(float, one["found"])))
-                for mode, one in data["modes"].items()
-                if mode in MODES
-            }
-            for spread in spreads.values():
-                sound = all(_FACTOR_RANGE[0] < value < _FACTOR_RANGE[1] for value in spread.found)
-                lengths = {len(spread.kinds), len(spread.found)}
-                if not sound or min(spread.kinds, default=0) < 0 or lengths != {len(FRACTIONS)}:
-                    raise ValueError("its factors make no sense")
-            family = data.get("family")
-            return cls(
-                spreads,
-                str(data["law"]),
-                int(data["revision"]),
-                str(data.get("made", "")),
-                str(data.get("by", "")),
-                None if family is None else str(family),
-                tuple(map(str, data.get("seen", ()))),
-            )
+            spreads = {mode: ErrorSpread.from_dict(one) for mode, one in data["modes"].items() if mode in MODES}
+            family, made, by = data.get("family"), str(data.get("made", "")), str(data.get("by", ""))
+            family, seen = None if family is None else str(family), tuple(map(str, data.get("seen", ())))
+            return cls(spreads, str(data["law"]), int(data["revision"]), made, by, family, seen)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is no calibration ({type(error).__name__}: {error})") from error
 

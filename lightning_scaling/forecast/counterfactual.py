@@ -77,19 +77,11 @@ class WhatIf:
         """
         end, apart = self.final_distribution, self.difference
         (lower, upper), (least, most) = end.interval(level), apart.interval(level)
-        return {
-            "name": self.name,
-            "step": self.step,
-            "total_steps": self.total_steps,
-            "final": self.final,
-            "scale": end.scale,
-            "df": end.df,
-            "level": level,
-            "lower": lower,
-            "upper": upper,
-            "difference": {"median": float(apart), "scale": apart.scale, "lower": least, "upper": most},
-            **{name: getattr(self, name) for name in _PLAIN},
-        }
+        final = {"final": self.final, "scale": end.scale, "df": end.df, "level": level, "lower": lower, "upper": upper}
+        difference = {"median": float(apart), "scale": apart.scale, "lower": least, "upper": most}
+        known = {name: getattr(self, name) for name in _PLAIN}
+        place = {"name": self.name, "step": self.step, "total_steps": self.total_steps}
+        return {**place, **final, "difference": difference, **known}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> WhatIf:
@@ -209,6 +201,7 @@ def what_ifs(
     prior: PriorSource = PUBLISHED,
     doubt: str = "",
     monitor: str = "loss",
+    config: ForecastConfig = DEFAULT,
 ) -> list[WhatIf]:
     """Carrying on, then several changes.
 
@@ -221,12 +214,13 @@ def what_ifs(
         prior: As of :func:`what_if`.
         doubt: As of :func:`what_if`.
         monitor: As of :func:`what_if`.
+        config: As of :func:`what_if`.
 
     Raises:
         ValueError: As :func:`what_if`.
         TypeError: As :func:`what_if`.
     """
-    known: dict[str, Any] = {"points": points, "prior": prior, "doubt": doubt, "monitor": monitor}
+    known: dict[str, Any] = {"points": points, "prior": prior, "doubt": doubt, "monitor": monitor, "config": config}
     answers = [what_if(forecast, plan, **known)]
     for change in USUAL if asked is None else asked:
         kind, options = change if isinstance(change, tuple) else (change, {})

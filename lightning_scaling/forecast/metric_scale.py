@@ -80,8 +80,6 @@ class MetricScale:
     def from_law(self, values: ArrayLike) -> NDArray[np.float64]:
         """Values on the scale of the law in the units of the metric, any shape, inside the bounds."""
         given = np.asarray(values, dtype=np.float64)
-        if self.plain:
-            return given
         if not math.isfinite(self._best):
             return np.clip(self._sign * given, self.low, self.high)
         error = np.maximum(given, 0.0) ** 2

@@ -293,20 +293,9 @@ class Forecast:
         """
         prediction = self.final_distribution
         lower, upper = prediction.interval()
-        return {
-            "step": self.step,
-            "horizon": self.horizon,
-            "final": float(prediction),
-            "scale": prediction.scale,
-            "df": self.df,
-            "level": DEFAULT_LEVEL,
-            "lower": lower,
-            "upper": upper,
-            "law": self.law,
-            "trust": self.trust,
-            "why": self.why,
-            "params": dict(self.params),
-        }
+        end = {"final": float(prediction), "scale": prediction.scale, "df": self.df, "level": DEFAULT_LEVEL}
+        known = {"law": self.law, "trust": self.trust, "why": self.why, "params": dict(self.params)}
+        return {"step": self.step, "horizon": self.horizon, **end, "lower": lower, "upper": upper, **known}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Forecast:
@@ -320,13 +309,6 @@ class Forecast:
         """
         final, scale = finite_or_none(data["final"]), finite_or_none(data["scale"])
         path = None if final is None or scale is None else ConstantPath(final, scale)
-        return cls(
-            int(data["step"]),
-            int(data["horizon"]),
-            str(data["law"]),
-            data["trust"],
-            str(data["why"]),
-            float(data["df"]),
-            {name: float(value) for name, value in data["params"].items()},
-            path,
-        )
+        params = {name: float(value) for name, value in data["params"].items()}
+        step, horizon, df = int(data["step"]), int(data["horizon"]), float(data["df"])
+        return cls(step, horizon, str(data["law"]), data["trust"], str(data["why"]), df, params, path)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lightning_scaling._utils.state import AttributeState
 from lightning_scaling.runs.final_loss import final_loss
 from lightning_scaling.schedule.plan import Plan
 
@@ -21,6 +22,8 @@ _WINDOW = 512
 
 # Columns of a bin. Cumulative counters keep the value at the last step of the bin.
 _COUNT, _FIRST, _LAST, _STEP_SUM, _LOSS_SUM, _SQUARES, _LR_SUM, _LR_COUNT, _TOKENS, _FLOPS, _SECONDS = range(11)
+_ADDED = [_COUNT, _STEP_SUM, _LOSS_SUM, _SQUARES, _LR_SUM, _LR_COUNT]
+_REPLACED = [_LAST, _TOKENS, _FLOPS, _SECONDS]
 
 
 def bin_edges(plan: Plan | None) -> NDArray[np.float64]:
@@ -163,7 +166,7 @@ class Points:
         return final_loss(self.last, self.loss, total_steps, count=self.count, reached=reached)
 
 
-class Curve:
+class Curve(AttributeState):
     """Loss against progress, bounded in memory whatever the length of the run.
 
     Losses are summed into bins whose edges depend on the plan and the step alone, so the result does not depend on how
@@ -172,6 +175,8 @@ class Curve:
     Args:
         plan: What the run intends to do; it decides where bins end.
     """
+
+    STATE = ("last_step", "seen", "nonfinite", "nonfinite_tail", "last_nonfinite_step")
 
     def __init__(self, plan: Plan | None = None) -> None:
         self._edges = bin_edges(plan)
@@ -243,12 +248,9 @@ class Curve:
         rows[:, _COUNT] = ends - starts + 1
         rows[:, _FIRST] = steps[starts]
         rows[:, _LAST] = steps[ends]
-        for column, values in (
-            (_STEP_SUM, steps),
-            (_LOSS_SUM, losses),
-            (_LR_SUM, np.where(known, lr, 0.0)),
-            (_LR_COUNT, known.astype(np.float64)),
-        ):
+        used_lr, lr_known = np.where(known, lr, 0.0), known.astype(np.float64)
+        sums = {_STEP_SUM: steps, _LOSS_SUM: losses, _LR_SUM: used_lr, _LR_COUNT: lr_known}
+        for column, values in sums.items():
             rows[:, column] = np.add.reduceat(values, starts)
         # Squares about the bin's own mean: a sum of plain squares would lose the small spread of a large loss.
         centred = losses - np.repeat(rows[:, _LOSS_SUM] / rows[:, _COUNT], ends - starts + 1)
@@ -259,15 +261,11 @@ class Curve:
             open_bin = self._bins[self._size - 1]
             apart = open_bin[_LOSS_SUM] / open_bin[_COUNT] - rows[0, _LOSS_SUM] / rows[0, _COUNT]
             open_bin[_SQUARES] += apart**2 * open_bin[_COUNT] * rows[0, _COUNT] / (open_bin[_COUNT] + rows[0, _COUNT])
-            for column in (_COUNT, _STEP_SUM, _LOSS_SUM, _SQUARES, _LR_SUM, _LR_COUNT):
-                open_bin[column] += rows[0, column]
-            for column in (_LAST, _TOKENS, _FLOPS, _SECONDS):
-                open_bin[column] = rows[0, column]
+            open_bin[_ADDED] += rows[0, _ADDED]
+            open_bin[_REPLACED] = rows[0, _REPLACED]
             rows = rows[1:]
         if self._size + len(rows) > len(self._bins):
-            grown = np.empty((2 * (self._size + len(rows)), 11))
-            grown[: self._size] = self._bins[: self._size]
-            self._bins = grown
+            self._bins = np.concatenate([self._bins[: self._size], np.empty((self._size + 2 * len(rows), 11))])
         self._bins[self._size : self._size + len(rows)] = rows
         self._size += len(rows)
 
@@ -286,13 +284,12 @@ class Curve:
         """The bins as arrays."""
         bins = self._bins[: self._size]
         count = bins[:, _COUNT]
-        loss = bins[:, _LOSS_SUM] / count
         with np.errstate(invalid="ignore", divide="ignore"):
             variance = bins[:, _SQUARES] / (count - 1)
             lr = np.where(bins[:, _LR_COUNT] > 0, bins[:, _LR_SUM] / bins[:, _LR_COUNT], np.nan)
         return Points(
             step=bins[:, _STEP_SUM] / count,
-            loss=loss,
+            loss=bins[:, _LOSS_SUM] / count,
             count=count.copy(),
             spread=np.where(count > 1, np.sqrt(np.maximum(variance, 0.0)), np.nan),
             lr=lr,
@@ -313,11 +310,7 @@ class Curve:
             "edges": self._edges[self._edges > self.last_step].tolist(),
             "bins": self._bins[: self._size].tolist(),
             "window": self._window.tolist(),
-            "last_step": self.last_step,
-            "seen": self.seen,
-            "nonfinite": self.nonfinite,
-            "nonfinite_tail": self.nonfinite_tail,
-            "last_nonfinite_step": self.last_nonfinite_step,
+            **super().state_dict(),
             "segments": [[step, reason] for step, reason in self.segments],
         }
 
@@ -328,11 +321,7 @@ class Curve:
         past = self._bins[:-1, _LAST] if self._size else np.empty(0)
         self._edges = np.unique(np.concatenate([past, np.array(state["edges"], dtype=np.float64)]))
         self._window = np.array(state["window"], dtype=np.float64).reshape(-1, 2)
-        self.last_step = state["last_step"]
-        self.seen = state["seen"]
-        self.nonfinite = state["nonfinite"]
-        self.nonfinite_tail = state["nonfinite_tail"]
-        self.last_nonfinite_step = state["last_nonfinite_step"]
+        super().load_state_dict(state)
         self.segments = [(int(step), str(reason)) for step, reason in state["segments"]]
 
 

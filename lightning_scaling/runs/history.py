@@ -160,17 +160,8 @@ class RunHistory(Sequence[Run]):
         """
         # an import upward, made when it is asked for: the reader stands on a higher floor
         read = import_module("lightning_scaling.history").history_from_mlflow
-        history: RunHistory = read(
-            experiment,
-            tracking_uri=tracking_uri,
-            metric=metric,
-            lr=lr,
-            family=family,
-            filter=filter,
-            max_runs=max_runs,
-            cache=cache,
-            timeout=timeout,
-        )
+        names = {"tracking_uri": tracking_uri, "metric": metric, "lr": lr, "family": family, "filter": filter}
+        history: RunHistory = read(experiment, **names, max_runs=max_runs, cache=cache, timeout=timeout)
         return history
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
 SAME_SIZE_MAX_RATIO = 1.05
@@ -36,48 +35,33 @@ def same_schedule(one: Plan, other: Plan) -> bool:
     return one.profile_distance(other) <= SAME_SCHEDULE_MAX_DISTANCE
 
 
-def is_replicate(run: Run, other: Run) -> bool:
-    """Whether two runs share all that is known of their configuration: size, length, schedule and peak rate.
+def replicate_matrix(plans: Sequence[Plan], params: Sequence[float | None]) -> NDArray[np.bool_]:
+    """Which of several runs share size, length and schedule, and are left out of evidence about one another.
 
-    What is not known is not shared; see :func:`replicate_matrix`.
-    """
-    return bool(replicate_matrix([run.plan, other.plan], [run.params, other.params])[0, 1])
-
-
-def replicate_matrix(
-    plans: Sequence[Plan], params: Sequence[float | None], *, unknown_matches: bool = False, same_peak: bool = True
-) -> NDArray[np.bool_]:
-    """Which of several runs are replicates of which.
+    The peak rate may differ: losses of runs of one sweep of the rate are much alike. Two runs that both lack a size, an
+    end or a schedule are the same in it.
 
     Args:
-        plans: Their plans, which hold lengths, schedules and peak rates.
+        plans: Their plans, which hold lengths and schedules.
         params: Their parameters, ``None`` where not known.
-        unknown_matches: Whether two runs that both lack a size, an end or a schedule are the same in it. ``False``
-            where a replicate is evidence; ``True`` where replicates are left out of it.
-        same_peak: Whether they must share the peak rate. ``False`` where runs of one sweep of the rate, whose losses
-            are much alike, are left out together.
 
     Returns:
-        Shape ``(n, n)``, symmetric. The diagonal holds whether enough is known of the run itself.
+        Shape ``(n, n)``, symmetric.
     """
     number = len(plans)
-    if not number:
-        return np.zeros((0, 0), dtype=bool)
-    known = [plan.known and plan.peak > 0 for plan in plans]
     alike = np.ones((number, number), dtype=bool)
-    columns: list[list[float]] = [[size or np.nan for size in params], [plan.total_steps or np.nan for plan in plans]]
-    if same_peak:
-        columns.append([plan.peak if yes else np.nan for plan, yes in zip(plans, known, strict=True)])
-    for column in columns:
-        logs = np.log(np.array(column, dtype=np.float64))
-        alike &= _within(np.abs(logs[:, None] - logs), np.log(SAME_SIZE_MAX_RATIO), unknown_matches)
+    if not number:
+        return alike
+    for column in (params, [plan.total_steps for plan in plans]):
+        logs = np.log(np.array([size or np.nan for size in column], dtype=np.float64))
+        alike &= _within(np.abs(logs[:, None] - logs), np.log(SAME_SIZE_MAX_RATIO))
     profiles = np.stack([plan.profile for plan in plans])
     distance = np.stack([np.sqrt(np.mean((profiles - row) ** 2, axis=-1)) for row in profiles])
-    alike &= _within(distance, SAME_SCHEDULE_MAX_DISTANCE, unknown_matches)
-    return alike
+    return alike & _within(distance, SAME_SCHEDULE_MAX_DISTANCE)
 
 
-def _within(difference: NDArray[np.float64], most: ArrayLike, unknown_matches: bool) -> NDArray[np.bool_]:
+def _within(difference: NDArray[np.float64], most: float) -> NDArray[np.bool_]:
+    """Whether differences are small, or both sides are unknown."""
     unknown = np.isnan(np.diagonal(difference))
-    same: NDArray[np.bool_] = difference <= np.asarray(most) + 1e-12
-    return same | (unknown[:, None] & unknown) if unknown_matches else same
+    within: NDArray[np.bool_] = (difference <= most + 1e-12) | (unknown[:, None] & unknown)
+    return within

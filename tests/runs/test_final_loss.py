@@ -6,7 +6,7 @@ import pytest
 from lightning_scaling import Run
 from lightning_scaling.runs.curve import Curve
 from lightning_scaling.runs.final_loss import final_loss, is_finished
-from lightning_scaling.runs.replicates import is_replicate, replicate_matrix, same_schedule, same_size
+from lightning_scaling.runs.replicates import replicate_matrix, same_schedule, same_size
 from lightning_scaling.schedule.plan import Plan
 
 
@@ -55,21 +55,26 @@ def test_a_run_knows_its_end():
     assert whole.final_loss == pytest.approx(whole.loss[-2:].mean())
 
 
-def test_replicates_share_size_length_schedule_and_peak():
-    assert is_replicate(run(0), run(1))
-    assert is_replicate(run(0), run(1, params=1040))
-    assert not is_replicate(run(0), run(1, params=1100))
-    assert not is_replicate(run(0), run(1, total=1200))
-    assert not is_replicate(run(0), run(1, peak=2e-3))
-    assert not is_replicate(run(0), run(1, end=1.0))
+def are_replicates(one, other):
+    return bool(replicate_matrix([one.plan, other.plan], [one.params, other.params])[0, 1])
+
+
+def test_replicates_share_size_length_and_schedule():
+    assert are_replicates(run(0), run(1))
+    assert are_replicates(run(0), run(1, params=1040))
+    assert are_replicates(run(0), run(1, peak=2e-3))
+    assert not are_replicates(run(0), run(1, params=1100))
+    assert not are_replicates(run(0), run(1, total=1200))
+    assert not are_replicates(run(0), run(1, end=1.0))
     assert not same_schedule(run().plan, run(end=0.0).plan)
 
 
-def test_what_is_not_known_is_shared_only_where_asked_for():
+def test_what_neither_run_knows_is_shared():
     one, other = run(params=None), run(params=None)
-    assert not is_replicate(one, other)
+    assert are_replicates(one, other)
+    assert not are_replicates(one, run(1))
     plans = [one.plan, other.plan, Plan.constant(total_steps=1000, known=False)]
-    assert replicate_matrix(plans, [None] * 3, unknown_matches=True).tolist() == [
+    assert replicate_matrix(plans, [None] * 3).tolist() == [
         [True, True, False],
         [True, True, False],
         [False, False, True],

@@ -172,6 +172,11 @@ number of steps was found on runs of 1,400 to 72,000 steps at 25 million to 1.3 
 ``benchmarks/forecast.py`` shows the errors of the forecasts."""
 
 
+def shape_parameters(prior: ShapePrior) -> tuple[tuple[float, float], ...]:
+    """Medians of alpha, kappa and slope, each with the standard deviation of its logarithm."""
+    return (prior.alpha, prior.alpha_spread), (prior.kappa, prior.kappa_spread), (prior.slope, prior.slope_spread)
+
+
 def log_density(value: NDArray[np.float64], median: float, spread: float) -> NDArray[np.float64]:
     """Logarithms of a log-normal density, of the shape of ``value``, up to a constant."""
     return np.asarray(-0.5 * ((np.log(value) - math.log(median)) / spread) ** 2)

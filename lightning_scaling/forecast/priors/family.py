@@ -246,8 +246,6 @@ def nearest_in_size(
 
 def _groups(runs: Sequence[PastRun]) -> list[NDArray[np.intp]]:
     """For each run its own place, then those of its replicates."""
-    alike = replicate_matrix(
-        [r.plan for r in runs], [r.run.params for r in runs], unknown_matches=True, same_peak=False
-    )
+    alike = replicate_matrix([r.plan for r in runs], [r.run.params for r in runs])
     np.fill_diagonal(alike, False)
     return [np.concatenate([[i], np.flatnonzero(row)]) for i, row in enumerate(alike)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -81,17 +82,9 @@ def _law(theta: Array, rows: Rows, centre: Array) -> tuple[Array, Array]:
     whole = floor + rest
     g = rest / whole
     gain = s * left / high
-    slopes = [
-        floor / whole,
-        g * p,
-        -g * p * alpha * size,
-        g * s,
-        g * (gain - s * beta * work),
-        g * gain,
-        g * gain * peak,
-        -g * s * beta * batch,
-        g * (p * (first - both) + s * (second - both)),
-    ]
+    by_size, by_data = (g * p, -g * p * alpha * size), (g * s, g * (gain - s * beta * work))
+    by_schedule = g * gain, g * gain * peak, -g * s * beta * batch
+    slopes = [floor / whole, *by_size, *by_data, *by_schedule, g * (p * (first - both) + s * (second - both))]
     return np.log(whole) + centre[-1], np.stack(slopes, axis=1)
 
 
@@ -113,19 +106,11 @@ def fit_law(rows: Rows, midway: Rows, config: FinalLossConfig) -> tuple[FinalLos
         return 0.5 * np.sum(off**2, axis=-1), off / spread, np.broadcast_to(spread**-2, u.shape)
 
     theta, noise, robust = prior, config.first_noise, part
+    lowest, highest, squares = np.array(-np.inf), np.array(np.inf), Objective("least_squares")
+    solve = partial(minimize, model, penalty=penalty, steps=config.steps, tolerance=config.tolerance)
     for left in reversed(range(config.rounds + 1)):
         weight = robust / noise**2
-        theta = minimize(
-            model,
-            theta[None],
-            np.array(-np.inf),
-            np.array(np.inf),
-            Objective("least_squares"),
-            weight,
-            penalty=penalty,
-            steps=config.steps,
-            tolerance=config.tolerance,
-        ).u[0]
+        theta = solve(theta[None], lowest, highest, squares, weight).u[0]
         residual, slopes = (found[0] for found in model(theta[None], np.arange(1)))
         covariance = np.linalg.inv((slopes * weight) @ slopes.T + np.diag(spread**-2))
         if not left:

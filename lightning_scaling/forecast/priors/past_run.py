@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lightning_scaling.forecast.config import DEFAULT, ForecastConfig
 from lightning_scaling.forecast.forecaster import Forecaster, Mixture
 from lightning_scaling.forecast.law_grid import before
-from lightning_scaling.forecast.priors.base import PUBLISHED, ShapePrior
+from lightning_scaling.forecast.priors.base import PUBLISHED, ShapePrior, shape_parameters
 from lightning_scaling.forecast.priors.features import RunFeatures
 from lightning_scaling.forecast.result import Forecast
 from lightning_scaling.runs.curve import Curve
@@ -78,19 +78,10 @@ class PastRun:
         path = self._fit().path
         assert isinstance(path, Mixture)
         level = abs(float(self.points.loss[-1]))
-        logs = (
-            np.log(path.alpha),
-            np.log(path.kappa),
-            np.log(np.maximum(path.alpha * path.slope / level, _TINY_SLOPE)),
-        )
-        prior = self._forecaster.shape_prior
-        priors = (
-            (prior.alpha, prior.alpha_spread),
-            (prior.kappa, prior.kappa_spread),
-            (prior.slope, prior.slope_spread),
-        )
+        slope = np.maximum(path.alpha * path.slope / level, _TINY_SLOPE)
+        logs = np.log([path.alpha, path.kappa, slope])
         shown = []
-        for log, (median, spread) in zip(logs, priors, strict=True):
+        for log, (median, spread) in zip(logs, shape_parameters(self._forecaster.shape_prior), strict=True):
             mean = float(path.weight @ log)
             variance = float(path.weight @ (log - mean) ** 2) + self._config.min_shape_error**2
             precision = max(1 / variance - 1 / spread**2, self._config.min_precision_share / spread**2)

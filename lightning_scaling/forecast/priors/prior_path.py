@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lightning_scaling._utils.stats import robust_std
 from lightning_scaling.forecast.config import DEFAULT
-from lightning_scaling.forecast.priors.base import ShapePrior
+from lightning_scaling.forecast.priors.base import ShapePrior, shape_parameters
 from lightning_scaling.forecast.priors.config import PriorConfig
 from lightning_scaling.runs.curve import Points
 from lightning_scaling.schedule.progress import ANNEAL_RATES, Progress
@@ -35,10 +35,8 @@ class ObservedLevel:
         if not finite.size:
             return None
         loss = points.loss[finite]
-        level = float(np.median(loss))
-        return cls(
-            float(np.median(points.step[finite])), level, max(robust_std(loss), config.min_level_error * abs(level))
-        )
+        step, level = float(np.median(points.step[finite])), float(np.median(loss))
+        return cls(step, level, max(robust_std(loss), config.min_level_error * abs(level)))
 
 
 class PriorPath:
@@ -56,13 +54,10 @@ class PriorPath:
         self._anchor = anchor
         self._min_progress = config.min_progress
         self._speed = ANNEAL_RATES.index(config.anneal_rate)
-        spreads = (prior.alpha_spread, prior.kappa_spread, prior.slope_spread)
-        medians = (prior.alpha, prior.kappa, prior.slope)
         nodes = list(product(_NODES, repeat=3))
         self._weight = np.array([math.prod(weight for _, weight in node) for node in nodes])
-        shape = np.array(
-            [[m * math.exp(s * x) for (x, _), m, s in zip(node, medians, spreads, strict=True)] for node in nodes]
-        )
+        pairs = shape_parameters(prior)
+        shape = np.array([[m * math.exp(s * x) for (x, _), (m, s) in zip(node, pairs, strict=True)] for node in nodes])
         self._alpha, self._kappa, slope = shape.T
         # The slope is relative to the level at the end: the curve is A * (1 + slope / alpha * f) with f zero there.
         self._slope = slope / self._alpha
