@@ -7,11 +7,13 @@ import logging
 import pickle
 import warnings
 import weakref
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
+from lightning_scaling import Run
 from lightning_scaling.callbacks import ScalingAdviceWarning, ScalingLawMonitor
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.runs.history import RunHistory
@@ -145,6 +147,23 @@ def test_an_interrupted_run_keeps_all_that_was_seen(pl, module, fit, tmp_path, e
     np.testing.assert_array_equal(monitor.run.loss, [float(loss) for loss in model.true])
     (journal,) = tmp_path.glob("*.jsonl")
     assert len(read_journal(journal).points.step) == 9
+
+
+@pytest.mark.parametrize("status", ["finished", "stopped_early", "interrupted"])
+def test_how_a_run_ended_is_recorded(pl, module, fit, tmp_path, status):
+    class End(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 20 and status != "finished":
+                trainer.should_stop = True
+                if status == "interrupted":
+                    raise ValueError("enough")
+
+    monitor = ScalingLawMonitor(journal=tmp_path)
+    with pytest.raises(ValueError, match="enough") if status == "interrupted" else nullcontext():
+        fit(pl, [monitor, End()], module(pl), max_epochs=10)
+    (journal,) = tmp_path.glob("*.jsonl")
+    assert read_journal(journal).end["status"] == status
+    assert Run.from_journal(journal).meta["status"] == ("FAILED" if status == "interrupted" else "FINISHED")
 
 
 def test_fast_dev_run_and_sanity_checks_are_not_observed(pl, module, fit):
