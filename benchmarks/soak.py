@@ -28,12 +28,12 @@ from _soak_training import quiet
 FAULTS, HANGS = ["RuntimeError", "KeyboardInterrupt", "SIGTERM"], ["", "server", "figure", "law", "update at the end"]
 Row = Callable[[bool], Any]
 ROWS: dict[str, Row] = {
-    "a function of ours raises": lambda quick: _soak_isolation.functions_raise(60 if quick else 1),
+    "a function of ours raises": lambda quick: _soak_isolation.functions_raise(100 if quick else 1),
     "a restored state is damaged": lambda quick: _soak_isolation.states_damaged(25 if quick else 500),
-    "kill -9, then a resume": lambda quick: _soak_crashes.killed(4 if quick else 200),
+    "kill -9, then a resume": lambda quick: _soak_crashes.killed(3 if quick else 200),
     "exception or signal": lambda quick: _soak_ends.interrupted(FAULTS, HANGS[:2] if quick else HANGS),
     "work that does not return at the end": lambda quick: _soak_ends.ended(HANGS[2:3] if quick else HANGS[:4]),
-    "ranks that end apart, stop or fail": lambda quick: _soak_ranks.uneven(3 if quick else 20),
+    "ranks that end apart, stop or fail": lambda quick: _soak_ranks.uneven(2 if quick else 20),
     "MLflow in trouble": lambda quick: _soak_servers.servers(["401 to everything"] if quick else None),
     "file system or clock in trouble": lambda quick: _soak_files.file_systems(),
     "a damaged file is read": lambda quick: _soak_files.readers(20 if quick else 1000),
