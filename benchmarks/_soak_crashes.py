@@ -35,6 +35,7 @@ def forked(work: Callable[[], Any], result: Path, kill_after: float | None = Non
     if not child:
         status = 1
         try:
+            torch.set_num_threads(1)  # threads of the parent are not there
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             result.write_text(json.dumps(work()))
             status = 0

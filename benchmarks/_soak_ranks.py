@@ -130,6 +130,7 @@ def outcome(case: dict[str, Any], folder: Path, *, monitored: bool) -> dict[str,
         if not child:
             status = 1
             try:
+                torch.set_num_threads(1)  # threads of the parent are not there
                 os.setpgid(0, 0)
                 sys.stdout = sys.stderr = (folder / f"{rank}.log").open("w")
                 faulthandler.dump_traceback_later(WITHIN - 5, file=sys.stderr)

@@ -16,14 +16,21 @@ from _soak_training import digest
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.fixture(scope="module")
+def reached(tmp_path_factory):
+    """The outcome of a training without callbacks, and the functions that one with them calls, by name."""
+    folder = tmp_path_factory.mktemp("reached")
+    expected = _soak_isolation.outcome(_soak_isolation.train(folder / "bare"), folder / "bare")
+    codes, _ = _soak_isolation.reachable(folder / "with")
+    return expected, {code.co_qualname: code for code in codes}
+
+
 @pytest.mark.parametrize(
     "name", ["OpCounter._note", "OpCounter._count", "_storage", "find_monitors", "ScalingEarlyStopping.setup"]
 )
-def test_functions_that_once_ended_a_training(name, tmp_path):
-    expected = _soak_isolation.outcome(_soak_isolation.train(tmp_path / "bare"), tmp_path / "bare")
-    codes, _ = _soak_isolation.reachable(tmp_path / "reached")
-    (code,) = [one for one in codes if one.co_qualname == name]
-    assert _soak_isolation._with_failure(tmp_path / "failing", code, MemoryError, 0, expected) == ""
+def test_functions_that_once_ended_a_training(name, reached, tmp_path):
+    expected, codes = reached
+    assert _soak_isolation._with_failure(tmp_path / "failing", codes[name], MemoryError, 0, expected) == ""
 
 
 @pytest.mark.parametrize("fault", ["RuntimeError", "SIGTERM"])
