@@ -20,9 +20,11 @@ from unittest.mock import patch
 import lightning.pytorch as pl
 import torch
 from _soak_training import SAVE_EVERY, callbacks, difference, outcome, train
+from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode
 
 import lightning_scaling
 from lightning_scaling import report
+from lightning_scaling.compute.opcount import OpCounter
 from lightning_scaling.laws import run_fit
 
 PACKAGE = os.path.dirname(lightning_scaling.__file__)
@@ -120,6 +122,9 @@ def _with_failure(folder: Path, code: CodeType, error: type[Exception], call: in
             trainer = train(folder, [failing, *watched])
     except Exception as caught:
         return f"training ended: {type(caught).__name__}: {caught}"
+    finally:
+        while isinstance(_get_current_dispatch_mode(), OpCounter):  # of a count whose end was made to raise
+            _pop_mode()
     return difference(expected, outcome(trainer, folder))
 
 

@@ -267,6 +267,7 @@ class ScalingLawMonitor(MonitorResults):
             self._restore(loaded)
         if session is not None:
             self._saved = {"version": _STATE_VERSION, **session.state_dict(flush=False)}
+            session.sizes.end(failed=True)
             if not within(_END_SECONDS, session.close, _END_SECONDS):
                 warn(
                     f"The end of the run was not recorded in full within {_END_SECONDS:.0f} s; what had not ended by "
@@ -284,6 +285,7 @@ class ScalingLawMonitor(MonitorResults):
         session, self._session, self._resting = self._session or self._resting, None, None
         if session is not None:
             try:
+                session.sizes.end(failed=True)  # here, as a thread of its own cannot end what watches this one
                 within(_INTERRUPTED_END_SECONDS, session.abort, _INTERRUPTED_END_SECONDS)
                 self._saved = {"version": _STATE_VERSION, **session.state_dict(flush=False)}
             except Exception as error:
@@ -363,6 +365,7 @@ class ScalingLawMonitor(MonitorResults):
         if session is None or session.count_only(error):
             return
         self._session = None
+        session.sizes.end(failed=True)
         within(_INTERRUPTED_END_SECONDS, session.close, _INTERRUPTED_END_SECONDS)
 
 

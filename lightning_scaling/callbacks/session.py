@@ -294,7 +294,6 @@ class Session:
             deadline: Seconds given to what is sent.
         """
         self.status = RunStatus.INTERRUPTED
-        self.sizes.end(failed=True)
         self.past_runs.cancel()
         try:
             block = self.capture.flush(together=False, closing=True)
@@ -316,7 +315,6 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        self.sizes.end(failed=True)
         spent = {"overhead": self.budget.fraction, "setup_seconds": self._setup_seconds}
         try:
             self.logger.close(self.engine, self.run_fields(), spent, self.status, deadline)

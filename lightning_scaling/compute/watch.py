@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim import optimizer as optim
+from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode
 
 from lightning_scaling.compute.opcount import OpCounter, leave_to_python, operation_seconds
 
@@ -84,9 +85,14 @@ class Watch:
         mode, self._mode = self._mode, None
         if mode is None:
             return None
-        self._unhook()
-        with suppress(Exception):
+        try:
+            self._unhook()
             mode.leave()
+        except Exception:
+            if _get_current_dispatch_mode() is mode:  # no operation of the user may pass through it from here on
+                _pop_mode()
+            return None
+        with suppress(Exception):
             self.seconds = mode.operations * operation_seconds()
             if not failed:
                 return self._store(mode)
