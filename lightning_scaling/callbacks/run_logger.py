@@ -234,7 +234,7 @@ class RunLogger:
             engine: The engine.
             fields: What is known of the run besides its curve.
             spent: The monitor's ``overhead`` as a fraction of the training time, and its ``setup_seconds``.
-            status: How the run ended; of one that was interrupted nothing is fitted or drawn.
+            status: How the run ended; of one that did not end in order nothing is fitted or drawn.
             deadline: Seconds given to all of this.
         """
         if self._tracker is None:
@@ -242,7 +242,7 @@ class RunLogger:
         until = perf_counter() + deadline
         end = [engine, fields, status, until]
         self._guard.run("artifacts", "The artifacts are incomplete: {cause}", self._conclude, *end)
-        least = 0.0 if status is RunStatus.INTERRUPTED else 1.0
+        least = 1.0 if status.complete else 0.0
         report = self._tracker.close(max(until - perf_counter(), least), status=status.value, **spent)
         self._tracker = None
         share = f"took {spent['overhead']:.2%} of the training time"
@@ -253,10 +253,10 @@ class RunLogger:
 
         assert self._tracker is not None
         self._tracker.tags({schema.TAG_STATUS: status.value})
-        if status is RunStatus.INTERRUPTED and not engine.forecast_log:
+        if not status.complete and not engine.forecast_log:
             return
         self._describe(engine, status)
-        if status is RunStatus.INTERRUPTED:
+        if not status.complete:
             return
         if engine.metric.plain and len(engine.curve):  # for the calibration of later runs
             forecasts = forecast_log_of(engine.forecast_log, engine.run(**fields))

@@ -65,7 +65,7 @@ class Session:
         self._console = Console(bool(trainer.is_global_zero))
         self._guard = Guard(self._console.warn)
         self._closed = self._introduced = self._validated = False
-        self.status = RunStatus.INTERRUPTED
+        self.status = RunStatus.UNKNOWN
         self._lead = 1
         self.sizes = BatchSizeMeter(settings.count, settings.flops, module)
         self.capture = Capture(self.sizes, metric=settings.monitor, clock=clock)

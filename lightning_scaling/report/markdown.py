@@ -83,7 +83,7 @@ def _status(ledger: Sequence[Mapping[str, Any]], status: str, metric: str) -> st
         interval = f"{row.get('level', 0.9):.0%} interval **{span}**"
         now = f"at {where}, {metric} {_number(row, 'loss')}: {verdict}."
         if finished:
-            ended = "was interrupted" if status == "interrupted" else "stopped early"
+            ended = {"interrupted": "was interrupted", "unknown": "was last seen"}.get(status, "stopped early")
             expected = f"Expected{horizon} was {digits(row['final'])}, {interval}."
             lines = [f"### Ended early, {metric} {_number(row, 'loss')}", f"The run {ended} {now} {expected}"]
         else:

@@ -41,7 +41,8 @@ def _recorded_run(contents: JournalContents) -> RecordedRun:
     settings = {name: value for name, value in header.get("engine", {}).items() if name != "next_update"}
     lr = points.filled("lr")
     steps = points.step.astype(np.int64)
-    interrupted = contents.end is None or contents.end.get("status") == RunStatus.INTERRUPTED
+    broken_off = (RunStatus.INTERRUPTED, RunStatus.UNKNOWN)
+    interrupted = contents.end is None or contents.end.get("status") in broken_off
     status = "RUNNING" if contents.end is None and being_written(path) else "FAILED" if interrupted else "FINISHED"
     return RecordedRun(
         steps,

@@ -31,6 +31,12 @@ class RunStatus(StrEnum):
     FINISHED = "finished"
     STOPPED_EARLY = "stopped_early"
     INTERRUPTED = "interrupted"
+    UNKNOWN = "unknown"  # the monitor failed before the run ended
+
+    @property
+    def complete(self) -> bool:
+        """Whether the monitor saw the run end in order."""
+        return self in (RunStatus.FINISHED, RunStatus.STOPPED_EARLY)
 
 
 LOSS = "scaling/loss"
