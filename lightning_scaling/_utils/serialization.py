@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import uuid
@@ -82,3 +83,15 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> Path:
             part.unlink()
         raise
     return file
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+        json.JSONDecodeError: If it is no JSON, or nested more deeply than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from None

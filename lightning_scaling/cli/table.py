@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_scaling._utils.serialization import parse_json
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -138,7 +140,7 @@ def _json(text: str, name: str) -> pd.DataFrame:
 
     rows: Any
     try:
-        rows = json.loads(text)
+        rows = parse_json(text)
     except json.JSONDecodeError:
         rows = _lines(text, name)
     if isinstance(rows, dict) and not all(isinstance(values, list) for values in rows.values()):
@@ -157,7 +159,7 @@ def _lines(text: str, name: str) -> list[Any]:
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                rows.append(parse_json(line))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{name} is not JSON lines: line {number}, {error.msg}.") from None
     return rows

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling._utils.serialization import atomic_write
+from lightning_scaling._utils.serialization import atomic_write, parse_json
 from lightning_scaling.history.mlflow_parse import Series
 
 _VERSION = 2
@@ -91,7 +91,7 @@ class CurveCache:
             return {}
         try:
             with self._path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                index = json.loads(stored["index"].tobytes())
+                index = parse_json(stored["index"].tobytes())
                 step = stored["step"].astype(np.float64)
                 value = stored["value"].astype(np.float64)
             sizes = [size for _, named in index.values() for size in named.values()]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_scaling._utils.serialization import atomic_write
+from lightning_scaling._utils.serialization import atomic_write, parse_json
 from lightning_scaling.forecast.calibrated import updated_with_logs
 from lightning_scaling.forecast.calibration import Calibration
 from lightning_scaling.forecast.forecaster import Forecaster
@@ -81,7 +81,7 @@ def of_folder(folder: str | os.PathLike[str]) -> Calibration | None:
 
 def _usable(text: str, where: str) -> tuple[Calibration | None, str]:
     try:
-        found = Calibration.from_dict(json.loads(text))
+        found = Calibration.from_dict(parse_json(text))
     except json.JSONDecodeError as error:
         return None, f"The calibration {where} is ignored: it is no JSON ({error})."
     except ValueError as error:

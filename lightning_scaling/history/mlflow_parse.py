@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling._utils.serialization import parse_json
 from lightning_scaling.history import aliases
 from lightning_scaling.runs.final_loss import is_finished
 from lightning_scaling.runs.run import Run
@@ -241,7 +241,7 @@ def to_run(info: Info, series: Mapping[str, Series], reading: Reading, experimen
 def _forecasts(info: Info) -> dict[str, Any]:
     """The forecasts that its own monitor made while it trained, where it left them."""
     try:
-        return {"forecasts": json.loads(info.tags[schema.TAG_FORECASTS])}
+        return {"forecasts": parse_json(info.tags[schema.TAG_FORECASTS])}
     except (KeyError, ValueError):
         return {}
 

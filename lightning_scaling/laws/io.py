@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling._utils.serialization import to_builtins
+from lightning_scaling._utils.serialization import parse_json, to_builtins
 from lightning_scaling.laws.arrays import Array
 from lightning_scaling.laws.data import Points
 from lightning_scaling.laws.estimate import Estimate, FitStatus
@@ -38,8 +38,8 @@ def parse(text: str, path: str) -> dict[str, Any]:
         ValueError: It is not a saved fit, or of a later version.
     """
     try:
-        found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        found = parse_json(text)
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not a saved fit: it is not JSON ({error}).") from None
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise ValueError(f"{path} is not a saved fit; `Fit.save` or `lightning-scaling fit --save` writes one.")

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning_scaling._utils.serialization import atomic_write
+from lightning_scaling._utils.serialization import atomic_write, parse_json
 
 
 class Ranges:
@@ -63,7 +63,7 @@ class DeliveryLog:
         self.created: dict[str, str] = {}
         self._lock = threading.Lock()
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            data: Any = json.loads(self.path.read_text(encoding="utf-8"))
+            data: Any = parse_json(self.path.read_text(encoding="utf-8"))
             for target, segments in data["targets"].items():
                 self._sent.update({(target, segment): Ranges(pairs) for segment, pairs in segments.items()})
             self.created = {str(key): str(value) for key, value in data.get("created", {}).items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_scaling._utils.serialization import parse_json
 from lightning_scaling._utils.validation import is_count
 from lightning_scaling.runs.curve import LossBlock
 from lightning_scaling.tracking.journal import FORMAT, VERSION, unpack
@@ -188,7 +188,7 @@ def read_journal(path: Path | str) -> JournalContents:
 def _row(line: bytes) -> dict[str, Any] | None:
     """The row that a line holds; ``None`` where it makes no sense."""
     try:
-        row: dict[str, Any] = json.loads(line)
+        row: dict[str, Any] = parse_json(line)
         if not row.keys() >= {"n", "t"} | _FIELDS.get(row["op"], set()):
             return None
         if row["op"] == "header" and (row["format"] != FORMAT or not is_count(row["version"])):

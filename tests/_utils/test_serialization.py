@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_scaling._utils.serialization import atomic_write, finite_or_none, to_builtins
+from lightning_scaling._utils.serialization import atomic_write, finite_or_none, parse_json, to_builtins
 
 
 def test_anything_becomes_builtins_that_strict_json_holds():
@@ -103,3 +103,9 @@ def test_the_old_content_survives_a_failure(tmp_path, monkeypatch):
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(OSError, match="none"):
         atomic_write(tmp_path / "none" / "file", "text")
+
+
+def test_json_nested_too_deeply_is_no_json():
+    with pytest.raises(json.JSONDecodeError, match="too deeply"):
+        parse_json(b"[" * 100_000)
+    assert parse_json('{"a": [1]}') == {"a": [1]}
