@@ -251,6 +251,10 @@ class ResizeConfig:
     """Factor outside the better runs' rates at which the rate comes before size."""
     batch_ratio: float = 4.0
     """The same for the batch."""
+    recipe_confidence: float = 0.8
+    """Confidence where both comparisons of rate or batch agree."""
+    dense_ratio: float = 1.02
+    """All parameters over the active ones, up to which a model counts as dense."""
     better_share: float = 0.5
     """Share of the past runs that count as the better ones."""
     tuning_min_runs: int = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from lightning_scaling.allocation.choice import Choice, weigh
 from lightning_scaling.allocation.comparison import Comparison, compare, minima_of
 from lightning_scaling.allocation.isoflop import IsoflopMinima, MinimaStatus
 from lightning_scaling.allocation.result import Allocation, Alternative, Status
+from lightning_scaling.allocation.root_finding import halve
 from lightning_scaling.allocation.solve import (
     Bounds,
     Optimum,
@@ -150,7 +151,7 @@ def allocate(
         comparison=comparison,
         _fit=fit,
         _task=task,
-        _draws=_without_first(best) if vary else None,
+        _draws=Optimum(*(array[1:] for array in vars(best).values())) if vary else None,
         _bounds=limits,
         _fixed=("flops",) if budget is not None else ("loss",) if request.target is not None else request.names,
     )
@@ -189,12 +190,8 @@ def _values(task: Task, best: Optimum, budget: float | None, there: bool) -> dic
 
 
 def _request(flops: Any, params: Any, tokens: Any, target: Any) -> _Request:
-    request = _Request(
-        *(
-            None if value is None else positive(name, value)
-            for name, value in (("flops", flops), ("params", params), ("tokens", tokens), ("target", target))
-        )
-    )
+    given = {"flops": flops, "params": params, "tokens": tokens, "target": target}
+    request = _Request(**{name: None if value is None else positive(name, value) for name, value in given.items()})
     if len(request.names) == 1 or (len(request.names) == 2 and request.target is None):
         return request
     said = "nothing" if not request.names else " and ".join(request.names)
@@ -224,17 +221,8 @@ def _tasks(
             raise ValueError(f"given[{name!r}] is empty: give at least one value.")
         zero = name in fit.law.zero_allowed or name == "sparsity"
         options.append([positive(f"given[{name!r}]", number, zero=zero) for number in numbers])
-    return [
-        Task(
-            fit.law,
-            size_input(fit.law),
-            dict(zip(values, combination, strict=True)),
-            unique,
-            inference_tokens,
-            flops_per_token,
-        )
-        for combination in itertools.product(*options)
-    ]
+    extras = (dict(zip(values, combination, strict=True)) for combination in itertools.product(*options))
+    return [Task(fit.law, size_input(fit.law), one, unique, inference_tokens, flops_per_token) for one in extras]
 
 
 def _limits(bounds: Any) -> Bounds:
@@ -262,15 +250,12 @@ def _chosen_size(task: Task, request: _Request, budget: float) -> float:
     """The size of a choice; where budget and tokens are given, the one whose training costs what is left."""
     if request.params is not None:
         return request.params
-    low, high = math.log(1e-2), math.log(1e24)
     tokens = np.array([request.tokens])
-    for _ in range(100):
-        middle = 0.5 * (low + high)
-        if float(task.flops(np.array([math.exp(middle)]), tokens)[0]) < budget:
-            low = middle
-        else:
-            high = middle
-    return math.exp(0.5 * (low + high))
+
+    def reached(log_size: float) -> bool:
+        return not task.flops(np.array([math.exp(log_size)]), tokens)[0] < budget
+
+    return math.exp(0.5 * sum(halve(reached, math.log(1e-2), math.log(1e24))))
 
 
 def _solve(task: Task, rows: Values, request: _Request, budget: float | None, limits: Bounds) -> Optimum:
@@ -293,22 +278,13 @@ def _alternative(task: Task, best: Optimum) -> Alternative:
     return Alternative(numbers, float(best.size[0]), float(best.tokens[0]), float(best.flops[0]), float(best.loss[0]))
 
 
-def _without_first(best: Optimum) -> Optimum:
-    return Optimum(*(array[1:] for array in vars(best).values()))
-
-
 def _compare(
     fit: Fit, task: Task, rows: Values, vary: bool, best: Optimum, minima: IsoflopMinima | None
 ) -> Comparison | None:
     """Law against minima at the training budget, without the pull of inference, which the minima do not know."""
     found = minima if minima is not None else minima_of(fit, task.flops_per_token)
-    if (
-        found is None
-        or found.status == MinimaStatus.NO_MINIMUM
-        or best.edge[0] != 0
-        or not math.isfinite(best.flops[0])
-    ):
+    if found is None or found.status == MinimaStatus.NO_MINIMUM or best.edge[0] or not math.isfinite(best.flops[0]):
         return None
-    plain = Task(task.law, task.size, task.extras, task.unique_tokens, 0.0, task.flops_per_token)
+    plain = replace(task, inference_tokens=0.0)
     training = float(task.training_flops(best.size[:1], best.tokens[:1])[0])
     return compare(plain, rows, vary, found, training)

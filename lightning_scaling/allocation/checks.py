@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,7 @@ def columns(**given: Any) -> dict[str, Array]:
         if array.ndim != 1:
             raise ValueError(f"`{name}` must have one dimension, one value per run, but has shape {array.shape}.")
         result[name] = array
-    lengths = {name: len(array) for name, array in result.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"The columns must have the same length, but got {_listed(lengths.items())}.")
+    if len({len(array) for array in result.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(array)}" for name, array in result.items())
+        raise ValueError(f"The columns must have the same length, but got {lengths}.")
     return result
-
-
-def _listed(items: Iterable[tuple[str, int]]) -> str:
-    return ", ".join(f"{name} {length}" for name, length in items)

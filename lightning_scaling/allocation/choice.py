@@ -64,14 +64,14 @@ def weigh(task: Task, values: Values, params: float, flops: float, bounds: Bound
     """
     best = at_flops(task, values, np.array([[flops]]), bounds)
     size, budget = np.array([params]), np.array([flops])
-    tokens = float(task.tokens_for(size, budget)[0])
-    loss = float(task.loss(values, size, task.tokens_for(size, budget)).ravel()[0])
+    tokens = task.tokens_for(size, budget)
+    loss = float(task.loss(values, size, tokens).ravel()[0])
     needed = 0.0
     if math.isfinite(loss):
         needed = min(cheapest_flops(task, values, max(loss, float(best.loss[0])), bounds, flops), flops)
     return Choice(
         params=params,
-        tokens=max(tokens, 0.0),
+        tokens=max(float(tokens[0]), 0.0),
         flops=flops,
         loss=loss,
         factor=params / float(best.size[0]),

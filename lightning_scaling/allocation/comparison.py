@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -115,13 +115,11 @@ def compare_approaches(
     Raises:
         ValueError: There are no minima to compare with, or the law needs inputs that are not given.
     """
-    if minima is None:
-        minima = minima_of(fit, flops_per_token)
-        if minima is None:
-            raise ValueError(
-                "The fit has no points from which isoFLOP minima could be read (params and tokens, several sizes at "
-                "each of at least three budgets); pass `minima`."
-            )
+    if minima is None and (minima := minima_of(fit, flops_per_token)) is None:
+        raise ValueError(
+            "The fit has no points from which isoFLOP minima could be read (params and tokens, several sizes at each "
+            "of at least three budgets); pass `minima`."
+        )
     budget = 10 * float(minima.flops[-1]) if flops is None else positive("flops", flops)
     task = Task(fit.law, size_input(fit.law), dict(given or {}), unique_tokens, 0.0, flops_per_token)
     rows, vary = parameter_rows(fit.params, fit.draws())
@@ -133,27 +131,24 @@ def compare(task: Task, values: Values, vary: bool, minima: IsoflopMinima, flops
     best = at_flops(task, values, np.full((len(next(iter(values.values()))), 1), flops), None)
     surface = float(best.size[0]) if best.edge[0] == 0 else math.nan
     measured = float(minima.params_at(flops))
-    ends = minima.interval(flops, _LEVEL)
-    interval = None
-    if vary:
-        lower, upper = np.quantile(best.size[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-        interval = (float(lower), float(upper))
+    drawn = np.quantile(best.size[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]).tolist() if vary else None
     in_range, in_range_sd = _in_range(task, {name: value[:1] for name, value in values.items()}, minima)
-    status, message = _verdict(surface, measured, interval, ends, in_range, in_range_sd, flops, minima)
-    return Comparison(
+    made = Comparison(
         flops=flops,
         surface=surface,
         measured=measured,
         factor=surface / measured,
-        surface_interval=interval,
-        measured_interval=ends,
+        surface_interval=drawn and (drawn[0], drawn[1]),
+        measured_interval=minima.interval(flops, _LEVEL),
         in_range=in_range,
         surface_exponent=float(best.exponent[0]),
         measured_exponent=minima.exponent,
-        status=status,
-        message=message,
+        status=Agreement.UNKNOWN,
+        message="",
         minima=minima,
     )
+    status, message = _verdict(made, in_range_sd)
+    return replace(made, status=status, message=message)
 
 
 def minima_of(fit: Fit, flops_per_token: PerToken | None = None) -> IsoflopMinima | None:
@@ -161,10 +156,9 @@ def minima_of(fit: Fit, flops_per_token: PerToken | None = None) -> IsoflopMinim
     points = fit.points
     if points is None or not {"params", "tokens"} <= set(points.inputs) or set(fit.law.inputs) != {"params", "tokens"}:
         return None
+    size, tokens = points.inputs["params"], points.inputs["tokens"]
     try:
-        minima = isoflop_minima(
-            points.inputs["params"], points.y, tokens=points.inputs["tokens"], flops_per_token=flops_per_token
-        )
+        minima = isoflop_minima(size, points.y, tokens=tokens, flops_per_token=flops_per_token)
     except ValueError:
         return None
     return minima if minima.status == MinimaStatus.OK else None
@@ -179,40 +173,29 @@ def _in_range(task: Task, values: Values, minima: IsoflopMinima) -> tuple[float,
     rows = {name: np.repeat(value, len(budgets), axis=0) for name, value in values.items()}
     best = at_flops(task, rows, budgets, None)
     away = np.log(best.size / minima.params[recent])
-    weights = 1.0 / np.maximum(minima.sd[recent], 0.02) ** 2
-    weights = weights / weights.sum()
-    return float(np.exp(weights @ away)), float(np.sqrt(weights**2 @ np.maximum(minima.sd[recent], 0.02) ** 2))
+    variance = np.maximum(minima.sd[recent], 0.02) ** 2
+    weights = 1.0 / variance / (1.0 / variance).sum()
+    return float(np.exp(weights @ away)), float(np.sqrt(weights**2 @ variance))
 
 
-def _verdict(
-    surface: float,
-    measured: float,
-    interval: tuple[float, float] | None,
-    ends: tuple[float, float],
-    in_range: float,
-    in_range_sd: float,
-    flops: float,
-    minima: IsoflopMinima,
-) -> tuple[Agreement, str]:
-    if not (math.isfinite(surface) and math.isfinite(measured)):
-        missing = "the law has no optimum" if not math.isfinite(surface) else "the runs show no minimum"
-        return Agreement.UNKNOWN, f"At {flops:.3g} FLOPs {missing}, so there is nothing to compare."
-    factor = surface / measured
+def _verdict(c: Comparison, in_range_sd: float) -> tuple[Agreement, str]:
+    if not (math.isfinite(c.surface) and math.isfinite(c.measured)):
+        missing = "the law has no optimum" if not math.isfinite(c.surface) else "the runs show no minimum"
+        return Agreement.UNKNOWN, f"At {c.flops:.3g} FLOPs {missing}, so there is nothing to compare."
+    first, last = c.measured_interval
     said = (
-        f"At {flops:.3g} FLOPs the law's optimum is {count(surface)} parameters, that of the isoFLOP minima "
-        f"{count(measured)} (90%: {count(ends[0])} to {count(ends[1])})"
+        f"At {c.flops:.3g} FLOPs the law's optimum is {count(c.surface)} parameters, that of the isoFLOP minima "
+        f"{count(c.measured)} (90%: {count(first)} to {count(last)})"
     )
-    lower, upper = interval or (surface, surface)
-    apart = lower > ends[1] or upper < ends[0]
-    far = abs(math.log(factor)) > math.log(NEAR)
-    miss = abs(math.log(in_range))
-    if miss - normal_quantile(_LEVEL) * in_range_sd > math.log(NEAR):
+    lower, upper = c.surface_interval or (c.surface, c.surface)
+    apart, far = lower > last or upper < first, abs(math.log(c.factor)) > math.log(NEAR)
+    if abs(math.log(c.in_range)) - normal_quantile(_LEVEL) * in_range_sd > math.log(NEAR):
         return Agreement.CONTRADICT, (
-            f"{said}; already within the range of the runs, up to {minima.flops[-1]:.3g} FLOPs, the law's optimum is "
-            f"x{in_range:.2g} the measured one. Fit it with weights on the runs near the optimum, or another law."
+            f"{said}; already within the range of the runs, up to {c.minima.flops[-1]:.3g} FLOPs, the law's optimum is "
+            f"x{c.in_range:.2g} the measured one. Fit it with weights on the runs near the optimum, or another law."
         )
     if far and apart:
         return Agreement.CONTRADICT, f"{said}: they contradict each other, so neither is advice."
     if far or apart:
-        return Agreement.DIFFER, f"{said}: they differ by x{factor:.2g}; the interval holds both."
+        return Agreement.DIFFER, f"{said}: they differ by x{c.factor:.2g}; the interval holds both."
     return Agreement.AGREE, f"{said}: they agree."

@@ -50,17 +50,21 @@ class DriftingPowerLaw:
     drift: float = DRIFT
     scatter: float = SCATTER
 
+    @property
+    def _slope(self) -> tuple[float, float]:
+        """Mean and variance of the exponent before any run is seen."""
+        return (0.5, _VAGUE) if self.prior is None else (self.prior[0], self.prior[1] ** 2)
+
     def _kernel(self, u: Array, v: Array) -> Array:
-        spread = _VAGUE if self.prior is None else self.prior[1] ** 2
         first, second = np.abs(u)[:, None], np.abs(v)[None, :]
         shorter, longer = np.minimum(first, second), np.maximum(first, second)
         wandering = np.where(u[:, None] * v[None, :] > 0, shorter**2 * (3 * longer - shorter) / 6, 0.0)
-        return np.asarray(_VAGUE + spread * u[:, None] * v[None, :] + self.drift**2 * wandering, dtype=np.float64)
+        linear = _VAGUE + self._slope[1] * u[:, None] * v[None, :]
+        return np.asarray(linear + self.drift**2 * wandering, dtype=np.float64)
 
     def _variance(self, u: Array) -> Array:
         """Diagonal of the kernel."""
-        spread = _VAGUE if self.prior is None else self.prior[1] ** 2
-        return np.asarray(_VAGUE + spread * u**2 + self.drift**2 * np.abs(u) ** 3 / 3, dtype=np.float64)
+        return np.asarray(_VAGUE + self._slope[1] * u**2 + self.drift**2 * np.abs(u) ** 3 / 3, dtype=np.float64)
 
     def _solved(self, right: Array) -> Array:
         z = self.log_flops - self.log_flops[-1]
@@ -68,9 +72,7 @@ class DriftingPowerLaw:
         return np.asarray(np.linalg.solve(covariance, right), dtype=np.float64)
 
     def _expected(self, z: Array) -> Array:
-        mean = 0.5 if self.prior is None else self.prior[0]
-        centre = float(self.log_size[-1])
-        return np.asarray(centre + mean * z, dtype=np.float64)
+        return np.asarray(float(self.log_size[-1]) + self._slope[0] * z, dtype=np.float64)
 
     def at(self, log_flops: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of ln size at budgets, each of shape ``(m,)``."""
@@ -85,7 +87,7 @@ class DriftingPowerLaw:
     def exponent(self) -> tuple[float, float]:
         """Mean and standard deviation of the local exponent at the last budget."""
         z = self.log_flops - self.log_flops[-1]
-        mean, spread = (0.5, _VAGUE) if self.prior is None else (self.prior[0], self.prior[1] ** 2)
+        mean, spread = self._slope
         solved = self._solved(np.column_stack([self.log_size - self._expected(z), spread * z]))
         value = mean + spread * z @ solved[:, 0]
         return float(value), float(np.sqrt(max(spread - spread * z @ solved[:, 1], 0.0)))

@@ -25,8 +25,8 @@ class MinimaStatus(StrEnum):
     """How well runs show the minima of their budgets."""
 
     OK = "ok"
-    FEW_BUDGETS = "few budgets"
-    NO_MINIMUM = "no minimum"
+    FEW_BUDGETS = "few_budgets"
+    NO_MINIMUM = "no_minimum"
 
 
 _FEWEST_BUDGETS = 3
@@ -56,8 +56,8 @@ class IsoflopMinima:
             without two of them.
         slope: Its exponent ``a``.
         slope_sd: Standard error of `slope`.
-        status: ``"ok"``, ``"few budgets"`` (fewer than three with a minimum inside: the exponent is mostly the prior)
-            or ``"no minimum"`` (none: there is no optimum).
+        status: ``"ok"``, ``"few_budgets"`` (fewer than three with a minimum inside: the exponent is mostly the prior)
+            or ``"no_minimum"`` (none: there is no optimum).
         message: What lies behind it, in sentences.
     """
 
@@ -94,7 +94,10 @@ class IsoflopMinima:
 
     def params_at(self, flops: ArrayLike) -> Array:
         """Optimal sizes at budgets, of their shape; nan without a minimum."""
-        return self._at(flops)[0]
+        budgets = np.asarray(flops, dtype=np.float64)
+        if np.any(~(budgets > 0)):
+            raise ValueError("`flops` must be positive budgets, counted in units of one.")
+        return np.exp(self._log_at(budgets.ravel())[0]).reshape(budgets.shape)
 
     def interval(self, flops: float, level: float = 0.9) -> tuple[float, float]:
         """Interval of the optimal size at a budget; it widens with the distance from the budgets run."""
@@ -108,13 +111,6 @@ class IsoflopMinima:
         mean, sd = self._log_at(np.exp(at.ravel()))
         return mean.reshape(at.shape), sd.reshape(at.shape)
 
-    def _at(self, flops: ArrayLike) -> tuple[Array, Array]:
-        budgets = np.asarray(flops, dtype=np.float64)
-        if np.any(~(budgets > 0)):
-            raise ValueError("`flops` must be positive budgets, counted in units of one.")
-        mean, sd = self._log_at(budgets.ravel())
-        return np.exp(mean).reshape(budgets.shape), sd.reshape(budgets.shape)
-
     def _log_at(self, flops: Array) -> tuple[Array, Array]:
         if self._growth is None:
             return np.full(flops.shape, np.nan), np.full(flops.shape, np.nan)
@@ -123,7 +119,7 @@ class IsoflopMinima:
     def summary(self) -> str:
         """A table for people: one line per budget, then the power law."""
         lines = [
-            f"IsoFLOP minima: {self.status}",
+            f"IsoFLOP minima: {self.status.replace('_', ' ')}",
             f"{'flops':>10}{'params':>10}{'+-':>7}{'tokens':>10}{'loss':>9}{'runs':>6}",
         ]
         rows = zip(self.flops, self.params, self.sd, self.tokens, self.loss, self.points, self.inside, strict=True)
@@ -148,14 +144,11 @@ class IsoflopMinima:
 
         Keys: the attributes by name, arrays as lists; ``exponent``; ``exponent_interval`` (both ends at 90 %).
         """
-        arrays = ("flops", "params", "tokens", "loss", "sd", "curvature", "inside", "points")
-        plain = ("noise", "skew", "coefficient", "slope", "slope_sd", "exponent", "status", "message")
-        result: dict[str, Any] = {name: getattr(self, name).tolist() for name in arrays}
-        result |= {name: getattr(self, name) for name in plain}
-        result["status"] = self.status.value
-        result["exponent_interval"] = list(self.exponent_interval())
-        result["skipped"] = [list(item) for item in self.skipped]
-        return result
+        own: dict[str, Any] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
+        del own["_growth"]
+        result = own | {"exponent": self.exponent, "status": self.status.value}
+        skipped = [list(item) for item in self.skipped]
+        return result | {"exponent_interval": list(self.exponent_interval()), "skipped": skipped}
 
 
 def isoflop_minima(
@@ -204,10 +197,9 @@ def isoflop_minima(
     given = {"params": params, "loss": loss} | ({"flops": flops} if tokens is None else {"tokens": tokens})
     table = columns(**given)
     for name, values in table.items():
-        if not np.all(np.isfinite(values) & (values > 0)):
-            worst = values[~(np.isfinite(values) & (values > 0))][0]
+        if np.size(worst := values[~(np.isfinite(values) & (values > 0))]):
             raise ValueError(
-                f"`{name}` must be positive and finite in every run, but holds {worst:g}; leave such runs out."
+                f"`{name}` must be positive and finite in every run, but holds {worst[0]:g}; leave such runs out."
             )
     per_token = flops_per_token or dense_flops_per_token
     size, y = table["params"], table["loss"]
@@ -219,12 +211,9 @@ def isoflop_minima(
     sd = np.sqrt(np.diag(profiles.cov))
     ends = np.array([(x[group == j].min(), x[group == j].max()) for j in range(len(log_flops))])
     inside = (profiles.optimum > ends[:, 0]) & (profiles.optimum < ends[:, 1]) & (sd < _LARGEST_SD)
-    growth = None
-    if np.any(inside):
-        growth = DriftingPowerLaw(
-            log_flops[inside], profiles.optimum[inside], profiles.cov[np.ix_(inside, inside)], prior, drift, scatter
-        )
-    coefficient, slope, slope_sd = _line(log_flops[inside], profiles.optimum[inside], sd[inside], scatter)
+    budgets_inside, cov = (log_flops[inside], profiles.optimum[inside]), profiles.cov[np.ix_(inside, inside)]
+    growth = DriftingPowerLaw(*budgets_inside, cov, prior, drift, scatter) if np.any(inside) else None
+    coefficient, slope, slope_sd = _line(*budgets_inside, sd[inside], scatter)
     best, budgets = np.exp(profiles.optimum), np.exp(log_flops)
     status, message = _verdict(budgets, profiles.optimum, ends, inside, skipped)
     return IsoflopMinima(
@@ -310,13 +299,8 @@ def _verdict(
     sentences = []
     for flops, at, (first, last), there in zip(budgets, optimum, ends, inside, strict=True):
         if not there:
-            where = (
-                "below the smallest size run"
-                if at <= first
-                else "above the largest"
-                if at >= last
-                else "too flat to locate"
-            )
+            where = "above the largest" if at >= last else "too flat to locate"
+            where = "below the smallest size run" if at <= first else where
             sentences.append(f"At {flops:.3g} FLOPs the minimum is {where}: no minimum inside, left out.")
     if skipped:
         sentences.append(f"Left out for lack of sizes or of a common budget: {len(skipped)} groups of runs.")

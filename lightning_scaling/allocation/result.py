@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -29,11 +29,11 @@ class Status(StrEnum):
 
     OK = "ok"
     EXTRAPOLATED = "extrapolated"
-    AT_BOUNDS = "at bounds"
+    AT_BOUNDS = "at_bounds"
     UNCERTAIN = "uncertain"
     UNIDENTIFIED = "unidentified"
     CONTRADICTED = "contradicted"
-    NO_OPTIMUM = "no optimum"
+    NO_OPTIMUM = "no_optimum"
 
 
 _SHOWN_FACTORS = (1.5, 2.0, 3.0)
@@ -86,10 +86,10 @@ class Allocation:
         loss: The loss there.
         exponent: ``d ln params / d ln flops`` along the optima, at this budget.
         status: ``"ok"``; ``"extrapolated"``: more than tenfold outside of what the law was fitted on;
-            ``"at bounds"``: the best size within the bounds given is one of their ends; ``"uncertain"``: the minima of
+            ``"at_bounds"``: the best size within the bounds given is one of their ends; ``"uncertain"``: the minima of
             the runs themselves lead to another size, though not beyond doubt; ``"unidentified"``: the fit does not
             determine its own parameters; ``"contradicted"``: the minima lead elsewhere beyond doubt (see `comparison`),
-            so this must not be acted upon; ``"no optimum"``: the loss has no minimum along the budget.
+            so this must not be acted upon; ``"no_optimum"``: the loss has no minimum along the budget.
         message: What lies behind the status, and what else to know, in sentences.
         law: Name of the law.
         size: ``"params"`` or ``"active_params"``: what `params` counts.
@@ -161,25 +161,15 @@ class Allocation:
             ValueError: `level` is not between 0 and 1.
         """
         level = self.level if level is None else probability("level", level)
-        result: dict[str, Interval | None] = {
-            "params": self._of_draws("params", level),
-            "tokens": self._of_draws("tokens", level),
-            "flops": self._of_draws("flops", level),
-            "loss": self._of_loss(level),
-            "ratio": self._of_draws("ratio", level),
-            "exponent": self._of_draws("exponent", level),
-        }
+        result = {name: self._of_loss(level) if name == "loss" else self._of_draws(name, level) for name in _SHOWN}
         if self.comparison is not None and "flops" in self._fixed and math.isfinite(self.params):
             low, high = (self.params * end for end in self.comparison.shifts(level))
             budget = np.array([self.flops])
             most, fewest = (float(self._task.tokens_for(np.array([size]), budget)[0]) for size in (low, high))
-            for name, ends in (
-                ("params", (low, high)),
-                ("tokens", (fewest, most)),
-                ("ratio", (fewest / high, most / low)),
-            ):
-                value = float(getattr(self, name))
-                result[name] = _hull(result[name] or (value, value), ends)
+            measured = {"params": (low, high), "tokens": (fewest, most), "ratio": (fewest / high, most / low)}
+            for name, ends in measured.items():
+                both = (*(result[name] or (float(getattr(self, name)),)), *ends)
+                result[name] = min(both), max(both)
         return result
 
     def _of_draws(self, name: str, level: float) -> Interval | None:
@@ -188,16 +178,8 @@ class Allocation:
             return value, value
         if self._draws is None or not math.isfinite(value):
             return None
-        draws = self._draws
-        values = {
-            "params": draws.size,
-            "tokens": draws.tokens,
-            "flops": draws.flops,
-            "ratio": draws.tokens / draws.size,
-            "exponent": draws.exponent,
-        }[name]
-        values = values[~np.isnan(values)]
-        if not len(values):
+        drawn = {**vars(self._draws), "params": self._draws.size, "ratio": self._draws.tokens / self._draws.size}[name]
+        if not len(values := drawn[~np.isnan(drawn)]):
             return None
         lower, upper = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
         return (float(lower), float(upper)) if upper > lower else None
@@ -262,7 +244,7 @@ class Allocation:
 
     def summary(self) -> str:
         """A table for people."""
-        lines = [f"Allocation under {self.law}: {self.status}"]
+        lines = [f"Allocation under {self.law}: {self.status.replace('_', ' ')}"]
         if self.status != Status.NO_OPTIMUM:
             lines.append(f"{'':22}{'best':>10}   {self.level:.0%} interval")
             lines += [f"{name:22}{value:>10}   {ends}" for name, value, ends in allocation_rows(self)]
@@ -271,7 +253,7 @@ class Allocation:
     def __repr__(self) -> str:
         return (
             f"Allocation({self.law}, flops={self.flops:.3g}: params={count(self.params)}, tokens={count(self.tokens)}, "
-            f"loss={self.loss:.4f}; {self.status})"
+            f"loss={self.loss:.4f}; {self.status.replace('_', ' ')})"
         )
 
     def _repr_html_(self) -> str:
@@ -286,44 +268,29 @@ class Allocation:
         inputs of the law); ``alternatives`` (one dict per value tried); ``choice`` and ``comparison`` (dicts or None);
         ``off_by`` (a choice by factor).
         """
-        estimates = ("params", "tokens", "flops", "loss", "ratio", "epochs", "exponent", "training_flops")
-        context = ("inference_tokens", "unique_tokens", "extrapolation", "status", "message", "law", "size", "level")
-        result: dict[str, Any] = {name: getattr(self, name) for name in (*estimates, *context)}
-        result["status"] = self.status.value
-        result["intervals"] = {name: list(ends) if ends else None for name, ends in self.intervals().items()}
-        result["given"] = {name: value for name, value in self.given.items() if isinstance(value, int | float)}
-        result["alternatives"] = [vars(a) | {"given": dict(a.given)} for a in self.alternatives]
-        result["choice"] = self.choice.to_dict() if self.choice else None
         off = {} if self.status == Status.NO_OPTIMUM else self.misallocation
-        result["off_by"] = {f"{factor:g}": choice.to_dict() for factor, choice in off.items()}
-        result["comparison"] = self.comparison.to_dict() if self.comparison else None
-        return result
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")} | {
+            "ratio": self.ratio,
+            "epochs": self.epochs,
+            "status": self.status.value,
+            "intervals": {name: list(ends) if ends else None for name, ends in self.intervals().items()},
+            "given": {name: value for name, value in self.given.items() if isinstance(value, int | float)},
+            "alternatives": [vars(a) | {"given": dict(a.given)} for a in self.alternatives],
+            "choice": self.choice.to_dict() if self.choice else None,
+            "off_by": {f"{factor:g}": choice.to_dict() for factor, choice in off.items()},
+            "comparison": self.comparison.to_dict() if self.comparison else None,
+        }
 
 
-def _hull(first: Interval, second: Interval) -> Interval:
-    return min(first[0], second[0]), max(first[1], second[1])
-
-
-def _flops(value: float) -> str:
-    return f"{value:.3g}"
-
-
-def _loss(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3g}"
-
-
-_ROWS = (
-    ("params", count),
-    ("tokens", count),
-    ("flops", _flops),
-    ("loss", _loss),
-    ("ratio", _plain),
-    ("exponent", _plain),
-)
+_PLAIN = "{:.3g}".format
+_SHOWN: Mapping[str, Callable[[float], str]] = {
+    "params": count,
+    "tokens": count,
+    "flops": _PLAIN,
+    "loss": "{:.4f}".format,
+    "ratio": _PLAIN,
+    "exponent": _PLAIN,
+}
 _TITLES = {"ratio": "tokens per parameter", "exponent": "exponent of size"}
 
 
@@ -338,7 +305,7 @@ def allocation_rows(found: Allocation) -> list[tuple[str, str, str]]:
     intervals = found.intervals()
     fixed = {name for name, ends in intervals.items() if ends is not None and ends[0] == ends[1]}
     rows = []
-    for name, show in _ROWS:
+    for name, show in _SHOWN.items():
         ends = intervals[name]
         title = "active params" if name == "params" and found.size == "active_params" else _TITLES.get(name, name)
         note = "unknown" if ends is None else "given" if name in fixed else f"{show(ends[0])} to {show(ends[1])}"

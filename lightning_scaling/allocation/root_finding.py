@@ -65,14 +65,8 @@ def minimum(function: Function, lower: float, upper: float) -> Found:
     right = np.any(higher & (columns > best[:, None]), axis=1) | ~allowed[:, -1]
     edge = np.where(~left, -1, np.where(~right, 1, 0))
     edge = np.where(np.any(allowed, axis=1), edge, 1)
-    x = np.where(edge < 0, lower, upper)
-    inside = edge == 0
-    if np.any(inside):
-        low = grid[np.maximum(best - 1, 0)]
-        high = grid[np.minimum(best + 1, grid.size - 1)]
-        refined = _bisect(lambda at: slope(function, at), low, high)
-        x = np.where(inside, refined, x)
-    return Found(x, edge)
+    low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, grid.size - 1)]
+    return _refined(lambda at: slope(function, at), low, high, edge, grid)
 
 
 def root(function: Function, lower: float, upper: float) -> Found:
@@ -96,20 +90,27 @@ def root(function: Function, lower: float, upper: float) -> Found:
     beyond = above & (columns > last[:, None])
     first = np.min(np.where(beyond, columns, grid.size), axis=1)
     edge = np.where(last < 0, -1, np.where(first >= grid.size, 1, 0))
-    low = grid[np.clip(last, 0, grid.size - 1)]
-    high = grid[np.clip(first, 0, grid.size - 1)]
-    x = np.where(edge < 0, lower, upper)
-    if np.any(edge == 0):
-        x = np.where(edge == 0, _bisect(function, low, high), x)
-    return Found(x, edge)
+    low, high = (grid[np.clip(end, 0, grid.size - 1)] for end in (last, first))
+    return _refined(function, low, high, edge, grid)
+
+
+def _refined(function: Function, low: Array, high: Array, edge: NDArray[np.int64], grid: Array) -> Found:
+    """The roots between brackets; the ends of the grid where there is none inside."""
+    x = np.where(edge < 0, grid[0], grid[-1])
+    return Found(np.where(edge == 0, _bisect(function, low, high), x) if np.any(edge == 0) else x, edge)
+
+
+def halve(reached: Callable[[float], bool], low: float, high: float, halvings: int = 100) -> tuple[float, float]:
+    """The bracket of the place from which on something holds, after bisections."""
+    for _ in range(halvings):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return low, high
 
 
 def _bisect(function: Function, low: Array, high: Array) -> Array:
-    low, high = np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)
-        value = function(middle[:, None])[:, 0]
-        up = ~(value < 0)
-        high = np.where(up, middle, high)
-        low = np.where(up, low, middle)
+        below = function(middle[:, None])[:, 0] < 0
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
     return 0.5 * (low + high)

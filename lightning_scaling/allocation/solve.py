@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_scaling.allocation.root_finding import STEP, Found, minimum, root, slope
+from lightning_scaling.allocation.root_finding import STEP, Found, halve, minimum, root, slope
 from lightning_scaling.allocation.task import Task
 
 Array = NDArray[np.float64]
 Values = Mapping[str, Array]
 Bounds = tuple[float, float] | None
 
-SMALLEST = 0.0
-FEWEST = 0.0
-LARGEST = np.log(1e20)
+_LARGEST = float(np.log(1e20))
 _CURVATURE_STEP = 3e-3
 _LOWEST, _HIGHEST = float(np.log(1e4)), float(np.log(1e44))
 _BISECTIONS = 50
@@ -68,10 +66,7 @@ def at_size(task: Task, values: Values, size: float) -> Optimum:
     """The tokens, and so the budget, for which a given size is the optimum."""
     fixed = np.array([[size]])
 
-    def falling(log_tokens: Array) -> Array:
-        return -_along(task, values, fixed, np.exp(log_tokens))
-
-    found = root(falling, FEWEST, LARGEST)
+    found = root(lambda log_tokens: -_along(task, values, fixed, np.exp(log_tokens)), 0.0, _LARGEST)
     tokens = np.exp(found.x)
     sizes = np.full(tokens.shape, size)
     return _finish(task, values, found, sizes, tokens, task.flops(fixed, tokens[:, None])[:, 0])
@@ -81,10 +76,7 @@ def at_tokens(task: Task, values: Values, tokens: float, bounds: Bounds) -> Opti
     """The size, and so the budget, for which a given number of tokens is the optimum."""
     fixed = np.array([[tokens]])
 
-    def rising(log_size: Array) -> Array:
-        return _along(task, values, np.exp(log_size), fixed)
-
-    found = root(rising, *_range(bounds))
+    found = root(lambda log_size: _along(task, values, np.exp(log_size), fixed), *_range(bounds))
     size = np.exp(found.x)
     return _finish(task, values, found, size, np.full(size.shape, tokens), task.flops(size[:, None], fixed)[:, 0])
 
@@ -106,14 +98,8 @@ def at_loss(task: Task, values: Values, target: float, bounds: Bounds) -> Optimu
         log_flops[1:] = _newton(task, {name: value[1:] for name, value in values.items()}, target, bounds, centre)
     known = np.isfinite(log_flops)
     best = at_flops(task, values, np.exp(np.where(known, log_flops, _HIGHEST))[:, None], bounds)
-    return Optimum(
-        np.where(known, best.size, np.inf),
-        np.where(known, best.tokens, np.inf),
-        np.where(known, best.flops, np.inf),
-        np.where(known, best.loss, np.nan),
-        np.where(known, best.edge, 1),
-        np.where(known, best.exponent, np.nan),
-    )
+    unknown = (np.inf, np.inf, np.inf, np.nan, 1, np.nan)
+    return Optimum(*(np.where(known, v, other) for v, other in zip(vars(best).values(), unknown, strict=True)))
 
 
 def cheapest_flops(task: Task, values: Values, target: float, bounds: Bounds, near: float) -> float:
@@ -131,16 +117,10 @@ def cheapest_flops(task: Task, values: Values, target: float, bounds: Bounds, ne
 
 
 def _first_budget(task: Task, values: Values, target: float, bounds: Bounds) -> float:
-    low, high = _LOWEST, _HIGHEST
-    if not _least(task, values, np.array([[high]]), bounds)[0][0] <= target:
-        return float("inf")
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        if _least(task, values, np.array([[middle]]), bounds)[0][0] <= target:
-            high = middle
-        else:
-            low = middle
-    return high
+    def reached(log_flops: float) -> bool:
+        return bool(_least(task, values, np.array([[log_flops]]), bounds)[0][0] <= target)
+
+    return halve(reached, _LOWEST, _HIGHEST, _BISECTIONS)[1] if reached(_HIGHEST) else float("inf")
 
 
 def _newton(task: Task, values: Values, target: float, bounds: Bounds, start: float) -> Array:
@@ -179,9 +159,7 @@ def values_shape(values: Values) -> tuple[int, int]:
 
 
 def _range(bounds: Bounds) -> tuple[float, float]:
-    if bounds is None:
-        return float(SMALLEST), float(LARGEST)
-    return float(np.log(bounds[0])), float(np.log(bounds[1]))
+    return (0.0, _LARGEST) if bounds is None else (float(np.log(bounds[0])), float(np.log(bounds[1])))
 
 
 def _along(task: Task, values: Values, size: Array, tokens: Array) -> Array:

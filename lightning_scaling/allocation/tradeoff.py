@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,6 +29,10 @@ _LEVEL = 0.9
 _SEARCHED = math.log(1e3)
 REPEAT_DECAY = float(DataConstrained.published_constants[0].values["R_D_star"])
 """Repeats of a token after which a further one is worth 1/e of a new one (Muennighoff et al. 2023)."""
+
+
+class NoTradeoffError(ValueError):
+    """The runs, or the budget, leave no best size, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,7 @@ class Tradeoff:
 
         Raises:
             ValueError: An argument is not positive.
+            NoTradeoffError: Inference leaves nothing for training.
         """
         budget = positive("flops", flops)
         later = positive("inference_tokens", inference_tokens, zero=True)
@@ -159,7 +165,7 @@ class Tradeoff:
 
         low, high = centre - _SEARCHED, centre + _SEARCHED / 3
         if not left(np.array(low)) > 0:
-            raise ValueError(f"{count(later)} inference tokens leave nothing of {budget:.3g} FLOPs for training.")
+            raise NoTradeoffError(f"{count(later)} inference tokens leave nothing of {budget:.3g} FLOPs for training.")
         return math.exp(float(minimum(loss, low, high).x[0]))
 
     def best_for(self, tokens: float) -> BestSize:
@@ -169,7 +175,8 @@ class Tradeoff:
             tokens: The training tokens.
 
         Raises:
-            ValueError: `tokens` is not positive, or no size is the best for them.
+            ValueError: `tokens` is not positive.
+            NoTradeoffError: No size is the best for them.
         """
         wanted = math.log(positive("tokens", tokens))
         low, high = math.log(self.sizes[0]) - _SEARCHED, math.log(self.sizes[1]) + _SEARCHED
@@ -179,7 +186,9 @@ class Tradeoff:
 
         found = root(too_big, low, high)
         if found.edge[0]:
-            raise ValueError(f"The runs show no size for which {count(tokens)} tokens are the best amount of data.")
+            raise NoTradeoffError(
+                f"The runs show no size for which {count(tokens)} tokens are the best amount of data."
+            )
         size = math.exp(float(found.x[0]))
         return self.best(float(self.per_token(size)) * tokens)
 
@@ -190,8 +199,8 @@ class Tradeoff:
         """
         if self.minima is None:
             return True, "The runs share no budgets, so that nothing can be compared with the frontier."
-        first, first_sd = (float(value) for value in self.frontier.log_size(math.log(flops)))
-        second, second_sd = (float(value) for value in self.minima.log_size(math.log(flops)))
+        estimates = (each.log_size(math.log(flops)) for each in (self.frontier, self.minima))
+        (first, first_sd), (second, second_sd) = ((float(mean), float(sd)) for mean, sd in estimates)
         apart = abs(first - second)
         agree = apart <= math.log(NEAR) or apart <= normal_quantile(_LEVEL) * (first_sd + second_sd)
         said = (
@@ -232,47 +241,35 @@ def fit_tradeoff(params: Any, tokens: Any, loss: Any, *, flops: Any = None, erro
         The tradeoff.
 
     Raises:
-        ValueError: A column is not of positive finite numbers, lengths differ, or the runs are too few or too similar
-            to determine a best size, with the reason.
+        ValueError: A column is not of numbers, or lengths differ.
+        NoTradeoffError: A number is not positive and finite, or the runs are too few or too similar to determine a best
+            size, with the reason. It is a ValueError.
     """
     table = columns(params=params, tokens=tokens, loss=loss)
     if flops is not None:
         table |= columns(params=params, flops=flops)
     for name, values in table.items():
         if not np.all(np.isfinite(values) & (values > 0)):
-            raise ValueError(f"`{name}` must be positive and finite in every run; leave the others out.")
+            raise NoTradeoffError(f"`{name}` must be positive and finite in every run; leave the others out.")
     size, data, y = table["params"], table["tokens"], table["loss"]
     compute = table.get("flops", 6 * size * data)
-    sizes = _distinct(size)
-    if sizes == 1:
-        raise ValueError(f"All {len(y)} runs have about one size, and one size cannot show which is best.")
-    if sizes < FEWEST_SIZES or len(y) < FEWEST_RUNS:
-        raise ValueError(
-            f"There are {len(y)} runs of {sizes} sizes; at least {FEWEST_RUNS} runs of {FEWEST_SIZES} sizes are needed "
-            "to determine which size is best."
+    # Sizes within 5 % of each other count once.
+    distinct = 1 + int(np.sum(np.diff(np.sort(np.log(size))) > math.log(_SAME_SIZE)))
+    if distinct == 1:
+        raise NoTradeoffError(f"All {len(y)} runs have about one size, and one size cannot show which is best.")
+    if distinct < FEWEST_SIZES or len(y) < FEWEST_RUNS:
+        raise NoTradeoffError(
+            f"There are {len(y)} runs of {distinct} sizes; at least {FEWEST_RUNS} runs of {FEWEST_SIZES} sizes are "
+            "needed to determine which size is best."
         )
     minima = None
-    try:
-        found = isoflop_minima(size, y, flops=compute)
-        minima = found if found.status != MinimaStatus.NO_MINIMUM else None
-    except ValueError:
-        pass  # no budget is shared by three sizes
-    frontier = fit_frontier(
-        np.log(size), np.log(compute), y, None if error is None else np.broadcast_to(np.asarray(error, float), y.shape)
-    )
+    with contextlib.suppress(ValueError):  # no budget is shared by three sizes
+        minima = isoflop_minima(size, y, flops=compute)
+    if minima is not None and minima.status == MinimaStatus.NO_MINIMUM:
+        minima = None
+    error = None if error is None else np.broadcast_to(np.asarray(error, float), y.shape)
+    frontier = fit_frontier(np.log(size), np.log(compute), y, error)
     slope, constant = np.polyfit(np.log(size), np.log(compute / data), 1)
-    made = Tradeoff(
-        frontier,
-        minima,
-        len(y),
-        (float(size.min()), float(size.max())),
-        (float(compute.min()), float(compute.max())),
-        0.0,
-        (float(constant), float(slope)),
-    )
+    sizes, budgets = ((float(values.min()), float(values.max())) for values in (size, compute))
+    made = Tradeoff(frontier, minima, len(y), sizes, budgets, 0.0, (float(constant), float(slope)))
     return replace(made, scatter=float(np.median(np.abs(np.log(made.loss(size, compute / made.per_token(size)) / y)))))
-
-
-def _distinct(size: Array) -> int:
-    """How many sizes there are, those within 5 % of each other counting once."""
-    return 1 + int(np.sum(np.diff(np.sort(np.log(size))) > math.log(_SAME_SIZE)))

@@ -87,9 +87,9 @@ def allocate(
         found = solve(fit, given=_given(given), bounds=bounds, **question)
     if as_json:
         emit(found.to_dict())
-    elif found.status != "no optimum":
+    elif found.status != "no_optimum":
         _show(found)
-    if found.status == "no optimum":
+    if found.status == "no_optimum":
         raise WorkError(found.message)
 
 
@@ -126,7 +126,7 @@ def _show(found: Allocation) -> None:
 
     out = console()
     interval = f"{found.level:.0%} interval"
-    rows = table(f"{found.law}: {found.status}", "", "best", interval, left=("", interval))
+    rows = table(f"{found.law}: {found.status.replace('_', ' ')}", "", "best", interval, left=("", interval))
     for row in allocation_rows(found):
         rows.add_row(*row)
     out.print(rows)

@@ -206,7 +206,7 @@ def _frontier(
             best = allocate(fit, flops=float(budget), unique_tokens=unique, given=given, draws=1)
         except (TypeError, ValueError):
             return None, ""
-        if math.isfinite(best.params) and math.isfinite(best.loss) and best.status not in ("no optimum", "at bounds"):
+        if math.isfinite(best.params) and math.isfinite(best.loss) and best.status not in ("no_optimum", "at_bounds"):
             found.append((float(budget), best))
     if len(found) < 3:
         return None, ""

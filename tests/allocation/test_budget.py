@@ -213,7 +213,7 @@ def test_every_law_for_size_and_data_with_constants_has_an_optimum_no_neighbour_
 def test_a_law_without_a_minimum_says_so(tmp_path):
     fit = with_params(SizeOnly(), E=1.8, A=400.0, alpha=0.3)
     none = allocate(fit, 1e20)
-    assert none.status == "no optimum"
+    assert none.status == "no_optimum"
     assert not none.ok
     assert math.isnan(none.params)
     assert math.isnan(none.tokens)
@@ -225,19 +225,19 @@ def test_a_law_without_a_minimum_says_so(tmp_path):
     for wrong in (lambda: none.off_by(2), none.isoflop):
         with pytest.raises(ValueError, match="There is no optimum"):
             wrong()
-    assert allocate(fit, tokens=1e10).status == "no optimum"
-    assert allocate(fit, params=1e9).status == "no optimum"
+    assert allocate(fit, tokens=1e10).status == "no_optimum"
+    assert allocate(fit, params=1e9).status == "no_optimum"
 
 
 def test_a_loss_out_of_reach_is_reported(besiroglu):
     none = allocate(besiroglu, target=1.5)
-    assert none.status == "no optimum"
+    assert none.status == "no_optimum"
     assert "never reaches a loss of 1.5" in none.message
 
 
 def test_bounds_on_the_size_are_kept_and_reported(besiroglu):
     best = allocate(besiroglu, 1e21, bounds=(1e8, 1e9))
-    assert best.status == "at bounds"
+    assert best.status == "at_bounds"
     assert best.params == pytest.approx(1e9)
     assert "upper end, 1B" in best.message
     assert allocate(besiroglu, 1e21, bounds=(1e9, 1e10)).status == "ok"

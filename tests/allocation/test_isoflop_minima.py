@@ -76,7 +76,7 @@ def test_budgets_without_a_minimum_inside_are_reported_and_left_out(make_runs, b
 
 def test_no_minimum_anywhere_is_a_status_and_not_an_exception(make_runs):
     minima = minima_of(make_runs(shift=0.1, span=2.0))
-    assert minima.status == "no minimum"
+    assert minima.status == "no_minimum"
     assert "above the largest" in minima.message
     assert math.isnan(minima.exponent)
     assert math.isnan(minima.params_at(1e20))
@@ -87,7 +87,7 @@ def test_no_minimum_anywhere_is_a_status_and_not_an_exception(make_runs):
 
 def test_two_budgets_are_few(make_runs):
     minima = minima_of(make_runs(budgets=[1e18, 1e19]))
-    assert minima.status == "few budgets"
+    assert minima.status == "few_budgets"
     assert "Only 2 of 2 budgets" in minima.message
     one = minima_of(make_runs(budgets=[1e18]))
     assert math.isnan(one.slope)

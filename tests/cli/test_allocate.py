@@ -95,7 +95,7 @@ def test_no_optimum_is_a_failure_of_the_work():
     result = run("--law", "chinchilla", "--target", "1.2", "--json")
     assert result.exit_code == 1
     document = json.loads(result.stdout)
-    assert document["status"] == "no optimum"
+    assert document["status"] == "no_optimum"
     assert document["params"] is None
     assert "never reaches a loss of 1.2" in result.stderr
     assert run("--law", "chinchilla", "--target", "1.2").stdout == ""

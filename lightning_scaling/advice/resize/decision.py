@@ -18,17 +18,17 @@ from lightning_scaling.advice.resize.recipe import recipe_first
 from lightning_scaling.advice.resize.state import LadderTable, ModelState, ladder_table, published_tradeoff
 from lightning_scaling.advice.result import Advice, FindingCode
 from lightning_scaling.allocation.drifting_power_law import normal_quantile
+from lightning_scaling.allocation.root_finding import halve
 from lightning_scaling.allocation.task import INFERENCE_SHARE
-from lightning_scaling.allocation.tradeoff import BestSize, Tradeoff, effective_tokens
+from lightning_scaling.allocation.tradeoff import BestSize, NoTradeoffError, Tradeoff, effective_tokens
 from lightning_scaling.runs.run import Run
 
 _SEARCH_LOG_RANGE, _BISECTIONS = 12, 40
-_DENSE_RATIO = 1.02
 _TWO_DIGITS = 99.5
 _ONE_PERCENT = 0.005
 
 
-class _NoAdviceError(ValueError):
+class _NoAdviceError(NoTradeoffError):
     """No advice on size is possible, with the reason and its code."""
 
     def __init__(self, reason: str, code: FindingCode) -> None:
@@ -119,7 +119,7 @@ class Resizing:
         if p.mode != "max":
             try:
                 return answer()
-            except ValueError as error:
+            except NoTradeoffError as error:
                 reason, code = str(error), getattr(error, "code", FindingCode.SIZE_UNKNOWN)
         reason = f"No advice on size: {reason[:1].lower()}{reason[1:]}"
         return Advice("continue", reason, step=p.step, code=code)
@@ -137,11 +137,11 @@ class Resizing:
 
     @cached_property
     def _tradeoff(self) -> tuple[Tradeoff, str]:
-        """The tradeoff, and where it comes from; raises ValueError with the reason where there is none."""
+        """The tradeoff, and where it comes from; raises NoTradeoffError with the reason where there is none."""
         p, runs, reason = self.present, len(self._runs), ""
-        sparse = p.active_params is not None and p.active_params < p.params / _DENSE_RATIO
+        sparse = p.active_params is not None and p.active_params < p.params / self._config.dense_ratio
         if sparse and len(self.table) and not len(self._alike):
-            raise ValueError(
+            raise NoTradeoffError(
                 "No run of the family has as large a share of its parameters active (`meta['active_params']`)."
             )
         if runs and not len(self.table):
@@ -150,15 +150,15 @@ class Resizing:
         elif runs:
             try:
                 return self._alike.tradeoff(), self._alike.source
-            except ValueError as error:
+            except NoTradeoffError as error:
                 reason = str(error)
         if p.unit != "tokens" or p.metric != "loss":
             absent = "There are no past runs of the family to learn from, and published laws count tokens of text."
-            raise ValueError(reason or absent)
+            raise NoTradeoffError(reason or absent)
         try:
             published = published_tradeoff(p.size, p.tokens, p.compute, p.loss, self._config)
-        except ValueError as error:
-            raise ValueError(reason or str(error)) from None
+        except NoTradeoffError as error:
+            raise NoTradeoffError(reason or str(error)) from None
         return published, "published laws of language models"
 
     def _agreed(self, flops: float) -> tuple[Tradeoff, str]:
@@ -187,7 +187,7 @@ class Resizing:
         lower, upper = best.interval(config.level)
         tokens, loss = self._at(tradeoff, p.size)
         if tokens <= 0:
-            raise ValueError(
+            raise NoTradeoffError(
                 f"a model of {quantity(p.size)} parameters leaves nothing of the {budget:.3g} FLOPs for training once "
                 "its inference is paid."
             )
@@ -289,15 +289,15 @@ class Resizing:
         """Share of the budget that a model of the best size does not need for this loss."""
         if loss == math.inf:
             return 1.0
-        low, high = math.log(self._budget) - _SEARCH_LOG_RANGE, math.log(self._budget)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
+
+        def reached(log_flops: float) -> bool:
             try:
-                reached = tradeoff.best(math.exp(middle), self._inference, self._unique).loss <= loss
-            except ValueError:
-                reached = False
-            low, high = (low, middle) if reached else (middle, high)
-        return max(1 - math.exp(high) / self._budget, 0.0)
+                return tradeoff.best(math.exp(log_flops), self._inference, self._unique).loss <= loss
+            except NoTradeoffError:
+                return False
+
+        top = math.log(self._budget)
+        return max(1 - math.exp(halve(reached, top - _SEARCH_LOG_RANGE, top, _BISECTIONS)[1]) / self._budget, 0.0)
 
     def _of_experts(self, tradeoff: Tradeoff) -> float | None:
         """Change of ln loss for each doubling of all parameters at one active size, where the family shows it."""

@@ -14,6 +14,7 @@ from lightning_scaling.advice.config import ResizeConfig
 from lightning_scaling.advice.resize.next_config import Rule, next_configuration
 from lightning_scaling.advice.resize.state import LadderTable, ModelState
 from lightning_scaling.advice.result import Advice, FindingCode
+from lightning_scaling.allocation.tradeoff import NoTradeoffError
 from lightning_scaling.laws import get
 
 
@@ -33,21 +34,21 @@ class TuningLaw:
         params: Parameters of the law.
 
     Raises:
-        ValueError: If they are too few or too alike to fit it, with the reason.
+        NoTradeoffError: If they are too few or too alike to fit it, with the reason.
     """
 
     def __init__(self, table: LadderTable, config: ResizeConfig) -> None:
         sizes, amounts = (_distinct(values, config.tuning_same_ratio) for values in (table.params, table.tokens))
         fewest, distinct = config.tuning_min_runs, config.tuning_min_distinct
         if len(table) < fewest or min(len(sizes), len(amounts)) < distinct:
-            raise ValueError(
+            raise NoTradeoffError(
                 f"The law of fine-tuning needs {fewest} runs of the family with {distinct} sizes and {distinct} "
                 f"amounts of data, but there are {len(table)} runs with {len(sizes)} and {len(amounts)}."
             )
         data = {"params": table.params, "finetune_tokens": table.tokens, "loss": table.loss}
         self._fit = fit = get("zhang").fit(data, bootstrap=0)
         if not fit.ok:
-            raise ValueError(f"The law of fine-tuning could not be fitted: {fit.message or fit.status}.")
+            raise NoTradeoffError(f"The law of fine-tuning could not be fitted: {fit.message or fit.status}.")
         self.sizes, self.runs, self.params = [float(size) for size in sizes], len(table), dict(fit.params)
         self._draws = config.tuning_draws
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from lightning_scaling._utils.formatting import count as quantity
 from lightning_scaling._utils.validation import one_of
 from lightning_scaling.advice.resize.state import ModelState, Shape
+from lightning_scaling.allocation.root_finding import halve
 from lightning_scaling.laws import get
 
 Rule = Literal["step_law", "deepseek", "mup"]
@@ -43,10 +44,7 @@ def shape_for(params: float, now: Shape | None, params_now: float, embedding: fl
         per_block = max(params_now - embedding, 1.0) / (now.layers * now.width**2)
         aspect = now.width / now.layers
         head = now.width / now.heads if now.heads else None
-    low, high = 0.0, 1e7
-    for _ in range(100):
-        width = (low + high) / 2
-        low, high = (width, high) if per_block * width**3 / aspect + rows * width < params else (low, width)
+    low, _ = halve(lambda width: not per_block * width**3 / aspect + rows * width < params, 0.0, 1e7)
     if now is None:
         head = float(_WIDE_HEAD if low >= _WIDE else _HEAD)
     unit = next(step for least, step in _NARROW if low >= least)

@@ -10,13 +10,9 @@ from lightning_scaling.advice.config import ResizeConfig
 from lightning_scaling.advice.resize.next_config import step_law_exponents
 from lightning_scaling.advice.resize.state import LadderTable, ModelState
 from lightning_scaling.advice.result import Advice, FindingCode
-from lightning_scaling.allocation.tradeoff import effective_tokens
+from lightning_scaling.allocation.tradeoff import NoTradeoffError, effective_tokens
 
 Array = NDArray[np.float64]
-
-
-_CONFIDENCE = 0.8
-"""Confidence where both comparisons agree; engineering choice."""
 
 _RATE, _BATCH = FindingCode.LEARNING_RATE_OFF_PAST_RUNS, FindingCode.BATCH_OFF_PAST_RUNS
 
@@ -71,7 +67,7 @@ def recipe_first(
             f"about {other} at this size and data: try that before changing the size of the model."
         )
         evidence = {"factor": factor, "present": now, "carried": middle}
-        return Advice("investigate", sentence, evidence, 0.0, None, _CONFIDENCE, step, code)
+        return Advice("investigate", sentence, evidence, 0.0, None, config.recipe_confidence, step, code)
     return None
 
 
@@ -84,7 +80,7 @@ def _better(table: LadderTable, share: float) -> LadderTable:
     """The half that did best for its size and data; all where that is not known."""
     try:
         tradeoff = table.tradeoff()
-    except ValueError:
+    except NoTradeoffError:
         return table
     rest = np.log(table.loss) - np.log(tradeoff.loss(table.params, table.tokens))
     return table.take(rest <= np.quantile(rest, share))

@@ -14,7 +14,7 @@ from lightning_scaling._utils.validation import is_count, positive
 from lightning_scaling.advice.config import DEFAULT, ResizeConfig
 from lightning_scaling.allocation.frontier import with_spread
 from lightning_scaling.allocation.task import TRAINING_FLOPS
-from lightning_scaling.allocation.tradeoff import Tradeoff, fit_tradeoff
+from lightning_scaling.allocation.tradeoff import NoTradeoffError, Tradeoff, fit_tradeoff
 from lightning_scaling.forecast.priors.final_loss import FinalLossPrior
 from lightning_scaling.forecast.priors.past_run import PastRun
 from lightning_scaling.laws import get
@@ -257,11 +257,11 @@ def published_tradeoff(
         config: Tuned numbers.
 
     Raises:
-        ValueError: The run is smaller than anything that the law was fitted to.
+        NoTradeoffError: The run is smaller than anything that the law was fitted to.
     """
     least, least_tokens = config.published_min_params, config.published_min_tokens
     if params < least or tokens < least_tokens:
-        raise ValueError(
+        raise NoTradeoffError(
             f"There are no past runs to learn from, and published laws begin at {least:.0e} parameters and "
             f"{least_tokens:.0e} tokens of text."
         )

@@ -5,7 +5,7 @@ import pytest
 
 from lightning_scaling import Run
 from lightning_scaling.advice.resize.decision import Resizing
-from lightning_scaling.advice.resize.state import ModelState, Shape, ladder_table
+from lightning_scaling.advice.resize.state import LadderTable, ModelState, Shape, ladder_table
 from lightning_scaling.schedule.plan import Plan
 
 E, A, ALPHA, B, BETA = 1.8, 482.0, 0.348, 2085.0, 0.366
@@ -389,3 +389,12 @@ def test_runs_of_another_schedule_are_moved_to_the_present_one():
     alone = ladder_table(runs)
     assert table.moved >= 18
     assert np.median(np.abs(np.log(table.loss / truth))) < 0.5 * np.median(np.abs(np.log(alone.loss / truth)))
+
+
+def test_a_mistake_is_not_taken_for_missing_knowledge(monkeypatch, family):
+    def fails(*_):
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr(LadderTable, "tradeoff", fails)
+    with pytest.raises(ValueError, match="broadcast"):
+        Resizing(present(1.5e9, 2e9), family).advise()
