@@ -7,20 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NONFINITE_LOSSES = 20
-"""Losses in a row that are not finite after which the weights count as lost."""
-
-LEARNING_RATE_TOLERANCE = 0.05
-"""Relative difference between the learning rate used and the planned one up to which they count as equal."""
-
 
 @dataclass(frozen=True)
 class FindingsConfig:
     """What there is to say about a run, and how surely."""
 
-    nonfinite_losses: int = NONFINITE_LOSSES
+    nonfinite_losses: int = 20
     """Losses in a row that are not finite at which to stop; one with the engine's early update."""
-    learning_rate_tolerance: float = LEARNING_RATE_TOLERANCE
+    learning_rate_tolerance: float = 0.05
     """Relative difference of the rates used from the planned ones that is reported; one with the engine's."""
     target_miss_probability: float = 0.95
     """Least probability of missing the target at which to advise to stop."""

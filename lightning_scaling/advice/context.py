@@ -75,12 +75,11 @@ class AdviceContext:
         self._match()
 
     def _match(self) -> None:
-        known: dict[str, Any] = {"rising": self._rising, "config": self._config}
-        past_runs = [] if self._changed else self._past_runs
-        self._matched = MatchedRuns(past_runs, self._plan, self._params, **known)
+        known = self._plan, self._params, self._rising, self._config
+        self._matched = MatchedRuns([] if self._changed else self._past_runs, *known)
         if self._memory is not None:
             self._matched.load_state_dict(self._memory)
-        self._optimum = learning_rate_optimum(self._past_runs, self._plan, self._params, **known)
+        self._optimum = learning_rate_optimum(self._past_runs, *known)
 
     def note(self, facts: Mapping[str, Any], step: int = 0) -> None:
         """Add diagnostics by name, observed at a step; ``None`` removes one."""
@@ -113,9 +112,10 @@ class AdviceContext:
         since = deviation.since_step if divergence is None else divergence.since_step
         points, total, config = curve.points, self._plan.total_steps, self._config
         held_out = (self._metric or "").lower().startswith(_HELD_OUT)
-        best = (
-            int(np.argmax(points.loss) if self._rising else np.argmin(points.loss)) if in_trouble and held_out else None
-        )
+        best = None
+        if in_trouble and held_out:
+            at = np.argmax(points.loss) if self._rising else np.argmin(points.loss)
+            best = round(float(points.step[at])), float(points.loss[at])
         self.repeats = self._passes.count(curve, points, self._plan, self.facts.get("unit"), since)
         tokens = float(points.tokens[-1] / points.last[-1]) if len(curve) and points.last[-1] > 0 else math.nan
         lag = self._matched.compare(self._last, step, loss, tokens)
@@ -139,7 +139,7 @@ class AdviceContext:
             batch_hint=batch_size_hint(self.facts, step / total if total else None, config.batch_size),
             held_out=held_out,
             repeats=self.repeats,
-            best=(round(float(points.step[best])), float(points.loss[best])) if in_trouble and held_out else None,
+            best=best,
             flops_left=_remaining(points.last, points.flops, steps_left),
             hours_left=_remaining(points.last, points.seconds / _HOUR, steps_left),
             **known,

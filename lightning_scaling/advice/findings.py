@@ -228,12 +228,10 @@ def _lags(s: RunState, cause: Cause, config: FindingsConfig) -> Iterator[Finding
     lag = s.lag
     if lag is None:
         return
-    cause, clause = (
-        Cause.DATA,
-        (
-            "Their learning rate was the same: check first the data and how the inputs are scaled, then the "
-            "initialization, then the precision"
-        ),
+    cause = Cause.DATA
+    clause = (
+        "Their learning rate was the same: check first the data and how the inputs are scaled, then the "
+        "initialization, then the precision"
     )
     if lag.usual_warmup >= config.warmup_min_steps and lag.warmup < config.warmup_min_ratio * lag.usual_warmup:
         cause, had = Cause.WARMUP, f"{lag.warmup:,} steps" if lag.warmup else "none"

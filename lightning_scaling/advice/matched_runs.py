@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_scaling._utils.state import AttributeState
 from lightning_scaling._utils.stats import t_quantile
 from lightning_scaling.advice.config import DEFAULT, AdviceConfig
 from lightning_scaling.runs.final_loss import final_loss
@@ -18,8 +19,6 @@ from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
 Array = NDArray[np.float64]
-
-_COEFFICIENTS = 3
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class LearningRateOptimum:
     count: int
 
 
-class MatchedRuns:
+class MatchedRuns(AttributeState):
     """Past runs of the same size, length and peak rate, compared with the present one at equal steps.
 
     The run lags once its losses were worse than the mean of the matched runs by five standard deviations and 3 % at
@@ -81,6 +80,8 @@ class MatchedRuns:
         rising: Whether the metric is to be high.
         config: Tuned numbers.
     """
+
+    STATE = ("_spreads", "_looks")
 
     def __init__(
         self, runs: Iterable[Run], plan: Plan, params: int | None, rising: bool = False, config: AdviceConfig = DEFAULT
@@ -130,17 +131,9 @@ class MatchedRuns:
             batch_ratio=batch / float(np.median(batches)) if batches else math.nan,
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, as builtins."""
-        return {"spreads": list(self._spreads), "looks": self._looks}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` returned."""
-        self._spreads, self._looks = [float(value) for value in state["spreads"]], int(state["looks"])
-
 
 def learning_rate_optimum(
-    runs: Iterable[Run], plan: Plan, params: int | None, *, rising: bool = False, config: AdviceConfig = DEFAULT
+    runs: Iterable[Run], plan: Plan, params: int | None, rising: bool = False, config: AdviceConfig = DEFAULT
 ) -> LearningRateOptimum | None:
     """The best peak rate of past runs, where that of a plan is clearly off it.
 
@@ -173,8 +166,8 @@ def learning_rate_optimum(
     origin = float(x.mean())
     design = np.stack([np.ones_like(x), x - origin, (x - origin) ** 2], axis=1)
     fit, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
-    free = len(x) - _COEFFICIENTS
-    if rank < _COEFFICIENTS or fit[2] <= 0 or free < 1:
+    free = len(x) - design.shape[1]
+    if rank < design.shape[1] or fit[2] <= 0 or free < 1:
         return None
     rest = y - design @ fit
     cov = np.linalg.inv(design.T @ design) * float(rest @ rest) / free

@@ -119,9 +119,8 @@ class Ranking:
     def __repr__(self) -> str:
         best = self.likely_best
         which = repr(best.name) if best.name else f"run {best.index}"
-        return (
-            f"Ranking({len(self.runs)} runs at {self.fraction:.0%} of the plan, likely best {which}: {best.best:.0%})"
-        )
+        which = f"likely best {which}: {best.best:.0%}"
+        return f"Ranking({len(self.runs)} runs at {self.fraction:.0%} of the plan, {which})"
 
 
 class Candidate:
@@ -234,12 +233,11 @@ def rank(candidates: Sequence[Candidate], fraction: float, config: RankingConfig
     now = _look(candidates, fraction, config)
     if now is None:
         return None
-    before = {one.index: one for one in earlier.runs} if earlier is not None else {}
-    runs = []
-    for one in now.runs:
-        old = before.get(one.index)
-        ready = one.ready and old is not None and old.ready
-        runs.append(replace(one, ready=ready, before=None if old is None else old.best))
+    pairs = ((one, None if earlier is None else earlier.of(one.index)) for one in now.runs)
+    runs = (
+        replace(one, ready=old is not None and one.ready and old.ready, before=None if old is None else old.best)
+        for one, old in pairs
+    )
     return replace(now, runs=tuple(runs))
 
 

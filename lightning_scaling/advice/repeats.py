@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lightning_scaling._utils.formatting import count as quantity
+from lightning_scaling._utils.state import AttributeState
 from lightning_scaling.advice.config import DEFAULT, RepeatsConfig
 from lightning_scaling.allocation.tradeoff import effective_tokens
 from lightning_scaling.runs.curve import Curve, Points
@@ -96,7 +96,7 @@ class Repeats:
         )
 
 
-class Passes:
+class Passes(AttributeState):
     """Counts the passes of a run over its data.
 
     Args:
@@ -106,6 +106,8 @@ class Passes:
     Raises:
         ValueError: If that is no positive number.
     """
+
+    STATE = ("_length", "_begun")
 
     def __init__(self, unique: float | None = None, config: RepeatsConfig = DEFAULT.repeats) -> None:
         if unique is not None and not 0 < unique < math.inf:
@@ -154,14 +156,6 @@ class Passes:
             planned=None if total is None or begun else total / length,
             boundary=None if since is None else _boundary(since, begun, length, points, plan, self._config),
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, as builtins."""
-        return {"length": self._length, "begun": self._begun}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` returned."""
-        self._length, self._begun = state["length"], state["begun"]
 
 
 def _tokens_per_step(points: Points, begun: int) -> float:
