@@ -12,6 +12,9 @@ from lightning_scaling._utils.enums import StrEnum
 Action = Literal["continue", "investigate", "stop", "resize"]
 
 
+_REPR_WIDTH = 100  # characters of the reason: a `repr` stays on one line
+
+
 class FindingCode(StrEnum):
     """Stable names of everything that advice can find, for muting and documentation."""
 
@@ -83,5 +86,5 @@ class Advice:
 
     def __repr__(self) -> str:
         share = f", saving={self.saving:.0%}" if self.saving else ""
-        reason = textwrap.shorten(self.reason, 100, placeholder=" ...")
+        reason = textwrap.shorten(self.reason, _REPR_WIDTH, placeholder=" ...")
         return f"Advice({self.action}, step={self.step:,}, code={self.code}{share}, {reason!r})"

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
 
+_EXCHANGING_HOOKS = ("allreduce_hook", "fp16_compress_hook", "bf16_compress_hook", "powerSGD_hook")
+
 
 class Ranks:
     """The processes of a run, seen from one of them.
@@ -52,12 +54,13 @@ class Ranks:
     def meet_at_steps(self) -> bool:
         """Whether the ranks exchange something at every step.
 
-        Not those that train on in torch's ``Join`` after others have run out of data, and not those whose
-        communication hook may leave an exchange out, as that of local SGD does.
+        Not those that train on in torch's ``Join`` after others have run out of data, and not those with a
+        communication hook of which it is not known: that of local SGD leaves exchanges out.
         """
         model = getattr(self._strategy, "model", None)
         joining = getattr(getattr(model, "_join_config", None), "enable", False)
-        return not joining and getattr(self._strategy, "_ddp_comm_hook", None) is None
+        hook = getattr(self._strategy, "_ddp_comm_hook", None)
+        return not joining and (hook is None or getattr(hook, "__name__", "") in _EXCHANGING_HOOKS)
 
     def have_as_many_batches(self, trainer: Any) -> bool:
         """Whether every rank is certain to train on the same number of batches in each epoch; one collective.

@@ -79,7 +79,6 @@ class ResizeAdvisor(GuardedCallback):
         fine_tuning: bool = False,
         least_cost: float = DEFAULT.resize.least_cost,
     ) -> None:
-        arguments = locals()
         super().__init__()
         if history is not None and not isinstance(history, RunHistory):
             raise TypeError(
@@ -89,8 +88,14 @@ class ResizeAdvisor(GuardedCallback):
         self._history = history
         self._shaped, self._shape = shape is not False, _checked_shape(shape)
         self._active = active_params
-        names = ("budget", "inference_tokens", "unique_tokens", "rule", "fine_tuning", "least_cost")
-        self._options: dict[str, Any] = {name: arguments[name] for name in names}
+        self._options: dict[str, Any] = {
+            "budget": budget,
+            "inference_tokens": inference_tokens,
+            "unique_tokens": unique_tokens,
+            "rule": rule,
+            "fine_tuning": fine_tuning,
+            "least_cost": least_cost,
+        }
         Resizing(ModelState(1e6, 1e6, active_params=active_params), **self._options)
         self._monitor: ScalingLawMonitor | None = None
         self._module_shape: Shape | None = None

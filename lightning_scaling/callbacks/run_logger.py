@@ -208,7 +208,7 @@ class RunLogger:
 
         if self._tracker is not None:
             known = {"advice": self._advice, "counting": self._counting, "metric": engine.metric.name}
-            self._tracker.note(description(engine.forecast_log, status=status.value, **known))
+            self._tracker.note(description(engine.forecast_log, status=status, **known))
 
     def advice(self, advice: Advice) -> None:
         """Pass on advice that has changed, in the way the user asked for."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 from lightning_scaling.callbacks.console import ScalingAdviceWarning, warn
-from lightning_scaling.callbacks.guard import Guard, SetupError, cause_of, guarded, is_fitting, is_new_run, within
+from lightning_scaling.callbacks.guard import Guard, SetupError, guarded, is_fitting, is_new_run
 from lightning_scaling.callbacks.monitor_results import MonitorResults
 from lightning_scaling.callbacks.session import Session
 from lightning_scaling.callbacks.settings import Settings
@@ -119,9 +119,24 @@ class ScalingLawMonitor(MonitorResults):
         journal: bool | str | Path | None = True,
         name: str | None = None,
     ) -> None:
-        arguments = locals()
         super().__init__()
-        self._settings = Settings(**{one.name: arguments[one.name] for one in fields(Settings)})
+        self._settings = Settings(
+            monitor=monitor,
+            mode=mode,
+            bounds=bounds,
+            history=history,
+            law=law,
+            target=target,
+            alpha=alpha,
+            on_advice=on_advice,
+            count=count,
+            flops=flops,
+            params=params,
+            unique_tokens=unique_tokens,
+            max_overhead=max_overhead,
+            journal=journal,
+            name=name,
+        )
         self._key = self._generate_state_key(monitor=monitor)
         BatchCounter(count)
         FlopMeter(flops)
@@ -133,7 +148,6 @@ class ScalingLawMonitor(MonitorResults):
         self._scope = ""
         self._ended: dict[str, Any] = {}
         self._resting: Session | None = None
-        self._interrupted = False
         self._watchers: list[Callable[[Session], None]] = []
         self._guard = Guard()
 
@@ -213,7 +227,6 @@ class ScalingLawMonitor(MonitorResults):
     @guarded
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to observe; the checkpoint, if any, has been restored."""
-        self._interrupted = False
         state = self._state_for(trainer)
         self._loaded, self._saved = None, state or {}
         self._engine = self._session = self._resting = self._last_session = None
@@ -231,10 +244,10 @@ class ScalingLawMonitor(MonitorResults):
         session = self._session
         if session is None:
             return
-        before = self._counts
+        begun = perf_counter()
         self._count(pl_module)
-        if self._counts is not None and self._counts is not before:
-            session.recount(self._counts)
+        session.recount(self._counts)
+        session.budget.book(perf_counter() - begun)
         session.epoch(ended=False)
         if in_statistics_pass(trainer):
             self._session, self._resting = None, session
@@ -266,9 +279,8 @@ class ScalingLawMonitor(MonitorResults):
         if loaded is not None and session is None:  # of a run that had ended: Lightning trains no batch
             self._restore(loaded)
         if session is not None:
-            self._saved = {"version": _STATE_VERSION, **session.state_dict(flush=False)}
-            session.sizes.end(failed=True)
-            if not within(_END_SECONDS, session.close, _END_SECONDS):
+            self._keep(session)
+            if not session.close(_END_SECONDS):
                 warn(
                     f"The end of the run was not recorded in full within {_END_SECONDS:.0f} s; what had not ended by "
                     "then was left behind. The journal holds the curve and the forecasts."
@@ -279,17 +291,17 @@ class ScalingLawMonitor(MonitorResults):
         """Let go of everything, should it not have been done."""
         self.on_fit_end(trainer, pl_module)
 
+    @guarded
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Put what has been seen into the journal, without waiting for ranks that may be gone."""
-        self._interrupted = True
+        until = perf_counter() + _INTERRUPTED_END_SECONDS
         session, self._session, self._resting = self._session or self._resting, None, None
         if session is not None:
             try:
-                session.sizes.end(failed=True)  # here, as a thread of its own cannot end what watches this one
-                within(_INTERRUPTED_END_SECONDS, session.abort, _INTERRUPTED_END_SECONDS)
-                self._saved = {"version": _STATE_VERSION, **session.state_dict(flush=False)}
-            except Exception as error:
-                self._failed(error)
+                session.interrupt(_INTERRUPTED_END_SECONDS)
+                self._keep(session)  # while the journal is open: a resume goes on in it
+            finally:
+                session.close(until - perf_counter())
 
     # -------------------------------------------------------------------- state
 
@@ -302,9 +314,9 @@ class ScalingLawMonitor(MonitorResults):
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Put in the state of all ranks together: Lightning has every rank wait for the others at a checkpoint."""
         session = self._session
-        if session is not None and not session.capture.alone and not self._interrupted:
-            self._saved = {"version": _STATE_VERSION, **session.state_dict(flush=True, together=True)}
-            checkpoint["callbacks"][self.state_key] = self._saved
+        if session is not None and not session.capture.alone:
+            self._keep(session, flush=True, together=True)
+            checkpoint.setdefault("callbacks", {})[self.state_key] = self._saved
 
     @guarded
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -313,8 +325,12 @@ class ScalingLawMonitor(MonitorResults):
 
     @guarded
     def _save(self) -> None:
-        if self._session is not None:
-            self._saved = {"version": _STATE_VERSION, **self._session.state_dict(flush=not self._interrupted)}
+        session = self._session or self._resting
+        if session is not None:
+            self._keep(session, flush=True)
+
+    def _keep(self, session: Session, **options: bool) -> None:
+        self._saved = {"version": _STATE_VERSION, **session.state_dict(**options)}
 
     def _state_for(self, trainer: Any) -> dict[str, Any] | None:
         """The state that this fit goes on from; ``None`` for a new run.
@@ -352,12 +368,9 @@ class ScalingLawMonitor(MonitorResults):
 
     def _count(self, module: Any) -> None:
         """Keep the larger count: a module may make its layers late, and a sharded one shows only a part of them."""
-        try:
-            counts = count_params(module)
-        except Exception as error:
-            warn(f"The parameters could not be counted ({cause_of(error)}); training continues.")
-            return
-        if self._counts is None or counts.total > self._counts.total:
+        sentence = "The parameters could not be counted ({cause}); training continues."
+        counts = self._guard.run("params", sentence, count_params, module)
+        if counts is not None and (self._counts is None or counts.total > self._counts.total):
             self._counts = counts
 
     def _switch_off(self, error: Exception) -> None:
@@ -365,8 +378,7 @@ class ScalingLawMonitor(MonitorResults):
         if session is None or session.count_only(error):
             return
         self._session = None
-        session.sizes.end(failed=True)
-        within(_INTERRUPTED_END_SECONDS, session.close, _INTERRUPTED_END_SECONDS)
+        session.close(_INTERRUPTED_END_SECONDS)
 
 
 def find_monitors(trainer: Any, callback: str) -> list[ScalingLawMonitor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import replace
 from time import perf_counter
@@ -16,7 +15,7 @@ from lightning_scaling.callbacks.device_reads import CaptureError
 from lightning_scaling.callbacks.diagnostics import Diagnostics
 from lightning_scaling.callbacks.gradient_noise import NoiseScale
 from lightning_scaling.callbacks.gradients import Gradients
-from lightning_scaling.callbacks.guard import Guard
+from lightning_scaling.callbacks.guard import Guard, within
 from lightning_scaling.callbacks.overhead import OverheadBudget, TimedHooks
 from lightning_scaling.callbacks.past_runs import PastRuns
 from lightning_scaling.callbacks.run_logger import RunLogger
@@ -80,7 +79,8 @@ class Session:
         self.budget = OverheadBudget(self.capture, settings.max_overhead, clock)
         config = settings.for_engine(None if counts is None else counts.total)
         plan = plan_of(trainer, self.capture.steps, self._guard)
-        self._schedulers = [one.scheduler for one in trainer.lr_scheduler_configs]
+        # At a resume Lightning still holds the epoch of the checkpoint: its settings are looked at after a batch.
+        self._planned_from = plan_settings(trainer) if state is None else None
         self._epoch_begun = state is not None
         self.engine = Monitor(plan, config, skip=self.budget if settings.max_overhead < 1 else None)
         if state is not None:
@@ -106,26 +106,29 @@ class Session:
                 self._take_plan(plan)
 
     def _follow_changes(self) -> None:
-        """Plan anew where the end of the run or its schedulers are no longer those of the plan.
+        """Plan anew where schedulers were exchanged, or settings that move the end of the run have changed.
 
-        Called after the first batches of an epoch, when Lightning has laid it out; each rank sees the same change.
+        The end alone says nothing: every batch without a step, such as one whose `training_step` returns none, moves
+        it a little. Called after the first batches of an epoch, when Lightning has laid it out; each rank sees the
+        same change.
         """
         self._epoch_begun = False
-        trainer, steps = self._trainer, self.capture.steps
-        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        same = len(schedulers) == len(self._schedulers) and all(map(operator.is_, schedulers, self._schedulers))
-        if same and read_horizon(trainer, step=steps).total_steps == self.engine.plan.total_steps:
-            return
-        self._schedulers = schedulers
-        self._take_plan(self.engine.plan.then(plan_from_trainer(trainer, step=steps), steps))
+        trainer, steps, before = self._trainer, self.capture.steps, self._planned_from
+        self._planned_from = settings = plan_settings(trainer)
+        exchanged = before is not None and before[0] != settings[0]
+        moved = before is None or before != settings
+        if exchanged or (moved and read_horizon(trainer, step=steps).total_steps != self.engine.plan.total_steps):
+            self._take_plan(self.engine.plan.then(plan_from_trainer(trainer, step=steps), steps))
 
     def _take_plan(self, plan: Plan) -> None:
         self.engine.replan(plan)
         step = max(self.engine.curve.last_step, 0)
         self.logger.mark("plan", step, {"kind": EventKind.PLAN, "plan": plan.to_dict()})
 
-    def recount(self, counts: ParamCounts) -> None:
-        """Take the parameters of a module that has grown."""
+    def recount(self, counts: ParamCounts | None) -> None:
+        """Take the parameters of a module that may have grown."""
+        if counts is None or counts is self.counts:
+            return
         self.counts = counts
         params = self._settings.for_engine(counts.total).params
         self.engine.config = replace(self.engine.config, params=params)
@@ -135,7 +138,7 @@ class Session:
     def flush_batch(self) -> None:
         """Flush at the end of a batch, where all ranks have exchanged their gradients, and time one of the next."""
         if not self.capture.too_early():
-            self.flush(together=self.capture.ranks.meet_at_steps(), at_batch=True)
+            self.flush(together=self.capture.lockstep or self.capture.ranks.meet_at_steps(), at_batch=True)
             self.hooks.time_next()
 
     def count_only(self, error: Exception) -> bool:
@@ -227,11 +230,15 @@ class Session:
         if gradients.error is not None:
             self._guard.failed("gradients", "Gradients could not be read: {cause}", gradients.error)
 
-    def _report(self, updates: list[Update], block: Block | None = None) -> None:
+    def _record(self, updates: list[Update], block: Block | None) -> None:
         for update in updates:
             found = (block and block.at(update.step)) or self.capture.counters()
             counters = {**found, **self.gradients.counters(), "overhead": self.budget.fraction}
             self.logger.update(update, counters, update.step - self._lead, self.engine)
+
+    def _report(self, updates: list[Update], block: Block | None = None) -> None:
+        self._record(updates, block)
+        for update in updates:
             if update.advice.topic != self._topic:
                 self._topic = update.advice.topic
                 self.logger.advice(update.advice)
@@ -287,21 +294,25 @@ class Session:
         self._check_metric(final=True)
         self._conclude()
 
-    def abort(self, deadline: float) -> None:
-        """Training was interrupted, on this rank at least: keep what was seen, and nothing that takes time.
+    def interrupt(self, seconds: float) -> bool:
+        """Training was interrupted, on this rank at least: keep what was seen; whether that was done in time.
 
-        Args:
-            deadline: Seconds given to what is sent.
+        Nothing is reduced over the ranks, drawn or fitted anew, and no function of the user is called.
         """
         self.status = RunStatus.INTERRUPTED
+        return self._within(seconds, self._keep_pending)
+
+    def _keep_pending(self) -> None:
         self.past_runs.cancel()
-        try:
-            block = self.capture.flush(together=False, closing=True)
-            self.logger.points(block)
-            if len(block):
-                self.engine.observe(**block.columns())
-        finally:
-            self.close(deadline)
+        block = self.capture.flush(together=False, closing=True)
+        self.logger.points(block)
+        if len(block):
+            self._record(self.engine.observe(**block.columns()), block)
+
+    def _within(self, seconds: float, function: Callable[..., object], *args: Any) -> bool:
+        # A step that is being watched is left here: a thread of its own cannot end what watches this one.
+        self.sizes.end(failed=True)
+        return within(seconds, function, *args)
 
     def _conclude(self) -> None:
         total = self.engine.plan.total_steps
@@ -310,17 +321,23 @@ class Session:
         self._report(self.engine.finish())
         self.past_runs.cancel()
 
-    def close(self, deadline: float) -> None:
-        """Write the artifacts, send what waits for at most ``deadline`` seconds, and let go of the Trainer."""
+    def close(self, seconds: float) -> bool:
+        """Write the artifacts, send what waits, and let go of the Trainer; whether that was done within some seconds.
+
+        What has not returned by then is left behind.
+        """
         if self._closed:
-            return
+            return True
         self._closed = True
+        return self._within(max(seconds, 0.0), self._close, seconds)
+
+    def _close(self, deadline: float) -> None:
         spent = {"overhead": self.budget.fraction, "setup_seconds": self._setup_seconds}
         try:
             self.logger.close(self.engine, self.run_fields(), spent, self.status, deadline)
         finally:
             self._console.close()
-            self._trainer = None
+            self._trainer = self._planned_from = None
             for part in (self.capture, self.gradients, self.sizes, self._diagnostics, self.hooks):
                 part.detach()
             del self.hooks, self.batch_started
@@ -337,7 +354,7 @@ class Session:
             "meta": {"unit": self.sizes.unit, "flops": self.sizes.meter.provenance},
         }
 
-    def state_dict(self, *, flush: bool, together: bool = False) -> dict[str, Any]:
+    def state_dict(self, *, flush: bool = False, together: bool = False) -> dict[str, Any]:
         """Everything needed to go on, as builtins.
 
         Args:
@@ -348,6 +365,13 @@ class Session:
             self.flush(together=True)
         parts = {name: getattr(self, name) for name in ("capture", "engine", "gradients", "logger")}
         return {name: part.state_dict() for name, part in {**parts, "sizes": self.sizes.meter}.items()}
+
+
+def plan_settings(trainer: Any) -> tuple[Any, ...]:
+    """The schedulers, compared as objects, and what the Trainer works the end of a run out from."""
+    schedulers = tuple(config.scheduler for config in trainer.lr_scheduler_configs)
+    names = ("num_training_batches", "max_epochs", "max_steps", "accumulate_grad_batches")
+    return (schedulers, *(getattr(trainer, name) for name in names))
 
 
 def plan_of(trainer: Any, step: int, guard: Guard) -> Plan:

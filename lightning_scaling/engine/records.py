@@ -116,8 +116,8 @@ def record_of(curve: Curve, plan: Plan, metric: FollowedMetric, known: Mapping[s
     points = curve.points
     steps = np.maximum(np.rint(points.step), 1)
     keep = np.diff(steps, append=np.inf) > 0
-    lr = points.lr[keep]
-    rated = plan.known or np.isfinite(lr).any()  # of a run without a rate the plan's is a placeholder
+    lr = points.lr[keep] if keep.any() and np.isfinite(points.lr[keep]).all() else None
+    rated = plan.known or lr is not None  # the rate of a plan that nobody knows is a placeholder
     fields: dict[str, Any] = {
         "total_steps": plan.total_steps or max(curve.last_step, 1),
         "planned_lr": (plan.steps, plan.lr) if rated else None,
@@ -126,4 +126,4 @@ def record_of(curve: Curve, plan: Plan, metric: FollowedMetric, known: Mapping[s
     if metric.settings["monitor"] is not None or not metric.plain:
         settings = {"metric" if key == "monitor" else key: value for key, value in metric.settings.items()}
         fields["meta"] = {**(fields.get("meta") or {}), **settings}
-    return Run(steps[keep], points.loss[keep], lr if np.isfinite(lr).all() and lr.size else None, **fields)
+    return Run(steps[keep], points.loss[keep], lr, **fields)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_scaling.report.forecast_table import checkpoints, digits, forecasts, known, percent
+from lightning_scaling.tracking.schema import RunStatus
 
 _VERDICTS = {
     "on track": "on track",
@@ -13,6 +14,7 @@ _VERDICTS = {
     "undecidable": "too early to say",
 }
 _LONGEST_SENTENCE = 500
+_ENDINGS = {RunStatus.INTERRUPTED: "was interrupted", RunStatus.UNKNOWN: "was last seen"}
 _HEADLINES = {
     "continue": "Carry on",
     "investigate": "Investigate",
@@ -26,7 +28,7 @@ def description(
     *,
     advice: Mapping[str, Any] | None = None,
     counting: Sequence[str] = (),
-    status: str = "running",
+    status: RunStatus = RunStatus.RUNNING,
     metric: str = "loss",
 ) -> str:
     """Status, forecast, trust, advice and what is counted, in a screen of Markdown.
@@ -36,14 +38,13 @@ def description(
         advice: The latest advice as builtins (``Advice.to_dict()``: ``action``, ``reason`` and, when they are numbers,
             ``saving`` as a fraction of the planned compute and ``cost`` in units of the loss).
         counting: Sentences that say what is counted and how (samples or tokens, FLOPs, learning rate).
-        status: Whether and how the run has ended, a value of :class:`~lightning_scaling.tracking.schema.RunStatus`;
-            the forecasts of one that has ended are shown against its outcome.
+        status: Whether and how the run has ended; the forecasts of one that has are shown against its outcome.
         metric: What to call that which is followed.
 
     Returns:
         Markdown of well under 8000 characters, the most that MLflow keeps of a description.
     """
-    finished = status != "running"
+    finished = status != RunStatus.RUNNING
     parts = [_status(ledger, status, metric)]
     if advice is not None and not (finished and advice.get("action") == "continue"):
         parts.append(_advice(advice, metric))
@@ -58,8 +59,8 @@ def description(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _status(ledger: Sequence[Mapping[str, Any]], status: str, metric: str) -> str:
-    finished = status != "running"
+def _status(ledger: Sequence[Mapping[str, Any]], status: RunStatus, metric: str) -> str:
+    finished = status != RunStatus.RUNNING
     if not ledger:
         ended = "The run ended before" if finished else "Nothing yet:"
         return f"### No forecast\n\n{ended} the first forecast, which needs a few hundred steps past the warm-up."
@@ -83,7 +84,7 @@ def _status(ledger: Sequence[Mapping[str, Any]], status: str, metric: str) -> st
         interval = f"{row.get('level', 0.9):.0%} interval **{span}**"
         now = f"at {where}, {metric} {_number(row, 'loss')}: {verdict}."
         if finished:
-            ended = {"interrupted": "was interrupted", "unknown": "was last seen"}.get(status, "stopped early")
+            ended = _ENDINGS.get(status, "stopped early")
             expected = f"Expected{horizon} was {digits(row['final'])}, {interval}."
             lines = [f"### Ended early, {metric} {_number(row, 'loss')}", f"The run {ended} {now} {expected}"]
         else:

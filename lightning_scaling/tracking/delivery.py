@@ -6,11 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
-def total_of(parts: str, name: str, meaning: str) -> property:
-    """A property of a report: the sum of a number over its parts."""
-    return property(lambda report: sum(getattr(part, name) for part in getattr(report, parts)), doc=meaning)
-
-
 @dataclass(frozen=True)
 class TargetReport:
     """How one target fared.
@@ -54,9 +49,20 @@ class TrackerReport:
     left_out: int
     error: str
 
-    sent = total_of("targets", "sent", "Rows sent, all targets together.")
-    waiting = total_of("targets", "waiting", "Rows not sent, all targets together.")
-    dropped = total_of("targets", "dropped", "Rows that were not taken, all targets together.")
+    @property
+    def sent(self) -> int:
+        """Rows sent, all targets together."""
+        return sum(one.sent for one in self.targets)
+
+    @property
+    def waiting(self) -> int:
+        """Rows not sent, all targets together."""
+        return sum(one.waiting for one in self.targets)
+
+    @property
+    def dropped(self) -> int:
+        """Rows that were not taken, all targets together."""
+        return sum(one.dropped for one in self.targets)
 
     @property
     def message(self) -> str:

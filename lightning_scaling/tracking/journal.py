@@ -316,5 +316,8 @@ def _lock(fd: int, *, shared: bool = False) -> bool:
 
 
 def _nones(value: Any) -> int:
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else None
-    return int(value is None) if items is None else sum(map(_nones, items))
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return int(value is None)
+    return sum(map(_nones, value))

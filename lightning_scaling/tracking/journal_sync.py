@@ -10,7 +10,6 @@ from typing import Any
 from lightning_scaling._utils.serialization import finite_or_none
 from lightning_scaling.tracking.backends import BACKENDS, MLflowTarget, RunTarget
 from lightning_scaling.tracking.backends.base import cause_of, without_secrets
-from lightning_scaling.tracking.delivery import total_of
 from lightning_scaling.tracking.delivery_log import DeliveryLog
 from lightning_scaling.tracking.journal import being_written
 from lightning_scaling.tracking.journal_reader import JournalContents, is_journal, read_journal
@@ -47,9 +46,20 @@ class SyncReport:
 
     journals: tuple[JournalSync, ...]
 
-    sent = total_of("journals", "sent", "Rows sent now.")
-    waiting = total_of("journals", "waiting", "Rows still missing.")
-    dropped = total_of("journals", "dropped", "Rows that cannot be sent.")
+    @property
+    def sent(self) -> int:
+        """Rows sent now."""
+        return sum(one.sent for one in self.journals)
+
+    @property
+    def waiting(self) -> int:
+        """Rows still missing."""
+        return sum(one.waiting for one in self.journals)
+
+    @property
+    def dropped(self) -> int:
+        """Rows that cannot be sent."""
+        return sum(one.dropped for one in self.journals)
 
     @property
     def ok(self) -> bool:

@@ -41,9 +41,10 @@ def _recorded_run(contents: JournalContents) -> RecordedRun:
     settings = {name: value for name, value in header.get("engine", {}).items() if name != "next_update"}
     lr = points.filled("lr")
     steps = points.step.astype(np.int64)
-    broken_off = (RunStatus.INTERRUPTED, RunStatus.UNKNOWN)
-    interrupted = contents.end is None or contents.end.get("status") in broken_off
-    status = "RUNNING" if contents.end is None and being_written(path) else "FAILED" if interrupted else "FINISHED"
+    if contents.end is None:
+        status = "RUNNING" if being_written(path) else "FAILED"
+    else:
+        status = "FINISHED" if RunStatus(contents.end.get("status", RunStatus.FINISHED)).complete else "FAILED"
     return RecordedRun(
         steps,
         np.where(np.isfinite(points.loss), points.loss, np.inf),

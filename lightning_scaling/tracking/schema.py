@@ -35,8 +35,8 @@ class RunStatus(StrEnum):
 
     @property
     def complete(self) -> bool:
-        """Whether the monitor saw the run end in order."""
-        return self in (RunStatus.FINISHED, RunStatus.STOPPED_EARLY)
+        """Whether the run ended in order, as far as is known."""
+        return self not in (RunStatus.INTERRUPTED, RunStatus.UNKNOWN)
 
 
 LOSS = "scaling/loss"

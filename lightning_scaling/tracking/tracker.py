@@ -94,8 +94,17 @@ class Tracker:
         scope: str = "",
         say: Callable[[str], None] | None = None,
     ) -> None:
-        self._settings = {name: value for name, value in locals().items() if name not in ("self", "say")}
-        self.targets = self._settings["targets"] = list(targets)
+        self.targets = list(targets)
+        self._settings = {
+            "targets": self.targets,
+            "journal": journal,
+            "header": dict(header or {}),
+            "interval": interval,
+            "limit": limit,
+            "max_bytes": max_bytes,
+            "deadline": deadline,
+            "scope": scope,
+        }
         self._say = say or _logger.warning
         self._deadline, self._scope = deadline, scope
         self._pid = os.getpid()

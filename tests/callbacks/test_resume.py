@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_scaling import Run
 from lightning_scaling.callbacks import ScalingLawMonitor
 from lightning_scaling.tracking import read_journal
 
@@ -199,3 +200,29 @@ def test_what_is_known_of_a_finished_run_survives_its_resume(pl, module, fit, tm
     assert again.advice.action == first.advice.action
     np.testing.assert_array_equal(again.run.loss, first.run.loss)
     assert again.run.total_steps == first.run.total_steps
+
+
+def test_a_resume_from_an_emergency_checkpoint_goes_on_in_the_journal(pl, module, fit, tmp_path):
+    class Break(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 40:
+                raise ValueError("enough")
+
+    class EmergencyCheckpoint(pl.callbacks.Checkpoint):
+        def on_exception(self, trainer, *_):
+            trainer.save_checkpoint(tmp_path / "emergency.ckpt")
+
+    def observe():
+        return ScalingLawMonitor(max_overhead=1.0, journal=tmp_path / "journals")
+
+    broken = observe()
+    with pytest.raises(ValueError, match="enough"):
+        fit(pl, [broken, Break(), EmergencyCheckpoint()], module(pl), max_epochs=10)
+    again = observe()
+    fit(pl, again, module(pl), max_epochs=10, ckpt_path=tmp_path / "emergency.ckpt")
+    (journal,) = (tmp_path / "journals").glob("*.jsonl")
+    run = Run.from_journal(journal)
+    assert run.gaps == ()
+    assert run.step[:40].tolist() == broken.run.step.tolist() == list(range(1, 41))
+    made = [[(row["step"], row["final"]) for row in one.forecast_log] for one in (broken, again)]
+    assert made[1][: len(made[0])] == made[0]

@@ -221,12 +221,13 @@ def test_nothing_keeps_a_graph_or_what_else_a_step_returns(pl, module, fit):
 
 
 def test_after_training_it_does_not_keep_the_model(pl, module, fit):
-    model, monitor = module(pl), observe()
-    seen = weakref.ref(model)
+    model = module(pl, schedule=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12))
+    monitor = observe()
+    seen = [weakref.ref(model), weakref.ref(model.net[0].weight)]
     fit(pl, monitor, model)
     del model, monitor.log, monitor.log_dict  # these two are Lightning's
     gc.collect()
-    assert seen() is None
+    assert [one() for one in seen] == [None, None]
     assert len(monitor.run) == 12
     assert monitor.counters["samples"] == 44
 

@@ -5,6 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_scaling.callbacks import ScalingLawMonitor
+from lightning_scaling.tracking import read_journal
 
 
 @pytest.fixture
@@ -120,3 +121,22 @@ def test_a_module_that_grows_is_counted_anew(pl, module, fit, monitor):
     before = sum(one.numel() for one in model.parameters())
     fit(pl, [Grow(), monitor], model, max_epochs=3)
     assert monitor.run.params == before + 6
+
+
+def test_batches_without_a_step_are_no_change_of_the_plan(pl, module, fit, tmp_path):
+    """Each moves the end that the settings lead to; tests begun anew at every epoch would find little."""
+    monitor = ScalingLawMonitor(journal=tmp_path, on_advice="ignore", max_overhead=1.0)
+    fit(pl, monitor, module(pl, "skipping"), max_epochs=6)
+    (journal,) = tmp_path.glob("*.jsonl")
+    assert [mark["reason"] for mark in read_journal(journal).marks] == ["facts"]
+
+
+def test_parameters_that_cannot_be_counted_are_reported_once(pl, module, fit, monitor, monkeypatch, recwarn, caplog):
+    def count_params(module):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("lightning_scaling.callbacks.scaling_law_monitor.count_params", count_params)
+    fit(pl, monitor, module(pl), max_epochs=4)
+    said = [str(one.message) for one in recwarn] + [record.message for record in caplog.records]
+    assert sum("could not be counted" in text for text in said) == 1
+    assert monitor.run.total_steps == 24

@@ -131,7 +131,8 @@ def test_a_say_that_raises_does_not_matter(target, tmp_path):
 
     tracker = Tracker([target], journal=tmp_path / "run.jsonl", say=broken)
     tracker.metrics(None, step=1)
-    tracker.close(WAIT)
+    tracker.metrics({"a": 1.0}, step=2)
+    assert tracker.close(WAIT).sent == 1
 
 
 def test_a_dead_target_leaves_rows_waiting_and_says_how_to_send_them(target, tmp_path, said):
