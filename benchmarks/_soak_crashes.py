@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from _soak_process import Result, forked
 from _soak_training import digest, past_runs
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
@@ -26,35 +22,6 @@ from lightning_scaling.callbacks import ScalingLawMonitor
 from lightning_scaling.tracking import read_journal
 
 EPOCHS, BATCHES, SIZE, SAVE_EVERY = 60, 5, 16, 3
-Result = tuple[int, list[str]]
-
-
-def forked(work: Callable[[], Any], result: Path, kill_after: float | None = None) -> str:
-    """Work in a process of its own, whose result is written as JSON; a sentence if it failed, "killed" if it was."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            torch.set_num_threads(1)  # threads of the parent are not there
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            result.write_text(json.dumps(work()))
-            status = 0
-        except BaseException:
-            result.with_suffix(".error").write_text(traceback.format_exc())
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return "killed"
-    if os.WEXITSTATUS(status):
-        text = result.with_suffix(".error").read_text().strip()
-        print(text, file=sys.stderr)
-        return text.splitlines()[-1]
-    return ""
 
 
 class Regression(pl.LightningModule):

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import lightning.pytorch as pl
 import torch
-from _soak_crashes import forked
+from _soak_process import Result, forked
 from _soak_training import checkpoint
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
@@ -27,7 +27,6 @@ from lightning_scaling.callbacks import ScalingLawMonitor
 from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.laws import run_fit
 
-Result = tuple[int, list[str]]
 STEPS, FAILS_AT = 60, 41
 SLACK = 0.5  # seconds that a busy machine may add to a deadline
 INTERRUPTED_WITHIN, ENDED_WITHIN = 1.0, 8.0  # as the callback states them
@@ -75,9 +74,9 @@ class MLFlowLogger(Logger):
 
     name, version = "silent", "0"
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, run_id: str = "1" * 32) -> None:
         super().__init__()
-        self._tracking_uri, self._run_id, self.run_id = uri, "1" * 32, "1" * 32
+        self._tracking_uri, self._run_id, self.run_id = uri, run_id, run_id
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         pass

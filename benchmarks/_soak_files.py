@@ -17,15 +17,12 @@ from unittest.mock import patch
 
 import lightning.pytorch as pl
 import numpy as np
-from _soak_crashes import forked
-from _soak_isolation import limits
+from _soak_process import Result, forked, limits
 from _soak_training import callbacks, difference, outcome, train
 
 from lightning_scaling import Run, RunHistory, laws
 from lightning_scaling.laws.io import dumps
 from lightning_scaling.tracking import pending_journals, read_journal
-
-Result = tuple[int, list[str]]
 
 
 class DeleteFolder(pl.Callback):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import random
-import resource
-import signal
 import sys
 import tempfile
 import threading
@@ -19,6 +17,7 @@ from unittest.mock import patch
 
 import lightning.pytorch as pl
 import torch
+from _soak_process import Result, limits
 from _soak_training import SAVE_EVERY, callbacks, difference, outcome, train
 from torch.utils._python_dispatch import _get_current_dispatch_mode, _pop_mode
 
@@ -29,7 +28,6 @@ from lightning_scaling.laws import run_fit
 
 PACKAGE = os.path.dirname(lightning_scaling.__file__)
 ERRORS = (RuntimeError, MemoryError, OSError, TypeError, KeyError, AssertionError, StopIteration, RecursionError)
-Result = tuple[int, list[str]]
 
 
 def named(code: CodeType) -> str:
@@ -107,13 +105,14 @@ def functions_raise(every: int = 1, seed: int = 0) -> Result:
         chosen = targets[drawing.randrange(every) :: every]
         for number, code in enumerate(chosen):
             error = ERRORS[number % len(ERRORS)]
-            problem = _with_failure(root / f"{number}", code, error, drawing.choice((0, 0, 1, 5)), expected)
+            problem = with_failure(root / f"{number}", code, error, drawing.choice((0, 0, 1, 5)), expected)
             if problem:
                 lost.append(f"{named(code)} ({error.__name__}): {problem}")
     return len(chosen), lost
 
 
-def _with_failure(folder: Path, code: CodeType, error: type[Exception], call: int, expected: dict[str, Any]) -> str:
+def with_failure(folder: Path, code: CodeType, error: type[Exception], call: int, expected: dict[str, Any]) -> str:
+    """What a training loses where a function raises from a given call on; empty if nothing."""
     failing = Raise(code, error, call)
     watched = callbacks()
     whole = any(os.sep + room + os.sep in code.co_filename for room in ("report", "laws"))
@@ -171,26 +170,6 @@ def _deep(levels: int) -> Any:
     for _ in range(levels):
         made = [made]
     return made
-
-
-@contextmanager
-def limits(seconds: int, memory: int = 6 << 30) -> Iterator[None]:
-    """An error instead of a hang or of unbounded memory."""
-
-    def late(*_: Any) -> None:
-        raise TimeoutError(f"not done after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    old = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + memory, old[1]))
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        resource.setrlimit(resource.RLIMIT_AS, old)
-        signal.signal(signal.SIGALRM, before)
 
 
 def states_damaged(tries: int, seed: int = 0) -> Result:

@@ -18,13 +18,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from _soak_process import Result
 from _soak_training import checkpoint, digest
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_scaling.callbacks import ResizeAdvisor, ScalingEarlyStopping, ScalingLawMonitor
 
-Result = tuple[int, list[str]]
 WITHIN = 25.0  # seconds; a bare training of this size takes two
 
 

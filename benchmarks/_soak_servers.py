@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from _soak_crashes import forked
 from _soak_ends import ENDED_WITHIN, SLACK, MLFlowLogger, silent_server
+from _soak_process import Result, forked
 from _soak_training import STEPS, callbacks, difference, outcome, train
 
 from lightning_scaling.tracking import read_journal
-
-Result = tuple[int, list[str]]
 
 
 @contextmanager

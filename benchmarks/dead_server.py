@@ -152,8 +152,9 @@ def child(args: argparse.Namespace) -> None:
     import warnings
 
     import torch
+    from _soak_ends import MLFlowLogger as SilentLogger
     from lightning.pytorch import Callback, LightningModule, Trainer
-    from lightning.pytorch.loggers import Logger, MLFlowLogger
+    from lightning.pytorch.loggers import MLFlowLogger
 
     from lightning_scaling.callbacks import ScalingLawMonitor
 
@@ -178,20 +179,6 @@ def child(args: argparse.Namespace) -> None:
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    class Quiet(Logger):
-        """A logger with the run of an MLFlowLogger that itself sends nothing."""
-
-        _tracking_uri, _run_id, run_id = args.uri, args.child, args.child
-        name, version = "quiet", "0"
-
-        def log_metrics(self, metrics: dict, step: int | None = None) -> None:
-            pass
-
-        def log_hyperparams(self, *args: object, **kwargs: object) -> None:
-            pass
-
-    Quiet.__name__ = "MLFlowLogger"
-
     class Watch(Callback):
         def __init__(self) -> None:
             self.slowest, self.last = 0.0, None
@@ -212,7 +199,9 @@ def child(args: argparse.Namespace) -> None:
     monitor = ScalingLawMonitor(journal=args.journals, on_advice="ignore", max_overhead=1.0)
     trainer = Trainer(
         max_steps=args.steps,
-        logger=MLFlowLogger(tracking_uri=args.uri, run_id=args.child) if args.baseline else Quiet(),
+        logger=MLFlowLogger(tracking_uri=args.uri, run_id=args.child)
+        if args.baseline
+        else SilentLogger(args.uri, args.child),
         callbacks=[watch] if args.baseline else [watch, monitor],
         accelerator="cpu",
         log_every_n_steps=10,

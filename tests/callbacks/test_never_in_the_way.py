@@ -30,7 +30,7 @@ def reached(tmp_path_factory):
 )
 def test_functions_that_once_ended_a_training(name, reached, tmp_path):
     expected, codes = reached
-    assert _soak_isolation._with_failure(tmp_path / "failing", codes[name], MemoryError, 0, expected) == ""
+    assert _soak_isolation.with_failure(tmp_path / "failing", codes[name], MemoryError, 0, expected) == ""
 
 
 @pytest.mark.parametrize("fault", ["RuntimeError", "KeyboardInterrupt"])
