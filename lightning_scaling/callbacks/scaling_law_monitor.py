@@ -244,10 +244,9 @@ class ScalingLawMonitor(MonitorResults):
         session = self._session
         if session is None:
             return
-        begun = perf_counter()
-        self._count(pl_module)
-        session.recount(self._counts)
-        session.budget.book(perf_counter() - begun)
+        if session.optimized_others():
+            self._count(pl_module)
+            session.recount(self._counts)
         session.epoch(ended=False)
         if in_statistics_pass(trainer):
             self._session, self._resting = None, session

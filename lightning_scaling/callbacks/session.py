@@ -18,11 +18,11 @@ from lightning_scaling.callbacks.gradients import Gradients
 from lightning_scaling.callbacks.guard import Guard, within
 from lightning_scaling.callbacks.overhead import OverheadBudget, TimedHooks
 from lightning_scaling.callbacks.past_runs import PastRuns
+from lightning_scaling.callbacks.plan_changes import PlanChanges, plan_of
 from lightning_scaling.callbacks.run_logger import RunLogger
 from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.engine.monitor import Monitor, Update
 from lightning_scaling.schedule import Plan
-from lightning_scaling.schedule.from_trainer import plan_from_trainer, read_horizon
 from lightning_scaling.tracking import EventKind
 from lightning_scaling.tracking.schema import RunStatus
 
@@ -63,7 +63,7 @@ class Session:
         self._settings, self._trainer = settings, trainer
         self._console = Console(bool(trainer.is_global_zero))
         self._guard = Guard(self._console.warn)
-        self._closed = self._introduced = self._validated = False
+        self._closed = self._introduced = self._validated = self._flushing = False
         self.status = RunStatus.UNKNOWN
         self._lead = 1
         self.sizes = BatchSizeMeter(settings.count, settings.flops, module)
@@ -79,9 +79,9 @@ class Session:
         self.budget = OverheadBudget(self.capture, settings.max_overhead, clock)
         config = settings.for_engine(None if counts is None else counts.total)
         plan = plan_of(trainer, self.capture.steps, self._guard)
-        # At a resume Lightning still holds the epoch of the checkpoint: its settings are looked at after a batch.
-        self._planned_from = plan_settings(trainer) if state is None else None
-        self._epoch_begun = state is not None
+        self._changes = PlanChanges(trainer, resumed=state is not None)
+        self._optimized = 0
+        self.optimized_others()
         self.engine = Monitor(plan, config, skip=self.budget if settings.max_overhead < 1 else None)
         if state is not None:
             self.gradients.load_state_dict(state["gradients"])
@@ -106,24 +106,23 @@ class Session:
                 self._take_plan(plan)
 
     def _follow_changes(self) -> None:
-        """Plan anew where schedulers were exchanged, or settings that move the end of the run have changed.
-
-        The end alone says nothing: every batch without a step, such as one whose `training_step` returns none, moves
-        it a little. Called after the first batches of an epoch, when Lightning has laid it out; each rank sees the
-        same change.
-        """
-        self._epoch_begun = False
-        trainer, steps, before = self._trainer, self.capture.steps, self._planned_from
-        self._planned_from = settings = plan_settings(trainer)
-        exchanged = before is not None and before[0] != settings[0]
-        moved = before is None or before != settings
-        if exchanged or (moved and read_horizon(trainer, step=steps).total_steps != self.engine.plan.total_steps):
-            self._take_plan(self.engine.plan.then(plan_from_trainer(trainer, step=steps), steps))
+        plan = self._changes.look(self.engine.plan, self.capture.steps)
+        if plan is not None:
+            self._take_plan(plan)
 
     def _take_plan(self, plan: Plan) -> None:
         self.engine.replan(plan)
         step = max(self.engine.curve.last_step, 0)
         self.logger.mark("plan", step, {"kind": EventKind.PLAN, "plan": plan.to_dict()})
+
+    def optimized_others(self) -> bool:
+        """Whether the optimizers have other parameters than when this was last asked, as where a module has grown.
+
+        Epochs may be short: this takes .2 us a tensor, a fiftieth of counting the module.
+        """
+        groups = (group for optimizer in self._trainer.optimizers for group in optimizer.param_groups)
+        before, self._optimized = self._optimized, hash(tuple(id(one) for group in groups for one in group["params"]))
+        return before != self._optimized
 
     def recount(self, counts: ParamCounts | None) -> None:
         """Take the parameters of a module that may have grown."""
@@ -162,6 +161,15 @@ class Session:
         Raises:
             CaptureError: If capture had to be given up, on all ranks alike.
         """
+        if self._flushing:  # a signal's handler saves a checkpoint in the middle of a flush
+            return
+        self._flushing = True
+        try:
+            self._flush(together, looking, closing, at_batch)
+        finally:
+            self._flushing = False
+
+    def _flush(self, together: bool, looking: bool, closing: bool, at_batch: bool) -> None:
         begun = self._clock()
         capture, engine, budget = self.capture, self.engine, self.budget
         before, counted = capture.micro_batches, capture.counted
@@ -177,7 +185,7 @@ class Session:
             self._introduce()
             self._setup_seconds += self._clock() - begun
             begun = self._clock()
-        if self._epoch_begun and at_batch:
+        if self._changes.due and at_batch:
             sentence = "Changes of the plan are not followed ({cause}); the forecasts rest on the plan of the start."
             self._guard.run("changes", sentence, self._follow_changes)
         budget.begin_flush(begun)
@@ -255,8 +263,8 @@ class Session:
             self.flush(together=capture.between_epochs, looking=True, closing=ended)
         if not ended and capture.micro_batches:
             self._replan()
-            self._epoch_begun = not capture.hooks.manual
-            if self._epoch_begun and capture.alone:
+            self._changes.due = not capture.hooks.manual
+            if self._changes.due and capture.alone:
                 capture.hooks.make_room(capture.hooks.pending + 1)
             if self.sizes.refresh():
                 capture.hooks.forget_sizes()
@@ -337,8 +345,8 @@ class Session:
             self.logger.close(self.engine, self.run_fields(), spent, self.status, deadline)
         finally:
             self._console.close()
-            self._trainer = self._planned_from = None
-            for part in (self.capture, self.gradients, self.sizes, self._diagnostics, self.hooks):
+            self._trainer = None
+            for part in (self.capture, self.gradients, self.sizes, self._diagnostics, self._changes, self.hooks):
                 part.detach()
             del self.hooks, self.batch_started
 
@@ -365,23 +373,3 @@ class Session:
             self.flush(together=True)
         parts = {name: getattr(self, name) for name in ("capture", "engine", "gradients", "logger")}
         return {name: part.state_dict() for name, part in {**parts, "sizes": self.sizes.meter}.items()}
-
-
-def plan_settings(trainer: Any) -> tuple[Any, ...]:
-    """The schedulers, compared as objects, and what the Trainer works the end of a run out from."""
-    schedulers = tuple(config.scheduler for config in trainer.lr_scheduler_configs)
-    names = ("num_training_batches", "max_epochs", "max_steps", "accumulate_grad_batches")
-    return (schedulers, *(getattr(trainer, name) for name in names))
-
-
-def plan_of(trainer: Any, step: int, guard: Guard) -> Plan:
-    """The plan of a run, as rank zero sees it; constant rates where the schedule cannot be worked out."""
-    sentence = (
-        "The learning-rate schedule could not be worked out ({cause}); it is taken as constant, and the forecasts are "
-        "to be trusted little."
-    )
-    plan = guard.run("plan", sentence, plan_from_trainer, trainer, step=step)
-    if plan is None:
-        total = trainer.max_steps if isinstance(trainer.max_steps, int) and trainer.max_steps > 0 else None
-        plan = Plan.constant(total_steps=total, known=False, why="the schedule could not be worked out")
-    return plan if trainer.world_size == 1 else Plan.from_dict(trainer.strategy.broadcast(plan.to_dict()))
