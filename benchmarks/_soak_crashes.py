@@ -66,12 +66,15 @@ def train(folder: Path, *, resume: Path | None = None) -> dict[str, Any]:
 
 
 def known(monitor: ScalingLawMonitor) -> dict[str, Any]:
-    """What a monitor knows of a run, but for the clock and the tests."""
+    """What a monitor knows of a run, but for the clock."""
     run, forecast = monitor.run, monitor.forecast
     return {
         "curve": digest([np.asarray(run.step), np.asarray(run.loss), np.asarray(run.lr)]),
         "counters": digest([run.tokens_per_step, run.flops_per_step, run.params, run.total_steps]),
         "forecast": [float(forecast.final), *map(float, forecast.interval(0.9)), forecast.trust],
+        "forecasts": digest([repr(monitor.forecast_log)]),
+        "evidence": monitor.deviation.e_value,
+        "advice": [[one.step, one.action, str(one.code)] for one in monitor.advice_log],
     }
 
 
@@ -86,9 +89,9 @@ def _newest(folder: Path) -> Path | None:
 
 
 def killed(tries: int, seed: int = 0) -> Result:
-    """Kill at random moments, resume from the last checkpoint: the run and its forecast are the uninterrupted ones.
+    """Kill at random moments, resume from the last checkpoint: what is known is what the uninterrupted run knows.
 
-    Evidence and advice need not be: a resume begins the tests anew, with what is left of the alarm budget.
+    Its words need not be the same: a resume shortly before a fault is named as a likely cause.
     """
     drawing = random.Random(seed)
     lost = []

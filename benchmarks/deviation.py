@@ -24,7 +24,8 @@ from forecast import Histories
 from scipy import stats
 
 from lightning_scaling import Run, RunHistory
-from lightning_scaling.engine.monitor import Monitor, Update
+from lightning_scaling.engine.monitor import Monitor
+from lightning_scaling.engine.records import Update
 from lightning_scaling.forecast import Family
 from lightning_scaling.forecast.config import DEFAULT
 

@@ -40,6 +40,20 @@ def to_builtins(value: Any, *, nonfinite: NonFinite = "null") -> Any:
     return str(value)
 
 
+def with_nonfinite(value: Any) -> Any:
+    """What :func:`to_builtins` gave with ``nonfinite="text"``, the numbers that are not finite as floats again.
+
+    Example:
+        >>> with_nonfinite(to_builtins({"a": (1, float("inf"))}, nonfinite="text"))
+        {'a': [1, inf]}
+    """
+    if isinstance(value, dict):
+        return {key: with_nonfinite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_nonfinite(item) for item in value]
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
 def finite_or_none(value: object) -> float | None:
     """The number as a finite float; ``None`` when it is not a number or not finite.
 

@@ -22,7 +22,6 @@ from lightning_scaling.schedule.plan import Plan
 
 Array = NDArray[np.float64]
 
-RESUMED = "resumed"
 _HELD_OUT = ("val", "test", "eval", "dev", "heldout", "held_out")
 _HOUR = 3600.0
 
@@ -87,12 +86,11 @@ class AdviceContext:
             self._passes.note(facts["epoch_steps"], step)
         self.facts = {key: value for key, value in {**self.facts, **facts}.items() if value is not None}
 
-    def mark(self, reason: str) -> None:
+    def mark(self) -> None:
         """A change was announced: past runs are no measure any more, and layers may be idle on purpose."""
-        if not reason.startswith(RESUMED):
-            self._changed = True
-            self._memory = None
-            self._match()
+        self._changed = True
+        self._memory = None
+        self._match()
         self.note({"idle": None, "idle_share": None, "idle_names": None, "idle_since": None})
 
     def state(

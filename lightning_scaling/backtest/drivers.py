@@ -10,7 +10,8 @@ import numpy as np
 
 from lightning_scaling._utils.formatting import plural
 from lightning_scaling.engine.config import MonitorConfig
-from lightning_scaling.engine.monitor import Monitor, Update
+from lightning_scaling.engine.monitor import Monitor
+from lightning_scaling.engine.records import Update
 from lightning_scaling.forecast.calibration import Calibration
 from lightning_scaling.runs import events
 from lightning_scaling.runs.curve import LossBlock
@@ -97,7 +98,7 @@ class Driver:
         elif isinstance(event, events.UpdateMade):
             return [self.monitor.update()]
         elif isinstance(event, events.ChangeMarked):
-            self.monitor.mark(event.reason, follow_rates=event.follow_rates)
+            self.monitor.mark(event.reason, follow_rates=event.follow_rates, resumed=event.resumed)
         elif isinstance(event, events.PlanReplaced):
             self.monitor.replan(event.plan)
         elif isinstance(event, events.DiagnosticsReported):

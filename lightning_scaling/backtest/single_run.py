@@ -13,8 +13,8 @@ import numpy as np
 from lightning_scaling._utils.formatting import plural
 from lightning_scaling.advice.result import Action
 from lightning_scaling.backtest.drivers import Driver
-from lightning_scaling.engine.monitor import Monitor, Update
-from lightning_scaling.engine.records import LEVEL
+from lightning_scaling.engine.monitor import Monitor
+from lightning_scaling.engine.records import LEVEL, Update
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 

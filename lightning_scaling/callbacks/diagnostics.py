@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from lightning_scaling.callbacks.batch_size_meter import BatchSizeMeter
@@ -41,6 +42,15 @@ class Diagnostics:
         """Begin anew with what parameters have a gradient, as after an announced change."""
         self._looks: dict[str, _Looks] = {}
         self._reported = {key: value for key, value in self._reported.items() if not key.startswith("idle")}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The looks at the gradients, and what was reported, as builtins."""
+        return {"looks": {name: list(astuple(one)) for name, one in self._looks.items()}, "reported": self._reported}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` returned."""
+        self._looks = {name: _Looks(*counts) for name, counts in state["looks"].items()}
+        self._reported = dict(state["reported"])
 
     def detach(self) -> None:
         """Let go of the Trainer and of all that belongs to it."""

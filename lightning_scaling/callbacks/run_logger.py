@@ -24,7 +24,8 @@ from lightning_scaling.tracking.schema import RunStatus
 
 if TYPE_CHECKING:
     from lightning_scaling.compute import ParamCounts
-    from lightning_scaling.engine.monitor import Monitor, Update
+    from lightning_scaling.engine.monitor import Monitor
+    from lightning_scaling.engine.records import Update
     from lightning_scaling.schedule import Plan
 
 _DESCRIBE_EVERY = 0.05  # of the plan
@@ -142,7 +143,7 @@ class RunLogger:
             return {}
         if str(self._journal) == self._resumed.get("journal") and self._resumed.get("segment"):
             return {"resumed": {key: self._resumed.get(key) for key in ("segment", "rows")}}
-        return {"state": self._state["engine"]}
+        return {"state": to_builtins(self._state["engine"], nonfinite="text")}
 
     def prior_forecast(self, engine: Monitor) -> None:
         """Log and write the forecast that rests on past runs alone."""

@@ -357,6 +357,7 @@ class ScalingLawMonitor(MonitorResults):
         config = self._settings.for_engine(None if counts is None else counts.total)
         engine = Monitor(Plan.from_dict(state["engine"]["plan"]), config)
         engine.load_state_dict(state["engine"])
+        engine.finish()
         self._engine, self._last_session = engine, None
         counted = state["capture"]
         steps, known = counted["steps"] or 1, counted["samples"] if counted["tokens"] is None else counted["tokens"]

@@ -21,7 +21,8 @@ from lightning_scaling.callbacks.past_runs import PastRuns
 from lightning_scaling.callbacks.plan_changes import PlanChanges, plan_of
 from lightning_scaling.callbacks.run_logger import RunLogger
 from lightning_scaling.callbacks.settings import Settings
-from lightning_scaling.engine.monitor import Monitor, Update
+from lightning_scaling.engine.monitor import Monitor
+from lightning_scaling.engine.records import Update
 from lightning_scaling.schedule import Plan
 from lightning_scaling.tracking import EventKind
 from lightning_scaling.tracking.schema import RunStatus
@@ -89,10 +90,12 @@ class Session:
         self._topic = self.engine.advice.topic
         self._resumed = f"resumed at step {self.capture.steps}" if state is not None or self.capture.steps else ""
         if self._resumed:
-            self.engine.mark(self._resumed)
+            self.engine.mark(self._resumed, resumed=True)
         self.logger = RunLogger(settings, trainer, self._console, state, scope=scope)
         self.past_runs = PastRuns(settings, self._console, self.engine, self.logger)
         self._diagnostics = Diagnostics(trainer, module, self.sizes)
+        if state is not None:
+            self._diagnostics.load_state_dict(state["diagnostics"])
         self._console.open(trainer)
         self._setup_seconds = clock() - begun
         self.capture.begin()
@@ -372,4 +375,5 @@ class Session:
         if flush and (self.capture.hooks.pending if self.capture.alone else together):
             self.flush(together=True)
         parts = {name: getattr(self, name) for name in ("capture", "engine", "gradients", "logger")}
-        return {name: part.state_dict() for name, part in {**parts, "sizes": self.sizes.meter}.items()}
+        parts |= {"sizes": self.sizes.meter, "diagnostics": self._diagnostics}
+        return {name: part.state_dict() for name, part in parts.items()}

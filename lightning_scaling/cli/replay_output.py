@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lightning_scaling.backtest.many_runs import ReplayCollection
     from lightning_scaling.backtest.single_run import Check, Replay
-    from lightning_scaling.engine.monitor import Update
+    from lightning_scaling.engine.records import Update
     from lightning_scaling.runs.run import Run
 
 _SHOWN = (0.25, 0.5, 0.75)

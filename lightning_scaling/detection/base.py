@@ -44,11 +44,39 @@ class ReferenceForecast(Protocol):
     def path(self) -> object | None:
         """``None`` where nothing is forecast."""
 
-    def at(self, step: float) -> float:
-        """Median of the loss at a step."""
-
     def curve(self, steps: ArrayLike) -> tuple[Array, Array]:
         """Medians and scales of the loss at steps of shape ``(n,)``."""
+
+
+@dataclass(frozen=True)
+class FrozenForecast:
+    """A forecast as it was when it was made, kept at a few steps between which it is interpolated.
+
+    Attributes:
+        step: Step at which it was made.
+        horizon: Its last step.
+        steps: Steps at which the medians are kept, shape ``(n,)``.
+        medians: Medians of the loss there, shape ``(n,)``.
+    """
+
+    step: int
+    horizon: int
+    steps: Array = field(repr=False, compare=False)
+    medians: Array = field(repr=False, compare=False)
+
+    def at(self, step: float) -> float:
+        """Median of the loss at a step."""
+        return float(np.interp(step, self.steps, self.medians))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The forecast as builtins."""
+        return {**vars(self), "steps": self.steps.tolist(), "medians": self.medians.tolist()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FrozenForecast:
+        """Read back what :meth:`to_dict` gave."""
+        steps, medians = (np.array(data[name], dtype=np.float64) for name in ("steps", "medians"))
+        return cls(data["step"], data["horizon"], steps, medians)
 
 
 @dataclass(frozen=True)
@@ -135,7 +163,7 @@ class Evidence:
     log_e: float = -math.inf
     kind: DeviationKind | None = None
     direction: Direction | None = None
-    reference: ReferenceForecast | None = None
+    reference: FrozenForecast | None = None
     basis: DeviationBasis = DeviationBasis.OWN
     excess: float = math.nan
     expected: float = math.nan
@@ -146,6 +174,18 @@ class Evidence:
     def since(self) -> int | None:
         """Step of the forecast that the run has left."""
         return None if self.reference is None else self.reference.step
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evidence as builtins."""
+        reference = None if self.reference is None else self.reference.to_dict()
+        return {**vars(self), "kind": self.kind and str(self.kind), "reference": reference, "basis": str(self.basis)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Evidence:
+        """Read back what :meth:`to_dict` gave."""
+        reference = data["reference"] and FrozenForecast.from_dict(data["reference"])
+        kind, basis = data["kind"] and DeviationKind(data["kind"]), DeviationBasis(data["basis"])
+        return cls(**{**data, "reference": reference, "kind": kind, "basis": basis})
 
 
 NO_EVIDENCE = Evidence()
@@ -188,10 +228,13 @@ class Detector(ABC):
     def reset(self) -> None:
         """Forget everything, the spent budget included."""
 
+    def restart(self) -> None:  # noqa: B027
+        """Drop the references, as after an announced change; what was spent of the budget stays spent."""
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, as builtins: what has been spent of the budget, and no reference."""
+        """What a resumed run needs to go on as the uninterrupted one, as builtins."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` returned; its own one drops the references, as at a new beginning."""
+        """Continue from what :meth:`state_dict` returned."""

@@ -52,6 +52,8 @@ class PathConfig:
     """Standard deviations at which an innovation is clipped, and from which on a block makes its forecast unusable."""
     grid_points: int = 24
     """Points of a frozen path, between which it is interpolated; its error is far below the scale of any forecast."""
+    rest_points: int = 65
+    """Points up to the end of the plan, to which a run that has left the forecast is compared."""
     min_excess_above: float = 0.005
     """Smallest effect above the forecast that is an alarm, fraction of the loss."""
     min_excess_below: float = 0.025

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_scaling._utils.state import AttributeState
-from lightning_scaling.detection.base import MAX_EXPONENT, Array, Block, ReferenceForecast
+from lightning_scaling.detection.base import MAX_EXPONENT, Array, Block, FrozenForecast, ReferenceForecast
 from lightning_scaling.detection.config import DEFAULT, PathConfig
 
 _TINY_VARIANCE = 1e-30
@@ -51,7 +51,7 @@ class FrozenForecasts(AttributeState):
         self._clear()
 
     def _clear(self) -> None:
-        self.forecasts: list[ReferenceForecast] = []
+        self.forecasts: list[FrozenForecast] = []
         one: Array = np.empty(0)
         path: Array = np.empty((0, self._config.grid_points))
         self._share = self._begin = self._end = self._variance = self._at = one
@@ -91,7 +91,9 @@ class FrozenForecasts(AttributeState):
         self._spent += share
         end = self.tested_until(forecast)
         grid = np.linspace(forecast.step, end, config.grid_points)
-        median, scale = forecast.curve(np.minimum(grid, forecast.horizon))
+        rest = np.linspace(forecast.step, max(forecast.horizon, forecast.step + 1), config.rest_points)
+        medians, scales = forecast.curve(np.minimum(np.concatenate([grid, rest]), forecast.horizon))
+        median, scale = medians[: grid.size], scales[: grid.size]
         # The beginning of a run has bends of its own that neither a law of its rest nor past runs foresee.
         scale = scale * (1 + max(1 - forecast.step / (config.early_share * forecast.horizon), 0.0))
         cov = np.zeros((self._filters, 2, 2))
@@ -99,7 +101,8 @@ class FrozenForecasts(AttributeState):
         cov[-2, 1, 1] = (config.drift * level / forecast.horizon) ** 2
         row = {"_share": share, "_begin": forecast.step, "_end": end, "_at": forecast.step, "_cov": cov}
         row |= {"_median": median, "_scale": scale}
-        self.forecasts = [*self.forecasts, forecast]
+        frozen = FrozenForecast(forecast.step, forecast.horizon, rest, medians[grid.size :])
+        self.forecasts = [*self.forecasts, frozen]
         for name in _ROWS:
             rows: Array = getattr(self, name)
             new = np.broadcast_to(np.asarray(row.get(name, 0.0), dtype=np.float64), (1, *rows.shape[1:]))
@@ -200,12 +203,22 @@ class FrozenForecasts(AttributeState):
         """Value of all that is not bet on a frozen forecast."""
         return self.unused + self.settled
 
-    def state_dict(self) -> dict[str, Any]:
-        """What is left of the budget, as builtins: what was spent is worth what it was, or less, from now on."""
+    def restart(self) -> None:
+        """Drop the forecasts: what was spent of the budget is worth what it was, or less, from now on."""
         running = float(np.sum(self._share * np.exp(np.minimum(self.evidence, 0.0))))
-        return {**super().state_dict(), "settled": min(self.settled + running, self._spent)}
+        self.settled = min(self.settled + running, self._spent)
+        self._clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The forecasts with their evidence, and the budget, as builtins."""
+        rows = {name: getattr(self, name).tolist() for name in _ROWS}
+        return {**super().state_dict(), "rows": rows, "forecasts": [one.to_dict() for one in self.forecasts]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with what was left of the budget, and without a forecast."""
+        """Continue from what :meth:`state_dict` returned."""
         super().load_state_dict(state)
         self._clear()
+        self.forecasts = [FrozenForecast.from_dict(one) for one in state["forecasts"]]
+        for name in _ROWS:
+            values = np.array(state["rows"][name], dtype=np.float64)
+            setattr(self, name, values.reshape(len(self), *getattr(self, name).shape[1:]))

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from lightning_scaling.detection.base import NO_EVIDENCE, Block, Detector, Evidence, ReferenceForecast, References
+from lightning_scaling.detection.base import (
+    NO_EVIDENCE,
+    Block,
+    Detector,
+    Evidence,
+    FrozenForecast,
+    ReferenceForecast,
+    References,
+)
 from lightning_scaling.detection.config import DEFAULT, PathConfig
 from lightning_scaling.detection.frozen_forecasts import FrozenForecasts
 from lightning_scaling.detection.result import DeviationBasis, DeviationKind, Direction
@@ -113,7 +121,7 @@ class PathDetector(Detector):
             return replace(NO_EVIDENCE, decidable=False)
         return replace(strongest, log_e=float(np.logaddexp.reduce(logs)), expected=expected)
 
-    def _kind(self, excess: float, left: ReferenceForecast, block: Block, *, jumped: bool) -> DeviationKind | None:
+    def _kind(self, excess: float, left: FrozenForecast, block: Block, *, jumped: bool) -> DeviationKind | None:
         config = self._config
         least = config.min_excess_above if excess > 0 else config.min_excess_below
         if abs(excess) < least * abs(block.loss):
@@ -122,10 +130,10 @@ class PathDetector(Detector):
             return DeviationKind.BETTER_THAN_FORECAST
         return DeviationKind.LEVEL_SHIFT if jumped else self._gradual(left, block)
 
-    def _gradual(self, left: ReferenceForecast, block: Block) -> DeviationKind:
+    def _gradual(self, left: FrozenForecast, block: Block) -> DeviationKind:
         """Whether a run above its path rises, or has only stopped falling."""
-        rise = block.loss - float(left.at(max(left.step, 1)))
-        rising = rise > self._config.rising_share * (block.loss - float(left.at(block.step)))
+        rise = block.loss - left.at(left.step)
+        rising = rise > self._config.rising_share * (block.loss - left.at(block.step))
         return DeviationKind.SLOW_DIVERGENCE if rising else DeviationKind.PLATEAU
 
     def follow(self, block: Block, alarm: Evidence) -> Evidence | None:
@@ -141,12 +149,19 @@ class PathDetector(Detector):
             return None
         return replace(alarm, kind=self._gradual(left, block)) if alarm.kind in _GRADUAL else alarm
 
+    def restart(self) -> None:
+        """Drop the forecasts; what was spent of the budget stays spent."""
+        for side in self._sides.values():
+            side.restart()
+        self._farthest, self._distances = 0.0, []
+
     def state_dict(self) -> dict[str, Any]:
-        """What is left of the budget, as builtins."""
-        return {str(basis): side.state_dict() for basis, side in self._sides.items()}
+        """The forecasts with their evidence, as builtins."""
+        sides = {str(basis): side.state_dict() for basis, side in self._sides.items()}
+        return {**sides, "farthest": self._farthest, "distances": list(self._distances)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with what was left of the budget, and without a forecast."""
-        self.reset()
+        """Continue from what :meth:`state_dict` returned."""
         for basis, side in self._sides.items():
             side.load_state_dict(state[basis])
+        self._farthest, self._distances = state["farthest"], list(state["distances"])

@@ -142,7 +142,7 @@ class RunDetectors:
         if alarm is None or block is None:
             expected = next((one.expected for one in found if not math.isnan(one.expected)), math.nan)
         else:
-            expected = math.nan if alarm.reference is None else float(alarm.reference.at(block.step))
+            expected = math.nan if alarm.reference is None else alarm.reference.at(block.step)
         excess = math.nan if block is None else block.loss - expected
         if alarm is None:
             return Deviation(False, e_value, None, None, "on track", excess, expected, None, ratio)
@@ -167,7 +167,9 @@ class RunDetectors:
             keep_verdict: Whether the present verdict stays until the next update, as after a change of the plan.
         """
         verdict = self.deviation
-        self.load_state_dict(self.state_dict())
+        self._begin()
+        for detector in self.detectors:
+            detector.restart()
         if keep_verdict:
             self.deviation = verdict
 
@@ -178,11 +180,23 @@ class RunDetectors:
             detector.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, as builtins: the state of each detector, without frozen forecasts."""
-        return {"detectors": [detector.state_dict() for detector in self.detectors]}
+        """What a resumed run needs, as builtins: the state of each detector, the verdict and the alarm behind it."""
+        return {
+            "detectors": [detector.state_dict() for detector in self.detectors],
+            "raised_by": None if self._raised_by is None else self.detectors.index(self._raised_by),
+            "alarm": None if self._alarm is None else self._alarm.to_dict(),
+            "log_e": self._log_e,
+            "quiet_until": self._quiet_until,
+            "verdict": self.deviation.to_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` returned, with no forecast frozen yet."""
-        self._begin()
+        """Continue from what :meth:`state_dict` returned."""
+        alarm, raised_by = state["alarm"], state["raised_by"]
+        self._alarm = None if alarm is None else Evidence.from_dict(alarm)
+        self._raised_by = None if raised_by is None else self.detectors[raised_by]
+        self._log_e, self._quiet_until = state["log_e"], state["quiet_until"]
+        self.deviation = Deviation.from_dict(state["verdict"])
         for detector, part in zip(self.detectors, state["detectors"], strict=True):
             detector.load_state_dict(part)
+            detector.held = self._alarm is not None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaln
 
+from lightning_scaling._utils.state import AttributeState
 from lightning_scaling._utils.stats import robust_std
 from lightning_scaling.detection.base import MAX_EXPONENT, Array, Block, Detector, Evidence, References
 from lightning_scaling.detection.config import DEFAULT, VarianceConfig
@@ -17,7 +18,7 @@ from lightning_scaling.detection.result import DeviationKind
 _SECOND_DIFFERENCE_LOSSES = 3
 
 
-class VarianceDetector(Detector):
+class VarianceDetector(AttributeState, Detector):
     """Evidence that the losses have become noisier, by an e-process.
 
     The noise of a block is its mean absolute second difference, which a straight fall does not enter. Its logarithm is
@@ -30,6 +31,8 @@ class VarianceDetector(Detector):
     Args:
         config: Tuned numbers.
     """
+
+    STATE = ("_settled", "_unused", "_rate", "_calm_blocks", "_seen", "_recent", "_count")
 
     def __init__(self, config: VarianceConfig = DEFAULT.variance) -> None:
         self._config = config
@@ -129,14 +132,21 @@ class VarianceDetector(Detector):
         """Value of the bets that are open."""
         return self._config.bet_share * float(np.sum(np.exp(np.minimum(self._bets[-1], MAX_EXPONENT))))
 
+    def restart(self) -> None:
+        """Drop the reference: no bet is worth more than was spent on it from here on."""
+        self._settled = min(self._settled + self._worth, 1.0 - self._unused)
+        self._rate, self._calm_blocks = math.inf, 0
+        self._forget()
+
     def state_dict(self) -> dict[str, Any]:
-        """What is left of the budget, as builtins: no bet is worth more than was spent on it from here on."""
-        return {"unused": self._unused, "settled": min(self._settled + self._worth, 1.0 - self._unused)}
+        """Budget, reference and bets, as builtins."""
+        return {**super().state_dict(), "tail": self._tail.tolist(), "bets": self._bets.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with what was left of the budget, and without a reference."""
-        self.reset()
-        self._unused, self._settled = float(state["unused"]), float(state["settled"])
+        """Continue from what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
+        self._tail = np.array(state["tail"], dtype=np.float64)
+        self._bets = np.array(state["bets"], dtype=np.float64).reshape(len(self._bets), -1)
 
 
 def _log_t(value: Array, dof: Array) -> Array:

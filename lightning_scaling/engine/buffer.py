@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 _CHUNKS = 4096
-_SAVED_CHUNKS = 256
 
 
 class LossBuffer:
@@ -59,12 +57,9 @@ class LossBuffer:
         return steps / count, losses / count
 
     def state_dict(self) -> dict[str, Any]:
-        """The losses as builtins: at most 256 chunks of them. Saving changes nothing here."""
-        small = copy(self)
-        while np.count_nonzero(small._sums[2]) > _SAVED_CHUNKS:
-            small._double()
-        sums = small._sums[:, small._sums[2] > 0].tolist()
-        return {"stride": small._stride, "seen": small._seen, "sums": sums, "nonfinite": small.nonfinite}
+        """The chunks as builtins."""
+        sums = self._sums[:, self._sums[2] > 0].tolist()
+        return {"stride": self._stride, "seen": self._seen, "sums": sums, "nonfinite": self.nonfinite}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict` returned."""

@@ -107,7 +107,7 @@ class MetricDetectors(RunDetectors):
         self._noise = []
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, as builtins: frozen forecasts are not kept, the budget spent on them is."""
+        """What a resumed run needs, as builtins."""
         return {**super().state_dict(), "noise": list(self._noise)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

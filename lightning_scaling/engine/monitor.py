@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lightning_scaling._utils.state import AttributeState
 from lightning_scaling.advice import Advice, Adviser, RunState
 from lightning_scaling.advice.context import AdviceContext
 from lightning_scaling.advice.repeats import Repeats
@@ -31,14 +32,12 @@ from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.runs.run import Run
 from lightning_scaling.schedule.plan import Plan
 
-__all__ = ["Monitor", "Update"]
-
 _STATE_VERSION = 1
 _MAX_ADVICE_LOG = 1000
 _OTHER_RATES = "the learning rate used is not the planned one"
 
 
-class Monitor:
+class Monitor(AttributeState):
     """Follows one run: capture, forecast, test, advise. Knows neither Lightning nor MLflow.
 
     Updates are due at fixed steps, every 1 % of the plan (every 5 % of the present progress when the plan has no end),
@@ -71,6 +70,8 @@ class Monitor:
         >>> updates[-1].forecast.trust
         'low'
     """
+
+    STATE = ("next_update", "_next_look", "_between_looks", "_rate_ratios", "_follows_rates", "_loss")
 
     def __init__(
         self,
@@ -247,17 +248,19 @@ class Monitor:
         since = self.deviation.since_step
         return f"the run has left the path forecast at step {since:,}" if self.deviation.alarm else ""
 
-    def mark(self, reason: str, *, follow_rates: bool = False) -> None:
-        """Announce a change, such as a resume: tests begin anew, the spent alpha budget stays spent.
+    def mark(self, reason: str, *, follow_rates: bool = False, resumed: bool = False) -> None:
+        """Announce a change: tests begin anew, the spent alpha budget stays spent.
 
         Args:
             reason: What has changed.
             follow_rates: Whether the plan is from now on the rates used, constant from the present.
+            resumed: Whether the run only goes on from a checkpoint: then the tests go on, too.
         """
-        self.curve.mark(reason)
-        self._context.mark(reason)
+        self.curve.mark(reason, resumed=resumed)
+        if not resumed:
+            self._context.mark()
+            self._detectors.restart()
         self._follows_rates = self._follows_rates or follow_rates
-        self._detectors.restart()
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Take diagnostics seen in addition to the losses; they only serve to name what to check first.
@@ -272,12 +275,15 @@ class Monitor:
 
     def replan(self, plan: Plan) -> None:
         """Take a new plan from here on."""
-        self.plan = plan
+        self._take(plan)
         self.curve.replan(plan)
-        self._context.replan(plan)
-        self._renew_forecaster()
         self._detectors.restart(keep_verdict=True)
         self.next_update = next_update_after(plan, max(self.curve.last_step, 0))
+
+    def _take(self, plan: Plan) -> None:
+        self.plan = plan
+        self._context.replan(plan)
+        self._renew_forecaster()
 
     def learn(self, history: RunHistory, *, prior: PriorSource | None = None) -> None:
         """Take a history that arrived after the start: its shapes are the prior of all forecasts from here on.
@@ -303,13 +309,6 @@ class Monitor:
         Raises:
             ValueError: If the rates of the plan are not known, or the change or an option is none that can be made.
             TypeError: If the change has no such option.
-
-        Example:
-            >>> monitor = Monitor(Plan([1, 1000], [1e-3, 1e-3], total_steps=1000))
-            >>> updates = monitor.observe(range(1, 501), [5 * s ** -0.1 for s in range(1, 501)])
-            >>> stopped = monitor.what_if("stop")
-            >>> stopped.total_steps, stopped.extra_compute, stopped.final > monitor.forecast.final
-            (500, -0.5, True)
         """
         return what_if(self.forecast, self.plan, change, **self._what_if_context(), **options)
 
@@ -326,8 +325,7 @@ class Monitor:
 
     def _what_if_context(self) -> dict[str, Any]:
         points = self.metric.points(before(self.curve.points, self.forecast.step))
-        doubtful = self.deviation.alarm or self.forecast.why == _OTHER_RATES
-        doubt = self.forecast.why if doubtful else ""
+        doubt = self.forecast.why if self.deviation.alarm or self.forecast.why == _OTHER_RATES else ""
         known = {"points": points, "doubt": doubt, "monitor": self.metric.name}
         return {**known, "prior": self._prior.source, "config": self.config.forecast}
 
@@ -342,10 +340,7 @@ class Monitor:
         return updates
 
     def run(self, **known: Any) -> Run:
-        """The run recorded so far, one point per bin of the curve.
-
-        Args:
-            **known: Further arguments of :class:`Run`, such as ``name``.
+        """The run recorded so far, one point per bin of the curve; further arguments of :class:`Run` may be given.
 
         Raises:
             ValueError: If no finite loss has been seen yet.
@@ -364,10 +359,10 @@ class Monitor:
             "metric": self.metric.state_dict(),
             "detection": self._detectors.state_dict(),
             **{name: part.state_dict() for name, part in self._parts.items()},
-            "follows_rates": self._follows_rates,
             "forecast_log": [dict(row) for row in self.forecast_log],
+            "advice": self.advice.to_dict(),
             "advice_log": [advice.to_dict() for advice in self.advice_log],
-            "next_update": self.next_update,
+            **super().state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -385,15 +380,19 @@ class Monitor:
             self._detectors.load_state_dict(state["detection"])
         if not self.metric.plain:
             self._prior.again()
-        self._follows_rates = bool(state["follows_rates"])
         self.forecast_log = [dict(row) for row in state["forecast_log"]]
         self.advice_log = [Advice.from_dict(advice) for advice in state["advice_log"]]
-        self.replan(Plan.from_dict(state["plan"]).then(self.plan, self.curve.last_step))
-        if state["plan"]["total_steps"] == self.plan.total_steps:
-            self.next_update = state["next_update"]
+        saved = Plan.from_dict(state["plan"])
+        plan = saved.then(self.plan, self.curve.last_step)
+        if plan.agrees_with(saved, after=self.curve.last_step):
+            self._take(saved)
+        else:
+            self.replan(plan)
+        due = state["next_update"] if saved.total_steps == plan.total_steps else self.next_update
+        super().load_state_dict({**state, "next_update": due})
         if len(self.curve):
             if self._prior.size(self.curve.points):
                 self._renew_forecaster()
-            found = self._forecaster.fit(self.metric.points(self.curve.points), self.curve.last_step)
-            self.forecast = self.metric.forecast(found, known=self.plan.known)
-        self.advice = self.advice_log[-1] if self.advice_log else self.advice
+            on_law = self._forecaster.fit(self.metric.points(self.curve.points), self.curve.last_step)
+            self.forecast = self.metric.forecast(on_law, known=self.plan.known)
+        self.advice = Advice.from_dict(state["advice"])

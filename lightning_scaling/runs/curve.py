@@ -176,7 +176,7 @@ class Curve(AttributeState):
         plan: What the run intends to do; it decides where bins end.
     """
 
-    STATE = ("last_step", "seen", "nonfinite", "nonfinite_tail", "last_nonfinite_step")
+    STATE = ("last_step", "seen", "nonfinite", "nonfinite_tail", "last_nonfinite_step", "broken_at")
 
     def __init__(self, plan: Plan | None = None) -> None:
         self._edges = bin_edges(plan)
@@ -188,15 +188,18 @@ class Curve(AttributeState):
         self.nonfinite = 0
         self.nonfinite_tail = 0
         self.last_nonfinite_step: int | None = None
+        self.broken_at: int | None = None
         self.segments: list[tuple[int, str]] = []
 
     def replan(self, plan: Plan) -> None:
         """Let the bins of the steps to come follow another plan."""
         self._edges = bin_edges(plan)
 
-    def mark(self, reason: str) -> None:
-        """Begin a new segment after the last step seen."""
+    def mark(self, reason: str, *, resumed: bool = False) -> None:
+        """Begin a new segment after the last step seen; of a resume it is only noted, as the curve goes on."""
         self.segments.append((self.last_step, reason))
+        if not resumed:
+            self.broken_at = self.last_step
 
     def add(self, step: ArrayLike, loss: ArrayLike, **columns: ArrayLike | None) -> None:
         """Add losses in the order of training; arguments as :meth:`LossBlock.of`.
@@ -273,8 +276,8 @@ class Curve(AttributeState):
         return int(np.searchsorted(self._edges, self._bins[index, _LAST], side="left"))
 
     def _broken(self, first: float) -> bool:
-        """Whether a segment begins between the open bin and this step."""
-        return bool(self.segments) and self._bins[self._size - 1, _LAST] <= self.segments[-1][0] < first
+        """Whether a change was announced between the open bin and this step."""
+        return self.broken_at is not None and self._bins[self._size - 1, _LAST] <= self.broken_at < first
 
     def __len__(self) -> int:
         return self._size
@@ -307,7 +310,7 @@ class Curve(AttributeState):
     def state_dict(self) -> dict[str, Any]:
         """The curve as builtins."""
         return {
-            "edges": self._edges[self._edges > self.last_step].tolist(),
+            "edges": self._edges[self._edges >= self.last_step].tolist(),
             "bins": self._bins[: self._size].tolist(),
             "window": self._window.tolist(),
             **super().state_dict(),

@@ -59,10 +59,12 @@ class ChangeMarked:
     Attributes:
         reason: What changed.
         follow_rates: Whether the learning rate left the plan.
+        resumed: Whether nothing was changed: the run went on from a checkpoint.
     """
 
     reason: str
     follow_rates: bool = False
+    resumed: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _WARMUP_LEVEL = 0.99
+_SAME_RATE = 1e-3  # of the peak: simulations from other steps differ by less, and no loss shows it
 # equally spaced parts of a run at which two schedules are compared
 _PROFILE = np.linspace(0.01, 1.0, 50)
 
@@ -103,6 +104,14 @@ class Plan:
     def profile_distance(self, other: Plan) -> float:
         """Root mean square difference of two profiles; ``nan`` where one is not known."""
         return float(np.sqrt(np.mean((self.profile - other.profile) ** 2)))
+
+    def agrees_with(self, other: Plan, *, after: int) -> bool:
+        """Whether two plans say the same of the steps after one, up to a thousandth of the peak rate."""
+        if (self.total_steps, self.known) != (other.total_steps, other.known):
+            return False
+        knots = np.union1d(self.steps, other.steps)
+        knots = np.append(knots[knots > after], after + 1)
+        return bool(np.all(np.abs(self.at(knots) - other.at(knots)) <= _SAME_RATE * max(self.peak, other.peak)))
 
     def then(self, future: Plan, step: int) -> Plan:
         """This plan up to a step and another one after it; the other one alone if it covers the past itself."""

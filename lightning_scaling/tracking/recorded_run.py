@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_scaling._utils.formatting import plural
+from lightning_scaling._utils.serialization import with_nonfinite
 from lightning_scaling.runs import events as happened
 from lightning_scaling.runs.events import Event, LossesObserved, PriorLearned, RecordedRun, RunStarted
 from lightning_scaling.schedule.plan import Plan
@@ -101,7 +102,7 @@ def _events(rows: list[dict[str, Any]]) -> list[Event]:
     for row in rows:
         if row["op"] == "header":
             data = row.get("data", {})
-            state = data.get("state")
+            state = with_nonfinite(data.get("state"))
             plan = Plan.from_dict(data["plan"]) if data.get("plan") else Plan.constant(known=False, why="no plan")
             resumed = bool(events) and state is None
             events.append(RunStarted(plan, resumed, state, data.get("engine", {}).get("next_update")))
@@ -130,7 +131,8 @@ def _marked(row: Mapping[str, Any]) -> list[Event]:
     if kind == EventKind.PLAN:
         return [happened.PlanReplaced(Plan.from_dict(data["plan"]))]
     if kind in (EventKind.CHANGE, EventKind.RESUME):
-        return [happened.ChangeMarked(str(row["reason"]), bool(data.get("follow_rates")))]
+        resumed = kind == EventKind.RESUME
+        return [happened.ChangeMarked(str(row["reason"]), bool(data.get("follow_rates")), resumed)]
     return []
 
 

@@ -103,7 +103,7 @@ NONE = Forecast(10, 1000, "relative_multi_power", "none", "")
 def test_after_an_announced_change_earlier_runs_are_no_measure():
     context = AdviceContext(plan(), 10_000)
     context.use(PAST)
-    context.mark("new data")
+    context.mark()
     curve, loss = Curve(), run(9, shift=0.3).loss
     for end in range(10, 300, 10):
         curve.add(STEPS[end - 10 : end], loss[end - 10 : end])

@@ -8,7 +8,7 @@ import pytest
 from lightning_scaling import Run, RunHistory, replay, replay_many
 from lightning_scaling.backtest.many_runs import ReplayCollection, past_runs_of
 from lightning_scaling.backtest.single_run import Replay
-from lightning_scaling.engine.monitor import Update
+from lightning_scaling.engine.records import Update
 
 
 @pytest.fixture

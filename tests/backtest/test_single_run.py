@@ -200,7 +200,7 @@ def test_state_round_trip_continues_with_the_same_forecasts(make_run):
     second = Monitor(run.plan)
     second.load_state_dict(first.state_dict())
     assert second.forecast.final == first.forecast.final
-    second.mark("resumed at step 1100")
+    second.mark("resumed at step 1100", resumed=True)
     updates = second.observe(run.step[1100:], run.loss[1100:], lr=run.lr[1100:]) + second.finish()
     assert updates[-1].forecast.final == pytest.approx(whole.forecast.final, rel=1e-4)
     assert len(second.forecast_log) == len(replay(run))

@@ -103,49 +103,66 @@ def test_the_state_is_builtins_and_survives_a_round_trip(make, fault):
     first, second = make(), make()
     drive(first, [block(step) for step in STEPS[:50]])
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    assert second.state_dict() == first.state_dict()
+    assert json.dumps(second.state_dict()) == json.dumps(first.state_dict())
+    after = [block(step, shift=0.01) for step in STEPS[50:60]]
+    assert drive(second, after) == drive(first, after)
 
 
 @pytest.mark.parametrize(("make", "fault"), CASES[:2])
-def test_a_resume_does_not_renew_the_alpha_budget(make, fault):
-    """The budget and its worth after a resume are at most what they were, and four resumes spend it only once."""
+def test_an_announced_change_does_not_renew_the_alpha_budget(make, fault):
+    """The budget and its worth after a change are at most what they were, and four changes spend it only once."""
     detector, unspent = make(), []
     for start in range(0, 100, 25):
         drive(detector, [block(step, seed=3) for step in STEPS[start : start + 25]])
-        other = make()
-        other.load_state_dict(detector.state_dict())
-        detector = other
+        detector.restart()
         state = detector.state_dict()
         parts = [state] if "unused" in state else [state["own"], state["past_runs"]]
         assert sum(part["unused"] + part["settled"] for part in parts) <= 1 + 1e-12
         unspent.append(sum(part["unused"] for part in parts))
     assert unspent == sorted(unspent, reverse=True)
     assert unspent[-1] < 0.9 * (1.0 if make is VarianceDetector else detector.alpha_share)
-    detector.load_state_dict(state)
-    assert detector.state_dict() == state
+    detector.restart()
+    assert json.dumps(detector.state_dict()) == json.dumps(state)
 
 
-def test_resumed_ten_times_false_alarms_stay_below_alpha():
+def test_with_ten_announced_changes_false_alarms_stay_below_alpha():
     alarms = 0
     for seed in range(60):
         detectors, fired = RunDetectors(ALPHA), False
         for i, step in enumerate(STEPS):
             if i % 10 == 9:
-                state, detectors = detectors.state_dict(), RunDetectors(ALPHA)
-                detectors.load_state_dict(state)
+                detectors.restart()
             fired = fired or detectors.update(block(step, seed=seed), references(step)).alarm
         alarms += fired
     assert alarms <= 6  # 3 expected at the most; 7 or more has probability .04
 
 
-def test_a_change_after_a_resume_is_found():
-    first, second = RunDetectors(), RunDetectors()
+def test_a_fault_after_an_announced_change_is_found():
+    detectors = RunDetectors()
     for step in STEPS[:40]:
-        first.update(block(step), references(step))
-    second.load_state_dict(first.state_dict())
-    verdicts = [second.update(block(s, shift=0.1 * (s > 500)), references(s)) for s in STEPS[40:]]
+        detectors.update(block(step), references(step))
+    detectors.restart()
+    verdicts = [detectors.update(block(s, shift=0.1 * (s > 500)), references(s)) for s in STEPS[40:]]
     assert not any(verdict.alarm for verdict in verdicts[:10])
     assert any(verdict.alarm for verdict in verdicts[10:15])
+
+
+@pytest.mark.parametrize("at", [30, 45, 52, 58, 70])
+def test_saved_at_any_block_the_verdicts_go_on_as_if_nothing_had_been_saved(at):
+    """Before, amid and after a shift of the level from which the run comes back."""
+    whole, resumed = RunDetectors(), RunDetectors()
+    verdicts: dict[RunDetectors, list] = {whole: [], resumed: []}
+    for i, step in enumerate(STEPS):
+        if i == at:
+            state = json.loads(json.dumps(whole.state_dict()))
+            resumed.load_state_dict(state)
+            assert json.dumps(resumed.state_dict()) == json.dumps(state)
+        for detectors, seen in verdicts.items():
+            if i >= at or detectors is whole:
+                seen.append(detectors.update(block(step, shift=0.1 * (500 < step <= 650)), references(step)).to_dict())
+    assert any(verdict["alarm"] for verdict in verdicts[whole])
+    assert not verdicts[whole][-1]["alarm"]
+    assert repr(verdicts[resumed]) == repr(verdicts[whole][at:])
 
 
 class Threshold(AttributeState, Detector):

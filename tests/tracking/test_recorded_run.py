@@ -46,7 +46,7 @@ def follow(tmp_path, plan, loss):
         known = {"plan": monitor.plan.to_dict(), "engine": monitor.config.to_dict(), **(header or {})}
         journal = Journal(path, header=to_builtins(known), **limits)
         if state is not None:
-            monitor.mark(f"resumed at step {begin}")
+            monitor.mark(f"resumed at step {begin}", resumed=True)
             journal.write(
                 "mark", {"reason": f"resumed at step {begin}", "step": begin, "data": {"kind": EventKind.RESUME}}
             )
