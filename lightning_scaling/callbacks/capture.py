@@ -23,7 +23,7 @@ _MAX_PENDING = 4096  # batches; bounds the memory of a run that flushes seldom
 _FLUSH_INTERVAL = 5.0  # seconds of training: fresh enough for charts, rare enough to cost nothing
 _STATE_VERSION = 1
 _COUNTERS = ("micro_batches", "optimizer_steps", "steps", "skipped", "samples", "tokens", "flops", "seconds")
-_FAILED, _ELAPSED, _OWN, _SKIPPED, _PACE = range(5)
+_FAILED, _ELAPSED, _OWN, _SKIPPED, _PACE, _READY = range(6)
 
 
 class Capture(AttributeState):
@@ -50,6 +50,8 @@ class Capture(AttributeState):
         own_seconds: The part of ``seconds`` that went into monitoring, set by the caller; rank 0's after a flush.
         extra_reductions: Called at each flush for further numbers to be summed over the ranks, as many on each of them.
         reduced_extras: Their sums at the latest flush.
+        ready: Whether rank zero has something for the others, set by the caller there; after a flush, on all ranks,
+            whether they know that they all take it now.
     """
 
     STATE = (*_COUNTERS, "own_seconds", "_partial", "_last_step")
@@ -67,6 +69,7 @@ class Capture(AttributeState):
         self._partial: list[Any] = [0.0, 0]
         self._last_step = 0
         self._paced: list[float] = [0.0, 0.0]
+        self.ready = False
 
     def attach(self, trainer: Any, module: Any) -> None:
         """Begin, or go on, with this Trainer; called when training starts and everything has been restored."""
@@ -206,9 +209,9 @@ class Capture(AttributeState):
         ends = np.flatnonzero(np.diff(done, prepend=self._done)) + 1
         now = self._clock()
         elapsed, self._since = now - self._since, now
-        header = np.zeros(5)
+        header = np.zeros(6)
         if self.ranks.first:
-            header[[_ELAPSED, _OWN, _PACE]] = elapsed, self.own_seconds, now - self._paced_at
+            header[[_ELAPSED, _OWN, _PACE, _READY]] = elapsed, self.own_seconds, now - self._paced_at, self.ready
         try:
             if self.hooks.failure is not None:
                 raise self.hooks.failure
@@ -234,6 +237,7 @@ class Capture(AttributeState):
             self._done = self.hooks.progress.completed if every_batch else int(done[-1])
         self.skipped += round(header[_SKIPPED])
         self.seconds += float(header[_ELAPSED])
+        self.ready = bool(header[_READY]) and together
         if together:
             self.own_seconds = float(header[_OWN])
             self._paced = [self._position - self._paced_from, self._paced[1] + float(header[_PACE])]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
@@ -40,10 +41,17 @@ class Ranks:
         """Sum of an array over all ranks: one collective, the same result on each of them."""
         if self.world == 1:
             return rows
-        device = self._strategy.root_device
-        sent = torch.from_numpy(np.ascontiguousarray(rows)).to(device)
-        received: torch.Tensor = self._strategy.reduce(sent, reduce_op="sum")
-        return received.cpu().numpy().astype(np.float64, copy=False)
+        summed = torch.from_numpy(np.ascontiguousarray(rows)).to(self._strategy.root_device, copy=True)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(summed)  # the strategy would have the devices meet at a barrier first
+        else:
+            summed = self._strategy.reduce(summed, reduce_op="sum")
+        return summed.cpu().numpy().astype(np.float64, copy=False)
+
+    def broadcast(self, sent: bytes) -> bytes:
+        """What rank zero sends, on all ranks."""
+        received: bytes = self._strategy.broadcast(sent)
+        return received
 
     def sum_parts(self, *parts: NDArray[np.float64]) -> list[NDArray[np.float64]]:
         """Sums of several arrays over all ranks, in one collective."""

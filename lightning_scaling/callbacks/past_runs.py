@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from lightning_scaling.callbacks.console import Console
+from lightning_scaling.callbacks.distributed import Ranks
 from lightning_scaling.callbacks.run_logger import RunLogger
 from lightning_scaling.callbacks.settings import Settings
 from lightning_scaling.engine.monitor import Monitor
@@ -16,29 +19,39 @@ from lightning_scaling.history.reader_thread import HistoryReader
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.tracking import EventKind
 
+Prior: TypeAlias = Family | ShapePrior
+
+
+def _learn(history: RunHistory, *, params: int | None, shared: bool) -> tuple[Prior, bytes]:
+    """The prior made of past runs, and both as the bytes that other ranks get."""
+    prior = family_prior(history, params)
+    return prior, pickle.dumps((history, prior)) if shared else b""
+
 
 class PastRuns:
-    """Has past runs read in a thread of their own, on rank zero, and passes them to the engine when they are there.
+    """Has past runs read in a thread of their own, on rank zero, and passes them to all engines when they are there.
 
     Args:
         settings: The arguments of the callback.
         console: Where to report what was read.
         engine: The engine that uses them.
         logger: Knows the run's own place in MLflow, and writes the journal.
+        ranks: The processes of the run.
 
     Attributes:
         runs: Past runs of the family; ``None`` until they are known.
         source: Where they are read from, if they are.
     """
 
-    def __init__(self, settings: Settings, console: Console, engine: Monitor, logger: RunLogger) -> None:
+    def __init__(self, settings: Settings, console: Console, engine: Monitor, logger: RunLogger, ranks: Ranks) -> None:
         self.runs: RunHistory | None = settings.past_runs
         self.source: str | Path | None = settings.to_read
         self._console, self._engine, self._logger = console, engine, logger
-        self._reader: HistoryReader[Family | ShapePrior] | None = None
+        self._ranks = ranks
+        self._reader: HistoryReader[tuple[Prior, bytes]] | None = None
         if self.source is not None and logger.first:
-            prior = partial(family_prior, params=engine.config.params)
-            reader = HistoryReader(self.source, **logger.own_run_fields, metric=settings.monitor, then=prior)
+            learn = partial(_learn, params=engine.config.params, shared=ranks.world > 1)
+            reader = HistoryReader(self.source, **logger.own_run_fields, metric=settings.monitor, then=learn)
             self._reader = reader.start()
 
     @property
@@ -58,15 +71,31 @@ class PastRuns:
             runs = [run.meta.get("run_id") or run.name for run in given]
             self._mark({"source": source, "runs": runs, "calibration": calibration})
 
+    @property
+    def ready(self) -> bool:
+        """Whether this rank has read them and not passed them on yet."""
+        return self._reader is not None and self._reader.poll() is not None
+
+    def _use(self, history: RunHistory, prior: Prior) -> None:
+        self.runs = history
+        self._engine.learn(history, prior=prior)
+
     def deliver(self) -> None:
-        """Pass what has been read to the engine, if it is ready, and journal the step at which it takes effect."""
+        """Pass what rank zero has read to the engines of all ranks, and journal the step at which it takes effect.
+
+        To be called by all ranks at one point, once rank zero is :attr:`ready`.
+        """
         found = None if self._reader is None else self._reader.poll()
         if found is None:
+            if sent := self._ranks.broadcast(b""):
+                self._use(*pickle.loads(sent))
             return
         self._reader = None
-        if found.history is not None:
-            self.runs = found.history
-            self._engine.learn(found.history, prior=found.result)
+        prior, sent = found.result or (None, b"")
+        if self._ranks.world > 1:
+            self._ranks.broadcast(sent)
+        if found.history is not None and prior is not None:
+            self._use(found.history, prior)
             self._mark(found.data)
             self._logger.prior_forecast(self._engine)
         if found.failed:

@@ -92,7 +92,7 @@ class Session:
         if self._resumed:
             self.engine.mark(self._resumed, resumed=True)
         self.logger = RunLogger(settings, trainer, self._console, state, scope=scope)
-        self.past_runs = PastRuns(settings, self._console, self.engine, self.logger)
+        self.past_runs = PastRuns(settings, self._console, self.engine, self.logger, self.capture.ranks)
         self._diagnostics = Diagnostics(trainer, module, self.sizes)
         if state is not None:
             self._diagnostics.load_state_dict(state["diagnostics"])
@@ -178,12 +178,14 @@ class Session:
         before, counted = capture.micro_batches, capture.counted
         budget.book(capture.hooks.seconds + self.gradients.seconds + self.sizes.seconds)
         capture.hooks.seconds = self.gradients.seconds = self.sizes.seconds = 0.0
+        capture.ready = self._introduced and self.past_runs.ready
         block = capture.flush(together=together, looking=looking, closing=closing)
-        batches = capture.micro_batches - before
+        if capture.ready:  # at once: nothing may fail on one rank before all have met here
+            self.past_runs.deliver()
         if at_batch:
             stepped = getattr(self._trainer.fit_loop.epoch_loop, "_batches_that_stepped", capture.steps - 1)
             self._lead = capture.steps - stepped
-        self._update_gradients(batches, counted)
+        self._update_gradients(capture.micro_batches - before, counted)
         if not self._introduced and capture.steps:
             self._introduce()
             self._setup_seconds += self._clock() - begun
@@ -192,11 +194,9 @@ class Session:
             sentence = "Changes of the plan are not followed ({cause}); the forecasts rest on the plan of the start."
             self._guard.run("changes", sentence, self._follow_changes)
         budget.begin_flush(begun)
-        if self._introduced:
-            self.past_runs.deliver()
-            if at_batch:  # an unusual optimizer may fail: the rest can do without
-                updating = len(block) > 0 and block.step[-1] >= engine.next_update
-                self._guard.run("diagnostics", "The diagnostics could not be taken: {cause}", self._diagnose, updating)
+        if self._introduced and at_batch:  # an unusual optimizer may fail: the rest can do without
+            updating = len(block) > 0 and block.step[-1] >= engine.next_update
+            self._guard.run("diagnostics", "The diagnostics could not be taken: {cause}", self._diagnose, updating)
         if len(block):
             updates = engine.observe(**block.columns())
             self.logger.points(block)
@@ -209,7 +209,7 @@ class Session:
                 "No loss has been seen, because `training_step` returns none: return it (a tensor, or a dict with the "
                 "key 'loss'), or name a logged metric with `monitor=`.",
             )
-        budget.end_flush(begun, self.hooks.per_batch * batches)
+        budget.end_flush(begun, self.hooks.per_batch * (capture.micro_batches - before))
         capture.aim(None if budget.exceeded(engine.next_update) else engine.next_look)
 
     def _introduce(self) -> None:
