@@ -22,7 +22,7 @@ from lightning_scaling.callbacks.distributed import Ranks
 _MAX_PENDING = 4096  # batches; bounds the memory of a run that flushes seldom
 _FLUSH_INTERVAL = 5.0  # seconds of training: fresh enough for charts, rare enough to cost nothing
 _STATE_VERSION = 1
-_COUNTERS = ("micro_batches", "optimizer_steps", "steps", "skipped", "samples", "tokens", "flops", "seconds")
+COUNTERS = ("micro_batches", "optimizer_steps", "steps", "skipped", "samples", "tokens", "flops", "seconds")
 _FAILED, _ELAPSED, _OWN, _SKIPPED, _PACE, _READY = range(6)
 
 
@@ -54,7 +54,7 @@ class Capture(AttributeState):
             whether they know that they all take it now.
     """
 
-    STATE = (*_COUNTERS, "own_seconds", "_partial", "_last_step")
+    STATE = (*COUNTERS, "own_seconds", "_partial", "_last_step")
 
     def __init__(self, sizes: BatchSizeMeter, *, metric: str | None, clock: Callable[[], float]) -> None:
         self.metric = metric
@@ -165,7 +165,7 @@ class Capture(AttributeState):
 
     def totals(self) -> dict[str, Any]:
         """All counters as of the last flush, by name."""
-        return {name: getattr(self, name) for name in _COUNTERS}
+        return {name: getattr(self, name) for name in COUNTERS}
 
     @property
     def at_the_end(self) -> bool:

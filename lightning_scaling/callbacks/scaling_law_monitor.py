@@ -12,10 +12,9 @@ from lightning_scaling.callbacks.guard import Guard, SetupError, guarded, is_fit
 from lightning_scaling.callbacks.monitor_results import MonitorResults
 from lightning_scaling.callbacks.session import Session
 from lightning_scaling.callbacks.settings import Settings
+from lightning_scaling.callbacks.spawned import SpawnedResults
 from lightning_scaling.compute import BatchCounter, FlopMeter, ParamCounts, count_params
-from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.runs.history import RunHistory
-from lightning_scaling.schedule import Plan
 from lightning_scaling.schedule.from_trainer import in_statistics_pass
 
 __all__ = ["ScalingAdviceWarning", "ScalingLawMonitor"]
@@ -140,13 +139,12 @@ class ScalingLawMonitor(MonitorResults):
         self._key = self._generate_state_key(monitor=monitor)
         BatchCounter(count)
         FlopMeter(flops)
-        self._engine = None
-        self._session = self._last_session = None
+        self._latest = self._session = self._last_session = self._ended = None
+        self._spawned = SpawnedResults()
         self._counts: ParamCounts | None = None
         self._loaded: dict[str, Any] | None = None
         self._saved: dict[str, Any] = {}
         self._scope = ""
-        self._ended: dict[str, Any] = {}
         self._resting: Session | None = None
         self._watchers: list[Callable[[Session], None]] = []
         self._guard = Guard()
@@ -229,14 +227,13 @@ class ScalingLawMonitor(MonitorResults):
         """Begin to observe; the checkpoint, if any, has been restored."""
         state = self._state_for(trainer)
         self._loaded, self._saved = None, state or {}
-        self._engine = self._session = self._resting = self._last_session = None
-        self._ended = {}
+        self._latest = self._session = self._resting = self._last_session = self._ended = None
         if trainer.fast_dev_run:
             return
         session = Session(self._settings, trainer, pl_module, self._counts, state, scope=self._scope)
         session.watchers = self._watchers
         self._last_session = self._session = session
-        self._engine = session.engine
+        self._latest = session.engine
 
     @guarded
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -279,6 +276,7 @@ class ScalingLawMonitor(MonitorResults):
             self._restore(loaded)
         if session is not None:
             self._keep(session)
+            self._spawned.send(trainer, self._saved)
             if not session.close(_END_SECONDS):
                 warn(
                     f"The end of the run was not recorded in full within {_END_SECONDS:.0f} s; what had not ended by "
@@ -329,7 +327,8 @@ class ScalingLawMonitor(MonitorResults):
             self._keep(session, flush=True)
 
     def _keep(self, session: Session, **options: bool) -> None:
-        self._saved = {"version": _STATE_VERSION, **session.state_dict(**options)}
+        params = None if session.counts is None else session.counts.total
+        self._saved = {"version": _STATE_VERSION, "params": params, **session.state_dict(**options)}
 
     def _state_for(self, trainer: Any) -> dict[str, Any] | None:
         """The state that this fit goes on from; ``None`` for a new run.
@@ -350,21 +349,6 @@ class ScalingLawMonitor(MonitorResults):
 
     def _transient(self) -> dict[str, Any]:
         return {"_session": None, "_resting": None, "_last_session": None, "_watchers": []}
-
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        """Know again what a checkpoint knows of a run."""
-        counts = self._counts
-        config = self._settings.for_engine(None if counts is None else counts.total)
-        engine = Monitor(Plan.from_dict(state["engine"]["plan"]), config)
-        engine.load_state_dict(state["engine"])
-        engine.finish()
-        self._engine, self._last_session = engine, None
-        counted = state["capture"]
-        steps, known = counted["steps"] or 1, counted["samples"] if counted["tokens"] is None else counted["tokens"]
-        self._ended = {
-            "tokens_per_step": known and known / steps,
-            "flops_per_step": counted["flops"] and counted["flops"] / steps,
-        }
 
     def _count(self, module: Any) -> None:
         """Keep the larger count: a module may make its layers late, and a sharded one shows only a part of them."""

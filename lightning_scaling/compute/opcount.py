@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 Formula = Callable[..., int]
 
-_CHEAP_SPACES = frozenset(("aten", "prim", "prims", "profiler", "c10d", "_c10d_functional", "inductor"))
+_CHEAP_SPACES = frozenset(("aten", "prim", "prims", "profiler", "c10d", "_c10d_functional", "fsdp", "inductor"))
 _LOOKUPS = frozenset(("embedding", "_embedding_bag", "index", "index_select", "gather", "_unsafe_index"))
 _HEAVY_PREFIXES = ("linalg_", "_linalg_", "cholesky", "_sparse_mm", "triangular_solve", "ormqr", "histogram")
 _CHECKPOINT_FILES = ("checkpoint.py", "checkpointing.py", "checkpoint_activations.py")
