@@ -14,63 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
+from _mlflow_server import Server
+
 STEPS, QUICK_STEPS = 1000, 300
-START_WITHIN, END_WITHIN = 180.0, 3600.0
-
-
-class Server:
-    """An MLflow server on sqlite in a folder, in a process group of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> float:
-        """Start it and wait until it answers; returns the seconds that took."""
-        self.signal(signal.SIGKILL)
-        began = time.monotonic()
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
-        self.process = subprocess.Popen(
-            command,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        while time.monotonic() - began < START_WITHIN:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
-                    if answer.status == 200:
-                        return time.monotonic() - began
-            except OSError:
-                time.sleep(0.5)
-            if self.process.poll() is not None:
-                break
-        self.signal(signal.SIGKILL)
-        raise SystemExit(f"The MLflow server did not answer within {START_WITHIN:.0f} s.")
-
-    def signal(self, number: int) -> None:
-        """Send a signal to all its processes."""
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, number)
-            if number == signal.SIGKILL:
-                self.process.wait()
+END_WITHIN = 3600.0
 
 
 def measure(server: Server, scenario: str, steps: int, *, baseline: bool) -> dict:
