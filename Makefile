@@ -5,6 +5,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints-dev.txt
 DEMO_ARGS ?=
 TEST_ARGS ?=
+MATRIX_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ STAMP := $(VENV)/.installed
 
 export LIGHTNING_SCALING_DATA ?= ../shared/data
 
-.PHONY: help install demo test lint types bench soak wheel clean
+.PHONY: help install demo test lint types bench soak matrix wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +23,7 @@ help:
 	@echo "make lint    ruff check and format check          make types   mypy --strict"
 	@echo "make bench   every benchmark in reduced form      make wheel   build and check the wheel"
 	@echo "make soak    faults put into trainings: how many survive (SHORT=1: under four minutes)"
+	@echo "make matrix  part of the tests with the oldest and newest versions (MATRIX_ARGS=--list; up to an hour)"
 	@echo "make clean   remove what was built"
 
 # torch goes first and alone: everything after it then finds a torch already there.
@@ -55,6 +57,10 @@ bench: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python benchmarks/soak.py $(if $(SHORT),--quick)
+
+# Makes environments of its own, one after another, and needs none of the Pythons but the one that starts it.
+matrix:
+	@$(PYTHON) .ci/matrix $(MATRIX_ARGS)
 
 wheel: $(STAMP)
 	@PYTHON=$(BIN)/python CONSTRAINTS=$(CONSTRAINTS) .ci/wheel

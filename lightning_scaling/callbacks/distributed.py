@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 from torch.utils.data import DataLoader, IterableDataset
 
 _EXCHANGING_HOOKS = ("allreduce_hook", "fp16_compress_hook", "bf16_compress_hook", "powerSGD_hook")
@@ -77,7 +77,7 @@ class Ranks:
         """
         if self.world == 1:
             return True
-        loaders = tree_leaves(trainer.train_dataloader)
+        loaders = tree_flatten(trainer.train_dataloader)[0]
         sized = all(isinstance(one, DataLoader) and not isinstance(one.dataset, IterableDataset) for one in loaders)
         batches = trainer.num_training_batches if sized else float("nan")
         first = float(self._strategy.broadcast(float(batches)))

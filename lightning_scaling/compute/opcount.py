@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode, _push_mode
+from torch.utils._pytree import tree_map
 
 Formula = Callable[..., int]
 
@@ -230,14 +231,32 @@ def _tensors(args: Iterable[Any]) -> Iterator[Tensor]:
 
 @functools.cache
 def _formulas() -> dict[Any, Formula]:
-    # torch before 2.2 calls it a mapping
-    torchs: dict[Any, Formula] = getattr(flop_counter, "flop_registry", None) or vars(flop_counter)["flop_mapping"]
+    torchs = _formulas_of_torch()
     found = {getattr(torch.ops.aten, name): formula for name, formula in _OURS.items() if hasattr(torch.ops.aten, name)}
     found.update(torchs)
     for packet, formula in torchs.items():
         if "attention" in (name := _name(packet)) and "backward" in name:
             found[packet] = _without_rebuilding(formula)
     return found
+
+
+def _formulas_of_torch() -> dict[Any, Formula]:
+    registry: dict[Any, Formula] | None = getattr(flop_counter, "flop_registry", None)
+    if registry is not None:
+        return registry
+    # torch before 2.2 has a mapping, and the functions in it take shapes
+    return {packet: _given_shapes(formula) for packet, formula in vars(flop_counter)["flop_mapping"].items()}
+
+
+def _given_shapes(formula: Formula) -> Formula:
+    """A formula of shapes as one of tensors."""
+
+    @functools.wraps(formula)
+    def of_tensors(*args: Any, out_val: Any = None, **kwargs: Any) -> int:
+        shapes = tree_map(vars(flop_counter)["get_shape"], (args, kwargs, out_val))
+        return int(formula(*shapes[0], **shapes[1], out_shape=shapes[2]))
+
+    return of_tensors
 
 
 def _without_rebuilding(formula: Formula) -> Formula:

@@ -1,4 +1,5 @@
 import importlib
+import importlib.util
 import random
 from collections import UserDict
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
+NAMESPACES = [one for one in ("lightning.pytorch", "pytorch_lightning") if importlib.util.find_spec(one.split(".")[0])]
 _LIGHTNING_WARNS = (
     "ignore:.*does not have many workers",
     "ignore:.*LeafSpec.* is deprecated:FutureWarning",
@@ -25,12 +26,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(params=NAMESPACES)
 def both(request):
-    """Each of Lightning's two names in turn."""
+    """Each of Lightning's two names that is installed, in turn."""
     return importlib.import_module(request.param)
 
 
 @pytest.fixture
 def pl():
+    """``lightning.pytorch``, or ``pytorch_lightning`` where that alone is installed."""
     return importlib.import_module(NAMESPACES[0])
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from importlib import import_module
 
 import pytest
 
@@ -47,6 +48,7 @@ ALONE = """
     ("used", "blocked"), [("pytorch_lightning", "lightning"), ("lightning.pytorch", "pytorch_lightning")]
 )
 def test_one_of_them_alone(used, blocked, tmp_path):
+    pytest.importorskip(used)
     code = textwrap.dedent(ALONE).format(used=used, blocked=blocked)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
@@ -87,8 +89,6 @@ def no_arguments(monkeypatch):
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_yaml_of_the_lightning_cli(both, module, tmp_path, alone):
-    from importlib import import_module
-
     cli = import_module(f"{both.__name__}.cli")
     entry = """
         class_path: lightning_scaling.callbacks.ScalingLawMonitor
@@ -121,8 +121,7 @@ def test_yaml_of_the_lightning_cli(both, module, tmp_path, alone):
 
 
 def test_functions_can_be_named_in_yaml(pl, module, tmp_path):
-    from lightning.pytorch.cli import LightningCLI
-
+    LightningCLI = import_module(f"{pl.__name__}.cli").LightningCLI
     config = tmp_path / "config.yaml"
     config.write_text(
         "trainer:\n  accelerator: cpu\n  logger: false\n  callbacks:\n    - class_path: "

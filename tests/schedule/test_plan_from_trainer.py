@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 
-import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint, StochasticWeightAveraging
 from torch.optim import lr_scheduler as lrs
 from torch.optim.swa_utils import SWALR
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_scaling.schedule.from_trainer import plan_from_trainer
+
+L = importlib.import_module("lightning.pytorch" if importlib.util.find_spec("lightning") else "pytorch_lightning")
+GradientAccumulationScheduler = L.callbacks.GradientAccumulationScheduler
+ModelCheckpoint, StochasticWeightAveraging = L.callbacks.ModelCheckpoint, L.callbacks.StochasticWeightAveraging
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),

@@ -77,19 +77,21 @@ def test_a_param_that_somebody_else_sets_meanwhile_is_refused_without_harm_to_th
 
 
 def test_odd_keys_and_long_values_are_made_to_fit(store):
+    from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH
+
     run = store.run()
     target = opened(store, run)
     target.write(
         metrics=[Point("k" * 300, 1.0, 0, 0), Point("a@b|c", 2.0, 0, 0), Point("/x//y/", 3.0, 0, 0)],
-        params={"long": "v" * 7000, "p" * 260: "x"},
-        tags={"t" * 300: "x", "long": "v" * 9000, "number": 5},
+        params={"long": "v" * (MAX_PARAM_VAL_LENGTH + 1000), "p" * 260: "x"},
+        tags={"t" * 300: "x", "long": "v" * (MAX_TAG_VAL_LENGTH + 1000), "number": 5},
     )
     data = store.data(run)
     assert data.metrics["a_b_c"] == 2.0
     assert data.metrics["x/y"] == 3.0
     assert sorted(len(key) for key in data.metrics) == [3, 5, 250]
-    assert len(data.params["long"]) == 6000
-    assert len(data.tags["long"]) == 8000
+    assert len(data.params["long"]) == MAX_PARAM_VAL_LENGTH
+    assert len(data.tags["long"]) == MAX_TAG_VAL_LENGTH
     assert data.tags["number"] == "5"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import glob
 import importlib
+import importlib.util
 import os
 import secrets
 import shutil
@@ -165,10 +166,7 @@ def train(server: Server, tmp_path: Path) -> Callable[..., Training]:
     import torch
     from mlflow.tracking import MlflowClient
 
-    try:
-        pl = importlib.import_module("lightning.pytorch")
-    except ImportError:
-        pl = importlib.import_module("pytorch_lightning")
+    pl = importlib.import_module("lightning.pytorch" if importlib.util.find_spec("lightning") else "pytorch_lightning")
 
     class Model(pl.LightningModule):
         def __init__(self) -> None:
