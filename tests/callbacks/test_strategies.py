@@ -1,4 +1,4 @@
-"""Several processes, however Lightning starts them: counts, one forecast on all ranks, results where ``fit`` was called."""
+"""Several processes, however started: counts, one forecast on all ranks, results where ``fit`` was called."""
 
 from __future__ import annotations
 
