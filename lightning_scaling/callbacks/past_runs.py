@@ -15,7 +15,7 @@ from lightning_scaling.engine.monitor import Monitor
 from lightning_scaling.forecast import family_prior
 from lightning_scaling.forecast.priors.base import ShapePrior
 from lightning_scaling.forecast.priors.family import Family
-from lightning_scaling.history.reader_thread import HistoryReader
+from lightning_scaling.history.reader_thread import HistoryReader, ReadHistory
 from lightning_scaling.runs.history import RunHistory
 from lightning_scaling.tracking import EventKind
 
@@ -36,21 +36,22 @@ class PastRuns:
         console: Where to report what was read.
         engine: The engine that uses them.
         logger: Knows the run's own place in MLflow, and writes the journal.
-        ranks: The processes of the run.
+        world: How many processes the run has.
 
     Attributes:
         runs: Past runs of the family; ``None`` until they are known.
         source: Where they are read from, if they are.
     """
 
-    def __init__(self, settings: Settings, console: Console, engine: Monitor, logger: RunLogger, ranks: Ranks) -> None:
+    def __init__(self, settings: Settings, console: Console, engine: Monitor, logger: RunLogger, world: int) -> None:
         self.runs: RunHistory | None = settings.past_runs
         self.source: str | Path | None = settings.to_read
         self._console, self._engine, self._logger = console, engine, logger
-        self._ranks = ranks
         self._reader: HistoryReader[tuple[Prior, bytes]] | None = None
+        self._found: ReadHistory[tuple[Prior, bytes]] | None = None
+        self._shared: tuple[RunHistory, Prior] | None = None
         if self.source is not None and logger.first:
-            learn = partial(_learn, params=engine.config.params, shared=ranks.world > 1)
+            learn = partial(_learn, params=engine.config.params, shared=world > 1)
             reader = HistoryReader(self.source, **logger.own_run_fields, metric=settings.monitor, then=learn)
             self._reader = reader.start()
 
@@ -76,26 +77,32 @@ class PastRuns:
         """Whether this rank has read them and not passed them on yet."""
         return self._reader is not None and self._reader.poll() is not None
 
-    def _use(self, history: RunHistory, prior: Prior) -> None:
-        self.runs = history
-        self._engine.learn(history, prior=prior)
-
-    def deliver(self) -> None:
-        """Pass what rank zero has read to the engines of all ranks, and journal the step at which it takes effect.
+    def share(self, ranks: Ranks) -> None:
+        """Let all ranks have what rank zero has read.
 
         To be called by all ranks at one point, once rank zero is :attr:`ready`.
         """
         found = None if self._reader is None else self._reader.poll()
         if found is None:
-            if sent := self._ranks.broadcast(b""):
-                self._use(*pickle.loads(sent))
+            sent = ranks.broadcast(b"")
+            self._shared = pickle.loads(sent) if sent else None
             return
-        self._reader = None
+        self._reader, self._found = None, found
         prior, sent = found.result or (None, b"")
-        if self._ranks.world > 1:
-            self._ranks.broadcast(sent)
+        if ranks.world > 1:
+            ranks.broadcast(sent)
         if found.history is not None and prior is not None:
-            self._use(found.history, prior)
+            self._shared = found.history, prior
+
+    def deliver(self) -> None:
+        """Pass what was shared to the engine, and journal the step at which it takes effect."""
+        (found, shared), self._found, self._shared = (self._found, self._shared), None, None
+        if shared is not None:
+            self.runs, prior = shared
+            self._engine.learn(self.runs, prior=prior)
+        if found is None:
+            return
+        if shared is not None:
             self._mark(found.data)
             self._logger.prior_forecast(self._engine)
         if found.failed:

@@ -92,7 +92,7 @@ class Session:
         if self._resumed:
             self.engine.mark(self._resumed, resumed=True)
         self.logger = RunLogger(settings, trainer, self._console, state, scope=scope)
-        self.past_runs = PastRuns(settings, self._console, self.engine, self.logger, self.capture.ranks)
+        self.past_runs = PastRuns(settings, self._console, self.engine, self.logger, self.capture.ranks.world)
         self._diagnostics = Diagnostics(trainer, module, self.sizes)
         if state is not None:
             self._diagnostics.load_state_dict(state["diagnostics"])
@@ -148,8 +148,7 @@ class Session:
         if isinstance(error, CaptureError) or self._closed or self.capture.alone:
             return False
         self.sizes.end(failed=True)
-        self.batch_started = None
-        self.capture.hooks.failure = error
+        self.batch_started, self.capture.hooks.failure = None, error
         return True
 
     def flush(self, *, together: bool, looking: bool = False, closing: bool = False, at_batch: bool = False) -> None:
@@ -178,10 +177,10 @@ class Session:
         before, counted = capture.micro_batches, capture.counted
         budget.book(capture.hooks.seconds + self.gradients.seconds + self.sizes.seconds)
         capture.hooks.seconds = self.gradients.seconds = self.sizes.seconds = 0.0
-        capture.ready = self._introduced and self.past_runs.ready
+        capture.ready = self.past_runs.ready
         block = capture.flush(together=together, looking=looking, closing=closing)
         if capture.ready:  # at once: nothing may fail on one rank before all have met here
-            self.past_runs.deliver()
+            self.past_runs.share(capture.ranks)
         if at_batch:
             stepped = getattr(self._trainer.fit_loop.epoch_loop, "_batches_that_stepped", capture.steps - 1)
             self._lead = capture.steps - stepped
@@ -194,6 +193,8 @@ class Session:
             sentence = "Changes of the plan are not followed ({cause}); the forecasts rest on the plan of the start."
             self._guard.run("changes", sentence, self._follow_changes)
         budget.begin_flush(begun)
+        if self._introduced:
+            self.past_runs.deliver()
         if self._introduced and at_batch:  # an unusual optimizer may fail: the rest can do without
             updating = len(block) > 0 and block.step[-1] >= engine.next_update
             self._guard.run("diagnostics", "The diagnostics could not be taken: {cause}", self._diagnose, updating)
@@ -326,8 +327,8 @@ class Session:
         return within(seconds, function, *args)
 
     def _conclude(self) -> None:
-        total = self.engine.plan.total_steps
-        self.status = RunStatus.STOPPED_EARLY if total and self.capture.steps < total else RunStatus.FINISHED
+        early = self.capture.steps < (self.engine.plan.total_steps or 0)
+        self.status = RunStatus.STOPPED_EARLY if early else RunStatus.FINISHED
         self.budget.book()
         self._report(self.engine.finish())
         self.past_runs.cancel()
@@ -343,8 +344,8 @@ class Session:
         return self._within(max(seconds, 0.0), self._close, seconds)
 
     def _close(self, deadline: float) -> None:
-        spent = {"overhead": self.budget.fraction, "setup_seconds": self._setup_seconds}
         try:
+            spent = {"overhead": self.budget.fraction, "setup_seconds": self._setup_seconds}
             self.logger.close(self.engine, self.run_fields(), spent, self.status, deadline)
         finally:
             self._console.close()
