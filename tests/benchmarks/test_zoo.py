@@ -1,0 +1,62 @@
+"""The zoo of small trainings: repeatable, cached, and with everything that forecasts are judged by."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import zoo
+from _zoo_catalogue import trainings
+from _zoo_training import factor, train
+
+
+def shortened(source: str):
+    first = next(one for one in trainings() if one.source == source)
+    return replace(first, steps=40)
+
+
+@pytest.mark.parametrize("source", sorted({one.source for one in trainings()}))
+def test_every_source_trains(source):
+    curves = train(shortened(source))
+    assert len(curves["train_loss"]) == 40
+    for table in curves.values():
+        assert table.loss.notna().all()
+        assert (table.lr >= 0).all()
+
+
+def test_the_same_training_gives_the_same_numbers():
+    one, other = (train(shortened("digits_dropout")) for _ in range(2))
+    for metric, table in one.items():
+        pd.testing.assert_frame_equal(table, other[metric])
+
+
+def test_names_are_unique_and_kinds_and_schedules_many():
+    every = trainings()
+    assert len({one.name for one in every}) == len(every) >= 60
+    assert len({one.source for one in every}) >= 40
+    assert len({one.schedule for one in every}) >= 10
+    assert len({one.optimizer for one in every}) >= 5
+
+
+def test_the_quick_zoo_is_written_and_kept(tmp_path):
+    arguments = argparse.Namespace(quick=True, only="", out=str(tmp_path))
+    report = zoo.measure(arguments)
+    runs, curves = pd.read_csv(tmp_path / "runs.csv"), pd.read_csv(tmp_path / "curves.csv.gz")
+    assert set(runs.run_id) == set(curves.run_id)
+    assert {"training", "held_out", "bounded"} <= set(runs.kind)
+    assert report.document["seconds"] > 0
+    assert zoo.measure(arguments).document["seconds"] == 0
+
+
+@pytest.mark.parametrize("schedule", sorted({one.schedule for one in trainings()} - {"plateau"}))
+def test_schedules_stay_between_zero_and_the_peak(schedule):
+    rates = [factor(schedule, step / 100) for step in range(100)]
+    assert max(rates) == pytest.approx(1, abs=0.02)
+    assert min(rates) >= 0
