@@ -196,7 +196,7 @@ _SOURCES = {
     ]),
     "multitask": (objectives.multitask(), [
         (1200, 2e-3, "cosine", _ADAM),
-        (1500, 0.05, "step", _SGD, _MOMENTUM),
+        (1500, 0.01, "step", _SGD, _MOMENTUM),
     ]),
     "density_mixture": (objectives.density(), [
         (2500, 2e-3, "cosine", _ADAM),
