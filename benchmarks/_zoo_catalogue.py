@@ -63,7 +63,7 @@ _SOURCES = {
         (3000, 1e-3, "exponential", _ADAM),
         (2000, 0.02, "restarts", _SGD),
     ]),
-    "drawn_regression": (vision.regress("linnerud", (16,), 32, robust=True), [
+    "drawn_regression": (vision.regress("regression", (16,), 32, robust=True), [
         (1200, 3e-3, "constant", _ADAM),
         (900, 0.05, "one_cycle", _SGD),
     ]),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-import pathlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,8 +19,7 @@ Make = Callable[[int], Task]
 
 def text() -> torch.Tensor:
     """Bytes of some modules of the standard library."""
-    folder = pathlib.Path(pathlib.__file__).parent
-    folder = folder.parent if folder.name == "pathlib" else folder
+    folder = Path(inspect.__file__).parent
     names = ("argparse.py", "ast.py", "calendar.py", "cmd.py", "csv.py", "inspect.py", "json/decoder.py", "textwrap.py")
     joined = b"".join((folder / name).read_bytes() for name in names)
     return torch.tensor(list(joined), dtype=torch.long).clamp(max=127)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 VALIDATIONS = 40
 MOST_POINTS = 1500
@@ -33,7 +35,7 @@ class Task:
     loss: Callable[[torch.Generator], torch.Tensor]
     evaluate: Callable[[], Metrics] | None = None
     epoch_steps: int = 0
-    step: Callable[[list[torch.optim.Optimizer], torch.Generator], float] | None = None
+    step: Callable[[list[Optimizer], torch.Generator], float] | None = None
     parts: list[list[torch.nn.Parameter]] = field(default_factory=list)
 
 
@@ -63,39 +65,39 @@ class Training:
     options: tuple[tuple[str, float], ...] = ()
     seed: int = 0
 
-    def settings(self) -> dict[str, object]:
-        """All that decides the numbers, for the cache."""
-        names = ("name", "source", "steps", "rate", "schedule", "optimizer", "options", "seed")
-        return {name: getattr(self, name) for name in names}
+
+def scheduler(name: str, optimizer: Optimizer, steps: int) -> LRScheduler:
+    """The schedule of a name, over all steps from the rate of the optimizer."""
+    if name.startswith("warmup_"):
+        warmup = max(round(0.08 * steps), 1)
+        rest = scheduler(name.removeprefix("warmup_"), optimizer, steps - warmup)
+        return lr_scheduler.SequentialLR(
+            optimizer, [lr_scheduler.LinearLR(optimizer, 0.01, 1.0, warmup), rest], [warmup]
+        )
+    match name:
+        case "cosine":
+            return lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        case "linear":
+            return lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+        case "step":
+            return lr_scheduler.MultiStepLR(optimizer, [round(0.5 * steps), round(0.8 * steps)])
+        case "exponential":
+            return lr_scheduler.ExponentialLR(optimizer, 0.01 ** (1 / steps))
+        case "restarts":
+            return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, max(steps // 3, 1))
+        case "one_cycle":
+            peak = optimizer.param_groups[0]["lr"]
+            return lr_scheduler.OneCycleLR(optimizer, peak, steps + 1, cycle_momentum=False)
+        case "wsd":
+            return lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (steps - step) / (0.2 * steps)))
+        case "inverse_root":
+            return lr_scheduler.LambdaLR(optimizer, lambda step: (1 + 50 * step / steps) ** -0.5)
+        case "plateau":
+            return lr_scheduler.ReduceLROnPlateau(optimizer, patience=5)
+    return lr_scheduler.ConstantLR(optimizer, 1.0)
 
 
-def factor(schedule: str, done: float) -> float:
-    """Rate over the peak when a share of the steps is done."""
-    if schedule.startswith("warmup_"):
-        warmup = 0.08
-        if done < warmup:
-            return max(done / warmup, 0.01)
-        return factor(schedule.removeprefix("warmup_"), (done - warmup) / (1 - warmup))
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    if schedule == "linear":
-        return 1 - done
-    if schedule == "step":
-        return 0.1 ** (int(done > 0.5) + int(done > 0.8))
-    if schedule == "exponential":
-        return 0.01**done
-    if schedule == "wsd":
-        return 1.0 if done < 0.8 else (1 - done) / 0.2
-    if schedule == "restarts":
-        return 0.5 * (1 + math.cos(math.pi * (done * 3 % 1)))
-    if schedule == "one_cycle":
-        return max(done / 0.3, 0.04) if done < 0.3 else 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
-    if schedule == "inverse_root":
-        return 1 / math.sqrt(1 + 50 * done)
-    return 1.0
-
-
-def _optimizer(training: Training, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(training: Training, parameters: list[torch.nn.Parameter]) -> Optimizer:
     return getattr(torch.optim, training.optimizer)(parameters, lr=training.rate, **dict(training.options))
 
 
@@ -111,30 +113,31 @@ def train(training: Training) -> dict[str, pd.DataFrame]:
     generator = torch.Generator().manual_seed(training.seed + 1)
     parts = task.parts or [[p for p in task.model.parameters() if p.requires_grad]]
     optimizers = [_optimizer(training, part) for part in parts]
-    plateau = _Plateau() if training.schedule == "plateau" else None
+    schedulers = [scheduler(training.schedule, optimizer, training.steps) for optimizer in optimizers]
+    by_validation = training.schedule == "plateau"
     every = max(training.steps // VALIDATIONS, 1)
     rows: dict[str, list[tuple[int, float, float]]] = {"train_loss": []}
     for step in range(1, training.steps + 1):
-        share = plateau.factor if plateau else factor(training.schedule, (step - 1) / training.steps)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = training.rate * share
+        rate = optimizers[0].param_groups[0]["lr"]
         task.model.train()
-        loss = (task.step or _step(task))(optimizers, generator)
-        rows["train_loss"].append((step, training.rate * share, loss))
+        rows["train_loss"].append((step, rate, (task.step or _step(task))(optimizers, generator)))
+        found: Metrics = {}
         if task.evaluate is not None and step % every == 0:
             task.model.eval()
             with torch.no_grad():
                 found = task.evaluate()
             for name, value in found.items():
-                rows.setdefault(name, []).append((step, training.rate * share, value))
-            if plateau and "val_loss" in found:
-                plateau.see(found["val_loss"])
+                rows.setdefault(name, []).append((step, rate, value))
+        for one in schedulers:
+            if not by_validation:
+                one.step()
+            elif found:
+                one.step(found["val_loss"])
     return {name: _thinned(pd.DataFrame(part, columns=["step", "lr", "loss"])) for name, part in rows.items()}
 
 
-def _step(task: Task) -> Callable[[list[torch.optim.Optimizer], torch.Generator], float]:
-    def step(optimizers: list[torch.optim.Optimizer], generator: torch.Generator) -> float:
+def _step(task: Task) -> Callable[[list[Optimizer], torch.Generator], float]:
+    def step(optimizers: list[Optimizer], generator: torch.Generator) -> float:
         (optimizer,) = optimizers
 
         def closure() -> torch.Tensor:
@@ -146,18 +149,6 @@ def _step(task: Task) -> Callable[[list[torch.optim.Optimizer], torch.Generator]
         return float(optimizer.step(closure).detach())
 
     return step
-
-
-class _Plateau:
-    """A tenth of the rate after five validations without a better loss."""
-
-    def __init__(self) -> None:
-        self.factor, self._best, self._bad = 1.0, math.inf, 0
-
-    def see(self, loss: float) -> None:
-        self._best, self._bad = (loss, 0) if loss < self._best * (1 - 1e-4) else (self._best, self._bad + 1)
-        if self._bad > 5:
-            self.factor, self._bad = max(self.factor * 0.1, 1e-4), 0
 
 
 def _thinned(table: pd.DataFrame) -> pd.DataFrame:

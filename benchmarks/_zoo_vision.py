@@ -133,7 +133,7 @@ def regress(name: str, widths: tuple[int, ...] = (32,), batch: int = 32, robust:
     def make(seed: int) -> Task:
         if name == "diabetes":
             x, y = datasets.load_diabetes(return_X_y=True)
-        elif name == "linnerud":
+        elif name == "regression":
             x, y = datasets.make_regression(400, 12, noise=15.0, random_state=3)
         else:
             x, y = getattr(datasets, f"make_{name}")(2000, noise=0.7, random_state=3)

@@ -12,9 +12,8 @@ there is not trained again.
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
-import json
-import os
 import time
 from pathlib import Path
 
@@ -23,6 +22,8 @@ import torch
 from _cli import Report, main
 from _zoo_catalogue import trainings
 from _zoo_training import Training, train
+
+from lightning_scaling._utils.serialization import atomic_write
 
 DEFAULT = Path("~/.cache/lightning-scaling/zoo").expanduser()
 QUICK = 3
@@ -38,39 +39,47 @@ def kind_of(metric: str) -> str:
     return "bounded" if metric.endswith(BOUNDED) else "held_out"
 
 
+def _cached(training: Training, folder: Path) -> Path:
+    """Where a training is kept: what was made by other code than today's is not taken for it."""
+    parts = sorted(Path(__file__).parent.glob("_zoo_*.py"))
+    made_by = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()[:12]
+    return folder / "trainings" / made_by / f"{training.name}.csv.gz"
+
+
 def record(training: Training, folder: Path) -> float:
     """Train unless it is in the cache; returns the seconds it took."""
-    text = json.dumps(training.settings(), sort_keys=True)
-    path = folder / "trainings" / f"{training.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.csv.gz"
+    path = _cached(training, folder)
     if path.exists():
         return 0.0
     begun = time.perf_counter()
     curves = train(training)
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [table.assign(run_id=f"{training.name}/{metric}") for metric, table in curves.items()]
-    part = path.with_suffix(".part")
-    pd.concat(rows)[["run_id", "step", "lr", "loss"]].to_csv(part, index=False, compression="gzip")
-    os.replace(part, path)
+    _write(path, pd.concat(table.assign(run_id=f"{training.name}/{metric}") for metric, table in curves.items()))
     return time.perf_counter() - begun
 
 
-def collect(chosen: list[Training], folder: Path) -> pd.DataFrame:
+def _write(path: Path, table: pd.DataFrame) -> None:
+    text = table.to_csv(index=False).encode()
+    atomic_write(path, gzip.compress(text) if path.suffix == ".gz" else text)
+
+
+def collect(folder: Path) -> pd.DataFrame:
     """Write the tables of all trainings in the cache; returns that of the runs."""
     curves, runs = [], []
-    for training in chosen:
-        for path in sorted((folder / "trainings").glob(f"{training.name}-*.csv.gz"))[:1]:
-            table = pd.read_csv(path)
-            curves.append(table)
-            for run_id, part in table.groupby("run_id"):
-                metric = str(run_id).split("/")[1]
-                known = {"run_id": run_id, "source": training.source, "kind": kind_of(metric), "metric": metric}
-                known |= {"total_steps": training.steps, "schedule": training.schedule, "optimizer": training.optimizer}
-                runs.append({**known, "final": part.loss.iloc[-1], "n_points": len(part)})
+    for training in trainings():
+        path = _cached(training, folder)
+        if not path.exists():
+            continue
+        table = pd.read_csv(path)
+        curves.append(table)
+        for run_id, part in table.groupby("run_id"):
+            metric = str(run_id).split("/")[1]
+            known = {"run_id": run_id, "source": training.source, "kind": kind_of(metric), "metric": metric}
+            known |= {"total_steps": training.steps, "schedule": training.schedule, "optimizer": training.optimizer}
+            runs.append({**known, "final": part.loss.iloc[-1], "n_points": len(part)})
     table = pd.DataFrame(runs)
-    for name, part in (("runs.csv", table), ("curves.csv.gz", pd.concat(curves))):
-        compression = "gzip" if name.endswith("gz") else None
-        part.to_csv(folder / f".{name}.part", index=False, compression=compression)
-        os.replace(folder / f".{name}.part", folder / name)
+    _write(folder / "runs.csv", table)
+    _write(folder / "curves.csv.gz", pd.concat(curves)[["run_id", "step", "lr", "loss"]])
     return table
 
 
@@ -81,11 +90,14 @@ def measure(arguments: argparse.Namespace) -> Report:
     chosen = [one for one in trainings() if arguments.only in one.name]
     if arguments.quick:
         chosen = [one for one in chosen if one.steps <= 400][:QUICK]
-    took = {one.name: record(one, folder) for one in chosen}
-    runs = collect(chosen, folder)
+    if not chosen:
+        raise SystemExit(f"No training of the zoo has {arguments.only!r} in its name.")
+    seconds = sum(record(one, folder) for one in chosen)
+    runs = collect(folder)
+    count = runs.run_id.str.split("/").str[0].nunique()
     counts = runs.groupby("kind").agg(curves=("run_id", "size"), sources=("source", "nunique"))
-    report = Report(trainings=len(chosen), sources=runs.source.nunique(), curves=len(runs), seconds=sum(took.values()))
-    report.add(f"{len(chosen)} trainings of {runs.source.nunique()} sources in {folder}, {sum(took.values()):.0f} s")
+    report = Report(trainings=count, sources=runs.source.nunique(), curves=len(runs), seconds=seconds)
+    report.add(f"{count} trainings of {runs.source.nunique()} sources in {folder}; trained now: {seconds:.0f} s")
     return report.add(table=counts.reset_index())
 
 

@@ -83,7 +83,7 @@ class PastRuns:
         To be called by all ranks at one point, once rank zero is :attr:`ready`.
         """
         found = None if self._reader is None else self._reader.poll()
-        if found is None:
+        if found is None:  # pickled from memory to memory, within one job: nothing of it is stored
             sent = ranks.broadcast(b"")
             self._shared = pickle.loads(sent) if sent else None
             return

@@ -109,8 +109,7 @@ class Session:
                 self._take_plan(plan)
 
     def _follow_changes(self) -> None:
-        plan = self._changes.look(self.engine.plan, self.capture.steps)
-        if plan is not None:
+        if (plan := self._changes.look(self.engine.plan, self.capture.steps)) is not None:
             self._take_plan(plan)
 
     def _take_plan(self, plan: Plan) -> None:
@@ -148,7 +147,8 @@ class Session:
         if isinstance(error, CaptureError) or self._closed or self.capture.alone:
             return False
         self.sizes.end(failed=True)
-        self.batch_started, self.capture.hooks.failure = None, error
+        self.batch_started = None
+        self.capture.hooks.failure = error
         return True
 
     def flush(self, *, together: bool, looking: bool = False, closing: bool = False, at_batch: bool = False) -> None:
@@ -195,9 +195,9 @@ class Session:
         budget.begin_flush(begun)
         if self._introduced:
             self.past_runs.deliver()
-        if self._introduced and at_batch:  # an unusual optimizer may fail: the rest can do without
-            updating = len(block) > 0 and block.step[-1] >= engine.next_update
-            self._guard.run("diagnostics", "The diagnostics could not be taken: {cause}", self._diagnose, updating)
+            if at_batch:  # an unusual optimizer may fail: the rest can do without
+                updating = len(block) > 0 and block.step[-1] >= engine.next_update
+                self._guard.run("diagnostics", "The diagnostics could not be taken: {cause}", self._diagnose, updating)
         if len(block):
             updates = engine.observe(**block.columns())
             self.logger.points(block)
@@ -344,8 +344,8 @@ class Session:
         return self._within(max(seconds, 0.0), self._close, seconds)
 
     def _close(self, deadline: float) -> None:
+        spent = {"overhead": self.budget.fraction, "setup_seconds": self._setup_seconds}
         try:
-            spent = {"overhead": self.budget.fraction, "setup_seconds": self._setup_seconds}
             self.logger.close(self.engine, self.run_fields(), spent, self.status, deadline)
         finally:
             self._console.close()

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import zoo
 from _zoo_catalogue import trainings
-from _zoo_training import factor, train
+from _zoo_training import scheduler, train
 
 
 def shortened(source: str):
@@ -55,8 +56,28 @@ def test_the_quick_zoo_is_written_and_kept(tmp_path):
     assert zoo.measure(arguments).document["seconds"] == 0
 
 
-@pytest.mark.parametrize("schedule", sorted({one.schedule for one in trainings()} - {"plateau"}))
-def test_schedules_stay_between_zero_and_the_peak(schedule):
-    rates = [factor(schedule, step / 100) for step in range(100)]
-    assert max(rates) == pytest.approx(1, abs=0.02)
-    assert min(rates) >= 0
+def test_a_part_of_the_zoo_leaves_the_rest_in_the_tables(tmp_path):
+    for only in ("graph-constant", "wine-linear"):
+        zoo.measure(argparse.Namespace(quick=False, only=only, out=str(tmp_path)))
+    assert set(pd.read_csv(tmp_path / "runs.csv").source) == {"graph", "wine"}
+
+
+def test_what_other_code_has_trained_is_not_taken(tmp_path):
+    arguments = argparse.Namespace(quick=False, only="graph-constant", out=str(tmp_path))
+    first = next(one for one in trainings() if one.name.startswith("graph-constant"))
+    old = tmp_path / "trainings" / "0123456789ab" / f"{first.name}.csv.gz"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"of another version")
+    assert zoo.measure(arguments).document["seconds"] > 0
+
+
+@pytest.mark.parametrize("schedule", sorted({one.schedule for one in trainings()} - {"plateau", "constant"}))
+def test_schedules_fall_from_the_peak(schedule):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    made, rates = scheduler(schedule, optimizer, 100), []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        made.step()
+    assert max(rates) == pytest.approx(0.5, abs=0.01)
+    assert 0 <= min(rates) < 0.1 * 0.5 if schedule != "inverse_root" else rates[-1] < 0.1
